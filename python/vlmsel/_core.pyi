@@ -5,6 +5,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TypeAlias, final
 
+__all__ = ["Output", "__version__", "fingerprint", "verify"]
+
 _Path: TypeAlias = str | PathLike[str]
 # Called with records, records in all, bytes, bytes in all; 0 in all is unknown. Raising in it stops the run.
 _Watch: TypeAlias = Callable[[int, int, int, int], object]
