@@ -24,6 +24,7 @@ from transformers import (
 
 IMAGE_SIDE_PX = 32
 PATCH_SIDE_PX = 16
+IMAGE_TOKENS = (IMAGE_SIDE_PX // PATCH_SIDE_PX) ** 2
 # The ground of the pictures is pale: this brings it near zero and the ink to about -2.5.
 PIXEL_MEAN, PIXEL_STD = 0.9, 1 / 3
 
@@ -106,7 +107,7 @@ def build_model(processor: LlavaProcessor, seed: int) -> LlavaForConditionalGene
         image_token_index=processor.image_token_id,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
-        image_seq_length=(IMAGE_SIDE_PX // PATCH_SIDE_PX) ** 2,
+        image_seq_length=IMAGE_TOKENS,
         tie_word_embeddings=True,
     )
     torch.manual_seed(seed)

@@ -26,8 +26,9 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from vlmsel_trainer.demo import glyphs
 from vlmsel_trainer.demo import model as scorer
-
-PROMPT = "Describe this image."
+from vlmsel_trainer.scoring.conversations import caption_turns
+from vlmsel_trainer.scoring.options import PROMPT
+from vlmsel_trainer.scoring.template import ChatTemplate
 
 _RECORD = "training.json"
 
@@ -116,16 +117,23 @@ class Texts:
 
 
 def tokenise(processor: LlavaProcessor, names: list[str]) -> Texts:
-    """Render and tokenise each name as the answer to `PROMPT`, exactly as `vlmsel score` does."""
-    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}
-    image = Image.new("RGB", (scorer.IMAGE_SIDE_PX, scorer.IMAGE_SIDE_PX))
-    head = processor.apply_chat_template([user], add_generation_prompt=True)
-    whole = [head + name + "<|end|>" for name in names]
-    n_head = processor(text=[head], images=[image], return_tensors="pt")["input_ids"].shape[1]
-    encoded = processor(text=whole, images=[image] * len(names), padding=True, return_tensors="pt")
-    answer = encoded["attention_mask"].bool()
-    answer[:, :n_head] = False
-    return Texts(encoded["input_ids"], encoded["attention_mask"], answer)
+    """Tokenise each name as the caption of one image, by the template, the prompt and the answer span of `vlmsel score`."""
+    template = ChatTemplate(processor)
+    rows: list[tuple[list[int], list[bool]]] = []
+    for name in names:
+        tokens = template.tokenise(caption_turns(PROMPT, name, 1))
+        widths = [scorer.IMAGE_TOKENS if i in tokens.image_positions else 1 for i in range(len(tokens.ids))]
+        ids = [token for token, width in zip(tokens.ids, widths, strict=True) for _ in range(width)]
+        answer = [label for label, width in zip(tokens.labels, widths, strict=True) for _ in range(width)]
+        rows.append((ids, answer))
+    length = max(len(ids) for ids, _ in rows)
+    padding = [length - len(ids) for ids, _ in rows]
+    pad = processor.tokenizer.pad_token_id
+    return Texts(
+        ids=torch.tensor([ids + [pad] * n for (ids, _), n in zip(rows, padding, strict=True)]),
+        mask=torch.tensor([[1] * len(ids) + [0] * n for (ids, _), n in zip(rows, padding, strict=True)]),
+        answer=torch.tensor([answer + [False] * n for (_, answer), n in zip(rows, padding, strict=True)]),
+    )
 
 
 def answer_nll(
