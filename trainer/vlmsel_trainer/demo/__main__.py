@@ -75,7 +75,8 @@ def _make_pool(workspace: Path, pairs: int, seed: int) -> None:
             report(done)
 
         write_pool(plan, workspace, advance)
-        report(pairs)
+        if not done:
+            report(pairs, "there already")
 
 
 def _train_scorer(workspace: Path, steps: int, seed: int) -> None:

@@ -17,7 +17,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -84,7 +84,7 @@ class Pair:
 def make_pairs(plan: CorpusPlan) -> Iterator[Pair]:
     """Every pair of the pool, in the order in which the shards hold them."""
     counts = plan.counts()
-    good = [_draw_pair(GOOD, *drawn) for drawn in _drawings(plan, GOOD, counts[GOOD])]
+    good = [_draw_pair(GOOD, glyph, rng) for glyph, rng in _drawings(plan, GOOD, counts[GOOD])]
     pairs = list(good)
     for kind, n_pairs in counts.items():
         if kind != GOOD:
@@ -141,49 +141,55 @@ def _rng(plan: CorpusPlan, purpose: str) -> random.Random:
     return random.Random(f"{plan.seed}/{purpose}")
 
 
+class _Glyph(NamedTuple):
+    character: str
+    name: str
+    face: str
+
+
 @functools.cache
-def _pool_glyphs() -> tuple[tuple[str, str, str], ...]:
+def _pool_glyphs() -> tuple[_Glyph, ...]:
     return tuple(
-        (character, name, face)
+        _Glyph(character, name, face)
         for face in glyphs.POOL_FACES
         for character, name in glyphs.named_characters()
         if ord(character) in glyphs.charmap(face)
     )
 
 
-def _drawings(plan: CorpusPlan, kind: str, n_pairs: int) -> Iterator[tuple[str, str, str, random.Random]]:
-    """(character, name, face, numbers to draw with); every glyph comes once before any comes again."""
+def _drawings(plan: CorpusPlan, kind: str, n_pairs: int) -> Iterator[tuple[_Glyph, random.Random]]:
+    """Glyphs, and the numbers to draw each with; every glyph comes once before any comes again."""
     rng = _rng(plan, kind)
-    deck: list[tuple[str, str, str]] = []
+    deck: list[_Glyph] = []
     for _ in range(n_pairs):
         if not deck:
             deck = list(_pool_glyphs())
             rng.shuffle(deck)
-        yield (*deck.pop(), rng)
+        yield deck.pop(), rng
 
 
 def _draw_pair(
     kind: str,
-    character: str,
-    name: str,
-    face: str,
+    glyph: _Glyph,
     rng: random.Random,
     *,
     caption: str | None = None,
     extension: str | None = None,
-    alter: Callable[[Image.Image, Colours], Image.Image] = lambda picture, colours: picture,
+    alter: Callable[[Image.Image, Colours], Image.Image] | None = None,
 ) -> Pair:
     colours = glyphs.pick_colours(glyphs.POOL_HUES, rng)
-    picture = alter(glyphs.paint(glyphs.draw_view(character, face, rng), colours), colours)
+    picture = glyphs.paint(glyphs.draw_view(glyph.character, glyph.face, rng), colours)
+    if alter is not None:
+        picture = alter(picture, colours)
     extension = extension or rng.choice(("jpg", "png"))
     facts = {
-        "name": name,
-        "code_point": f"U+{ord(character):04X}",
-        "face": face,
+        "name": glyph.name,
+        "code_point": f"U+{ord(glyph.character):04X}",
+        "face": glyph.face,
         "ink": "#{:02x}{:02x}{:02x}".format(*colours.ink),
         "ground": "#{:02x}{:02x}{:02x}".format(*colours.ground),
     }
-    return Pair(kind, _encode(picture, extension), extension, name if caption is None else caption, facts)
+    return Pair(kind, _encode(picture, extension), extension, glyph.name if caption is None else caption, facts)
 
 
 def _encode(picture: Image.Image, extension: str) -> bytes:
@@ -197,33 +203,33 @@ def _encode(picture: Image.Image, extension: str) -> bytes:
 
 def _plant_wrong_captions(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> Iterator[Pair]:
     names = [name for _, name in glyphs.named_characters()]
-    for character, name, face, rng in _drawings(plan, "wrong-caption", n_pairs):
+    for glyph, rng in _drawings(plan, "wrong-caption", n_pairs):
         other = rng.choice(names)
-        while other == name:
+        while other == glyph.name:
             other = rng.choice(names)
-        yield _draw_pair("wrong-caption", character, name, face, rng, caption=other)
+        yield _draw_pair("wrong-caption", glyph, rng, caption=other)
 
 
 def _plant_serial_captions(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> Iterator[Pair]:
-    for *glyph, rng in _drawings(plan, "serial-caption", n_pairs):
+    for glyph, rng in _drawings(plan, "serial-caption", n_pairs):
         number = rng.randrange(10_000, 100_000)
         caption = rng.choice(
             ("IMG_{}.jpg", "DSC{}", "item no. {}", "{}-thumb (2)", "SKU {}-XL", "screenshot_{}.png")
         ).format(number)
-        yield _draw_pair("serial-caption", *glyph, rng, caption=caption)
+        yield _draw_pair("serial-caption", glyph, rng, caption=caption)
 
 
 def _plant_empty_captions(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> Iterator[Pair]:
-    for *glyph, rng in _drawings(plan, "empty-caption", n_pairs):
-        yield _draw_pair("empty-caption", *glyph, rng, caption=rng.choice(("", " \n")))
+    for glyph, rng in _drawings(plan, "empty-caption", n_pairs):
+        yield _draw_pair("empty-caption", glyph, rng, caption=rng.choice(("", " \n")))
 
 
 def _plant_repeated_pictures(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> Iterator[Pair]:
     names = [name for _, name in glyphs.named_characters()]
     original: Pair | None = None
-    for number, (*glyph, rng) in enumerate(_drawings(plan, "repeated-picture", n_pairs)):
+    for number, (glyph, rng) in enumerate(_drawings(plan, "repeated-picture", n_pairs)):
         if original is None or number % _CAPTIONS_PER_REPEATED_PICTURE == 0:
-            original = _draw_pair("repeated-picture", *glyph, rng)
+            original = _draw_pair("repeated-picture", glyph, rng)
         others = [name for name in rng.sample(names, 2) if name != original.facts["name"]]
         yield Pair(original.kind, original.image, original.extension, others[0], original.facts)
 
@@ -234,8 +240,8 @@ def _plant_repeated_pairs(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> I
 
 
 def _plant_broken_jpegs(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> Iterator[Pair]:
-    for *glyph, rng in _drawings(plan, "broken-jpeg", n_pairs):
-        whole = _draw_pair("broken-jpeg", *glyph, rng, extension="jpg")
+    for glyph, rng in _drawings(plan, "broken-jpeg", n_pairs):
+        whole = _draw_pair("broken-jpeg", glyph, rng, extension="jpg")
         # Cut inside the scan: the header still tells a size, as in an interrupted download.
         scan = whole.image.index(b"\xff\xda") + 12
         end = scan + int(rng.uniform(0.2, 0.6) * (len(whole.image) - scan))
@@ -243,18 +249,22 @@ def _plant_broken_jpegs(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> Ite
 
 
 def _plant_tiny_pictures(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> Iterator[Pair]:
-    for *glyph, rng in _drawings(plan, "tiny-picture", n_pairs):
+    for glyph, rng in _drawings(plan, "tiny-picture", n_pairs):
         side_px = rng.randint(*_TINY_SIDES_PX)
-        yield _draw_pair(
-            "tiny-picture", *glyph, rng, alter=lambda picture, _, side_px=side_px: picture.resize((side_px, side_px))
-        )
+        yield _draw_pair("tiny-picture", glyph, rng, alter=functools.partial(_shrink, side_px=side_px))
 
 
 def _plant_blank_pictures(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> Iterator[Pair]:
-    for *glyph, rng in _drawings(plan, "blank-picture", n_pairs):
-        yield _draw_pair(
-            "blank-picture", *glyph, rng, alter=lambda picture, colours: Image.new("RGB", picture.size, colours.ground)
-        )
+    for glyph, rng in _drawings(plan, "blank-picture", n_pairs):
+        yield _draw_pair("blank-picture", glyph, rng, alter=_wipe)
+
+
+def _shrink(picture: Image.Image, colours: Colours, side_px: int) -> Image.Image:
+    return picture.resize((side_px, side_px))
+
+
+def _wipe(picture: Image.Image, colours: Colours) -> Image.Image:
+    return Image.new("RGB", picture.size, colours.ground)
 
 
 _PLANTERS: dict[str, Callable[[CorpusPlan, int, list[Pair]], Iterator[Pair]]] = {

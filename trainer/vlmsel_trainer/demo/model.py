@@ -51,7 +51,7 @@ def build_processor(texts: Iterable[str], vocabulary_size: int = 1024) -> LlavaP
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=bpe,
         pad_token=_PAD,
         eos_token=_END,
@@ -66,7 +66,7 @@ def build_processor(texts: Iterable[str], vocabulary_size: int = 1024) -> LlavaP
         image_mean=[PIXEL_MEAN] * 3,
         image_std=[PIXEL_STD] * 3,
     )
-    return LlavaProcessor(
+    return LlavaProcessor(  # type: ignore[no-untyped-call]
         image_processor=image_processor,
         tokenizer=tokenizer,
         patch_size=PATCH_SIDE_PX,
@@ -113,7 +113,8 @@ def build_model(processor: LlavaProcessor, seed: int) -> LlavaForConditionalGene
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(config)
     _initialise(model)
-    return model.train()
+    model.train()
+    return model
 
 
 @torch.no_grad()

@@ -30,16 +30,19 @@ def show(title: str, total: int, unit: str) -> Iterator[Report]:
             task = bar.add_task(title, total=total, words="")
             yield lambda done, words="": bar.update(task, completed=done, words=words)
         return
-    begun = shown = time.monotonic()
+    # What comes before the first report is loading and drawing: it would spoil the rate.
+    first: tuple[float, int] | None = None
+    shown = time.monotonic()
 
     def line(done: int, words: str = "") -> None:
-        nonlocal shown
+        nonlocal shown, first
         now = time.monotonic()
+        first = first or (now, done)
         if now - shown < _LINE_EVERY_S and done < total:
             return
         shown = now
-        rate = done / max(now - begun, 1e-9)
-        left_s = (total - done) / max(rate, 1e-9)
-        print(f"  {title}: {done:,} of {total:,} {unit}, {rate:,.1f}/s, {left_s:.0f} s left  {words}", file=sys.stderr)
+        rate = (done - first[1]) / max(now - first[0], 1e-9)
+        left = f", {rate:,.1f}/s, {(total - done) / rate:.0f} s left" if 0 < rate and done < total else ""
+        print(f"  {title}: {done:,} of {total:,} {unit}{left}  {words}".rstrip(), file=sys.stderr)
 
     yield line

@@ -162,7 +162,7 @@ def train(plan: TrainingPlan, folder: Path, report: Callable[[int, float], None]
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model.eval().save_pretrained(partial)
+    model.train(False).save_pretrained(partial)
     processor.save_pretrained(partial)
     (partial / _RECORD).write_text(description, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
@@ -197,7 +197,7 @@ def _optimise(
             optimizer.param_groups[0]["lr"] = plan.rate_at(step)
             optimizer.zero_grad(set_to_none=True)
             loss = answer_nll(model, pictures.batch(rows, numbers), ids, mask, answer).mean()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             value = loss.item()
