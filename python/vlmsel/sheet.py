@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlmsel.errors import NotFoundError, ResourceError, UsageError
+from vlmsel.errors import NotFoundError, ResourceError, StrictError, UsageError
 from vlmsel.outputs import PathLike, read_manifest
 
 Rows = Callable[..., Iterable[dict[str, Any]]]
@@ -111,6 +111,7 @@ def sheet(
     seed: int = 0,
     font: str | None = None,
     overwrite: bool = False,
+    strict: bool = False,
     rows: Rows | None = None,
 ) -> Sheet:
     """Draw the contact sheet of `target`, a finished selection or scores folder, to the PNG `output`.
@@ -120,7 +121,8 @@ def sheet(
     the default is vlmsel's own reader.
 
     Raises NotFoundError for a missing folder, MismatchError for an unfinished one, UsageError for an `output` that exists
-    (unless `overwrite`) or lies inside an input, ResourceError where it cannot be written.
+    (unless `overwrite`) or lies inside an input, ResourceError where it cannot be written. A picture that cannot be shown is a
+    marked cell; under `strict` it is a StrictError and nothing is written.
     """
     from vlmsel import sheet_drawing
 
@@ -136,6 +138,9 @@ def sheet(
     for sample in samples.values():
         _guard_sources(destination, index_manifest["roots"], sample)
     drawing = sheet_drawing.draw(bands, samples, index_manifest["roots"], layout, lettering)
+    if strict and drawing.bad_pictures:
+        uid, reason = next(iter(drawing.bad_pictures.items()))
+        raise StrictError(f"{uid}: {reason}; without --strict it would be a marked cell")
     if any(face.escaped for face in lettering):
         notes.append("characters that the font lacks are shown as \\u{...}; --font FILE takes another font")
     _commit(destination, drawing.image.save, overwrite=overwrite)

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from vlmsel import pictures
-from vlmsel.errors import MismatchError, NotFoundError, UsageError
+from vlmsel.errors import MismatchError, NotFoundError, StrictError, UsageError
 from vlmsel.lettering import Lettering
 from vlmsel.sheet import Layout, choose_bands, sheet
 
@@ -247,6 +247,13 @@ def test_a_sheet_of_nothing_but_bad_samples_is_drawn(tmp_path: Path) -> None:
     (tmp_path / "data" / "a.tar").unlink()
     again = workspace.draw("again.png")
     assert set(again.bad_pictures.values()) == {"No such file or directory"}
+
+
+def test_strict_refuses_bad_pictures_and_writes_nothing(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, [(png("red"), "good"), (b"", "bad")], [1.0, 2.0], k=1)
+    with pytest.raises(StrictError, match=f"{uid(1).hex()}: zero bytes"):
+        workspace.draw(strict=True)
+    assert not list(tmp_path.glob("*.png")) and not list(tmp_path.glob(".*"))
 
 
 def test_empty_selection_and_empty_scores_make_a_sheet(tmp_path: Path) -> None:
