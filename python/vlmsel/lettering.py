@@ -53,19 +53,20 @@ class Lettering:
             if unit == " " and not lines[-1]:
                 continue
             lines[-1].append(unit)
-            if self._width(lines[-1]) <= width_px or len(lines[-1]) == 1:
-                continue
-            if len(lines) == max_lines:
-                while len(lines[-1]) > 1 and self._width([*lines[-1], _ELLIPSIS]) > width_px:
-                    lines[-1].pop()
-                lines[-1].append(_ELLIPSIS)
-                break
-            line = lines[-1]
-            space = max((i for i, part in enumerate(line) if part == " "), default=0)
-            split = space or len(line) - 1
-            lines[-1], rest = line[:split], line[split:]
-            lines.append([part for i, part in enumerate(rest) if i or part != " "])
+            while len(lines[-1]) > 1 and self._width(lines[-1]) > width_px:
+                line = lines[-1]
+                if len(lines) == max_lines:
+                    return self._end_in_ellipsis(lines, width_px)
+                space = max((i for i, part in enumerate(line) if part == " "), default=0)
+                split = space or len(line) - 1
+                lines[-1], rest = line[:split], line[split:]
+                lines.append([part for i, part in enumerate(rest) if i or part != " "])
         return ["".join(line) for line in lines if line]
+
+    def _end_in_ellipsis(self, lines: list[list[str]], width_px: int) -> list[str]:
+        while len(lines[-1]) > 1 and self._width([*lines[-1], _ELLIPSIS]) > width_px:
+            lines[-1].pop()
+        return ["".join(line) for line in (*lines[:-1], [*lines[-1], _ELLIPSIS])]
 
     def _unit(self, character: str) -> str:
         if character not in self._known:

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import click
+from vlmsel.cli.progress import Progress, watched
 
 # Before torch is loaded: a second thread that waits by spinning costs more than it brings when another program runs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -59,39 +60,32 @@ def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
+def _show(title: str, unit: str) -> Progress:
+    # Two minutes are short: where no bar can be drawn, a line every ten seconds.
+    return Progress(title, unit=unit, interval_s=None if watched(sys.stderr) else 10.0)
+
+
 def _make_pool(workspace: Path, pairs: int, seed: int) -> None:
-    from vlmsel_trainer.demo import progress
     from vlmsel_trainer.demo.corpus import CorpusPlan, write_pool
 
     plan = CorpusPlan(n_pairs=pairs, seed=seed)
     junk = ", ".join(f"{n:,} {kind}" for kind, n in plan.counts().items())
     _say(f"1. A pool of {pairs:,} captioned pictures of Unicode characters: {junk}.")
-    with progress.show("drawing", pairs, "pairs") as report:
-        done = 0
-
-        def advance(n_pairs: int) -> None:
-            nonlocal done
-            done += n_pairs
-            report(done)
-
-        write_pool(plan, workspace, advance)
-        if not done:
-            report(pairs, "there already")
+    with _show("drawing", "pairs") as progress:
+        write_pool(plan, workspace, lambda n_pairs: progress.update(n_pairs, pairs))
 
 
 def _train_scorer(workspace: Path, steps: int, seed: int) -> None:
-    from vlmsel_trainer.demo import progress
-    from vlmsel_trainer.demo.train import TrainingPlan, is_trained, train
+    _say("2. A LLaVA of 1.3 million parameters learns the names, from faces and colours that the pool does not contain.")
+    with _show("training", "steps") as progress:
+        progress.update(0, steps, note="loading torch, drawing")
+        from vlmsel_trainer.demo.train import TrainingPlan, is_trained, train
 
-    plan, folder = TrainingPlan(n_steps=steps, seed=seed), workspace / "scorer"
-    if is_trained(plan, folder):
-        _say(f"2. The scorer in {folder} is trained already.")
-        return
-    _say(
-        "2. A LLaVA of 1.3 million parameters learns the names, from faces and colours that the pool does not contain."
-    )
-    with progress.show("training", steps, "steps") as report:
-        train(plan, folder, lambda step, loss: report(step, f"loss {loss:.2f} nats/token"))
+        plan, folder = TrainingPlan(n_steps=steps, seed=seed), workspace / "scorer"
+        if is_trained(plan, folder):
+            _say(f"   It is there already: {folder}")
+            return
+        train(plan, folder, lambda step, loss: progress.update(step, steps, note=f"loss {loss:.2f} nats/token"))
 
 
 def _type(command: str) -> None:

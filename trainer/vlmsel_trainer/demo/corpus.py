@@ -97,7 +97,7 @@ def write_pool(plan: CorpusPlan, workspace: Path, advance: Callable[[int], None]
     """Write `<workspace>/pool/*.tar` and, beside it, `corpus.json` with the plan; return the pool folder.
 
     A finished pool of the same plan is left alone. The folder appears whole or not at all. `advance` is called with the
-    number of pairs written since its last call.
+    number of pairs written so far.
     """
     pool, record = workspace / "pool", workspace / "corpus.json"
     description = _describe(plan)
@@ -116,7 +116,7 @@ def write_pool(plan: CorpusPlan, workspace: Path, advance: Callable[[int], None]
         ) as tar:
             for number in range(first, first + n_pairs):
                 _add_sample(tar, f"{number:06d}", next(pairs))
-        advance(n_pairs)
+        advance(first + n_pairs)
     if pool.exists():
         shutil.rmtree(pool)
     os.rename(partial, pool)
