@@ -17,8 +17,10 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 # Decoders that have no business in a crawl stay off: EPS starts a shell, others have had their share of holes.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_IMAGE_BYTES = 1 << 30
+# Pillow knows a format only once its plugin is imported, and a search by name fails before that.
+Image.init()
 _MAX_OPEN_FILES = 64
 
 

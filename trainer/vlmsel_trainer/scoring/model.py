@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging as transformers_logging
 from vlmsel.errors import NotFoundError, UsageError
 
 ImageBackend = Literal["pil", "torchvision"]
@@ -90,6 +91,7 @@ def load(
         dtype = "bfloat16" if where.type == "cuda" else "float32"
     if dtype not in DTYPES:
         raise UsageError(f"unknown dtype {dtype!r}; one of auto, {', '.join(DTYPES)}")
+    transformers_logging.disable_progress_bar()  # its bars would break into the run's own
     processor, backend = load_processor(path, image_backend, trust_remote_code=trust_remote_code)
     try:
         model = AutoModelForImageTextToText.from_pretrained(

@@ -173,15 +173,15 @@ class ChatTemplate:
             try:
                 text = self._processor.apply_chat_template(messages, tokenize=False)
             except Exception as error:  # a template raises whatever its author chose
-                problem = f"{type(error).__name__}: {error}"
+                problem = problem or f"{type(error).__name__}: {error}"
                 continue
             pieces = _split_slots(text)
             written = [piece.slot for piece in pieces if piece.slot is not None]
             n_placeholders = sum(piece.text.count(self.image_token) for piece in pieces)
             if written != list(range(n_slots)):
-                problem = f"of {n_slots} texts it wrote {written}"
+                problem = problem or f"of {n_slots} texts it wrote {written}"
             elif n_placeholders != n_images:
-                problem = f"it wrote {n_placeholders} image placeholders for {n_images} images"
+                problem = problem or f"it wrote {n_placeholders} image placeholders for {n_images} images"
             else:
                 return _Skeleton(tuple(self._close(pieces, answers)), frozenset(answers))
         roles = ", ".join(role for role, _ in shape)
