@@ -147,6 +147,37 @@ def sheet(
     return Sheet(destination, *drawing.image.size, tuple(bands), drawing.bad_pictures, tuple(notes))
 
 
+def plan_sheet(
+    target: PathLike,
+    output: PathLike = "sheet.png",
+    *,
+    index: PathLike = "index",
+    scores: PathLike | None = None,
+    layout: Layout | None = None,
+    overwrite: bool = False,
+) -> dict[str, int]:
+    """What `sheet` would read and draw, from manifests alone: `rows_read`, `index_rows`, `bands`, `cells` at most.
+
+    Raises what `sheet` raises before it reads a table.
+    """
+    layout = layout or Layout()
+    folders = [Path(folder) for folder in (target, index, scores) if folder is not None]
+    _guard(Path(output), folders, overwrite=overwrite)
+    manifest = read_manifest(target)
+    is_selection = manifest["command"] == "select"
+    # Scores alone are read twice: once for their ends, once around the middle that the first reading finds.
+    passes = [manifest] if is_selection else [manifest, manifest]
+    if is_selection and scores is not None:
+        passes.append(read_manifest(scores))
+    n_bands = 4 if scores is not None or not is_selection else 3
+    return {
+        "rows_read": sum(part["rows"] for read in passes for part in read["parts"]),
+        "index_rows": sum(part["rows"] for part in read_manifest(index)["parts"]),
+        "bands": n_bands,
+        "cells": n_bands * layout.cells,
+    }
+
+
 def choose_bands(
     target: PathLike, scores: PathLike | None, cells: int, seed: int, rows: Rows
 ) -> tuple[list[Band], list[str]]:

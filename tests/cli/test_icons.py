@@ -39,7 +39,7 @@ ICONS = find_icons()
 
 def vlmsel(*words: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
-    command = [sys.executable, "-m", "vlmsel", *map(str, words)]
+    command = [sys.executable, "-m", "vlmsel.cli.main", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "NO_COLOR": "1"})
 
 

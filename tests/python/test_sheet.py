@@ -20,7 +20,7 @@ from PIL import Image
 from vlmsel import pictures
 from vlmsel.errors import MismatchError, NotFoundError, StrictError, UsageError
 from vlmsel.lettering import Lettering
-from vlmsel.sheet import Layout, choose_bands, sheet
+from vlmsel.sheet import Layout, choose_bands, plan_sheet, sheet
 
 IMAGES = pa.list_(
     pa.struct(
@@ -370,3 +370,15 @@ def test_scores_of_another_table_are_noticed(workspace: Workspace) -> None:
     other = table.set_column(1, "ppl", pa.array([200 - score.as_py() for score in table["ppl"]], pa.float32()))
     pq.write_table(other, workspace.scores / "part.parquet")
     assert "made from another table" in workspace.draw().notes[0]
+
+
+def test_a_plan_counts_and_writes_nothing(workspace: Workspace) -> None:
+    places = {"index": workspace.index, "layout": SMALL}
+    plan = plan_sheet(workspace.selection, workspace.path / "sheet.png", scores=workspace.scores, **places)
+    assert plan == {"rows_read": 150, "index_rows": 100, "bands": 4, "cells": 16}
+    plan = plan_sheet(workspace.scores, workspace.path / "sheet.png", **places)
+    assert plan == {"rows_read": 200, "index_rows": 100, "bands": 4, "cells": 16}
+    assert not list(workspace.path.glob("*.png"))
+    (workspace.path / "sheet.png").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="--overwrite"):
+        plan_sheet(workspace.selection, workspace.path / "sheet.png", **places)

@@ -188,7 +188,9 @@ def test_batch_size_and_workers_do_not_matter(model: Path, index: Path, tmp_path
         for other in scores[1:]:
             assert other[uid]["status"] == row["status"]
             if row["status"] == "ok":
-                assert other[uid]["nll_sum"] / row["n_tokens"] == pytest.approx(row["nll_sum"] / row["n_tokens"], abs=1e-5)
+                assert other[uid]["nll_sum"] / row["n_tokens"] == pytest.approx(
+                    row["nll_sum"] / row["n_tokens"], abs=1e-5
+                )
 
 
 def test_out_of_memory_halves_the_batch_and_loses_no_row(

@@ -57,7 +57,9 @@ def test_labels_are_the_caption_and_its_end(template: ChatTemplate, caption: str
     # No caption adds an image, and exactly one end token is scored: the template's own.
     assert len(tokens.image_positions) == n_images
     scored = [token for token, label in zip(tokens.ids, tokens.labels, strict=True) if label]
-    assert [token for token in scored if token in template._encoder.control_ids] == [template._encoder.id_of("<|im_end|>")]
+    assert [token for token in scored if token in template._encoder.control_ids] == [
+        template._encoder.id_of("<|im_end|>")
+    ]
     text = labelled_text(template, tokens).removesuffix("<|im_end|>")
     # The Vicuna template trims, and its first answer token covers the space that it writes before an answer.
     assert text.strip() == caption.strip()
@@ -189,7 +191,9 @@ def test_space_that_the_template_writes_belongs_to_the_first_answer_token() -> N
 
 
 def test_llava_placeholders_stand_where_they_are_written() -> None:
-    document = '[{"from":"human","value":"compare <image>\\nwith\\n<image>"},{"from":"gpt","value":"<image> is text here"}]'
+    document = (
+        '[{"from":"human","value":"compare <image>\\nwith\\n<image>"},{"from":"gpt","value":"<image> is text here"}]'
+    )
     turns = parse_conversation(document, 2)
     assert turns == (Turn("user", ("compare", None, "with", None)), Turn("assistant", ("<image> is text here",)))
 

@@ -91,8 +91,10 @@ def _train_scorer(workspace: Path, steps: int, seed: int) -> None:
 def _type(command: str) -> None:
     """Run a command line as a user would type it; its result joins the talk on stderr. Ends the demo if it fails."""
     _say(f"\n$ {command}")
-    words = [sys.executable, "-m", *shlex.split(command)]
-    done = subprocess.run(words, stdout=sys.stderr, check=False)
+    program, *arguments = shlex.split(command)
+    script = Path(sys.executable).with_name(program)
+    words = [str(script)] if script.is_file() else [sys.executable, "-m", f"{program}.cli.main"]
+    done = subprocess.run([*words, *arguments], stdout=sys.stderr, check=False)
     if done.returncode:
         _say(f"`{command}` ended with exit code {done.returncode}; the demo stops here and can be run again")
         sys.exit(done.returncode)

@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers.utils import logging
 
 from vlmsel_trainer.demo import glyphs
 from vlmsel_trainer.demo import model as scorer
@@ -160,6 +161,7 @@ def train(plan: TrainingPlan, folder: Path, report: Callable[[int, float], None]
     model = scorer.build_model(processor, plan.seed)
     _optimise(model, draw_pictures(plan, names), tokenise(processor, names), plan, report)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    logging.disable_progress_bar()  # the one shard is written in an instant
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.train(False).save_pretrained(partial)
