@@ -84,7 +84,7 @@ def decode(content: bytes, side_px: int) -> Image.Image | BadPicture:
         picture.thumbnail((side_px, side_px))
     except Image.DecompressionBombError:
         return BadPicture("too large to decode")
-    except Exception as error:  # noqa: BLE001 - on hostile bytes, Pillow's decoders raise whatever they come upon
+    except Exception as error:
         return BadPicture("truncated" if "truncated" in str(error) else "cannot be decoded")
     return picture
 

@@ -130,17 +130,17 @@ def sheet(
     layout = layout or Layout()
     folders = [Path(folder) for folder in (target, index, scores) if folder is not None]
     destination = _guard(Path(output), folders, overwrite=overwrite)
-    index_manifest = read_manifest(index)
+    target_manifest, index_manifest = read_manifest(target), read_manifest(index)
     lettering = sheet_drawing.letterings(layout, font)
-    bands, notes = choose_bands(target, scores, layout.cells, seed, read)
+    bands, notes = choose_bands(target, target_manifest, scores, layout.cells, seed, read)
     uids = {uid for band in bands for entry in band.entries if (uid := uid_bytes(entry.uid)) is not None}
     samples = {row["uid"]: row for row in read(part_files(index, index_manifest), _INDEX_COLUMNS, uids=uids)}
     for sample in samples.values():
         _guard_sources(destination, index_manifest["roots"], sample)
     drawing = sheet_drawing.draw(bands, samples, index_manifest["roots"], layout, lettering)
     if strict and drawing.bad_pictures:
-        uid, reason = next(iter(drawing.bad_pictures.items()))
-        raise StrictError(f"{uid}: {reason}; without --strict it would be a marked cell")
+        first, reason = next(iter(drawing.bad_pictures.items()))
+        raise StrictError(f"{first}: {reason}; without --strict it would be a marked cell")
     if any(face.escaped for face in lettering):
         notes.append("characters that the font lacks are shown as \\u{...}; --font FILE takes another font")
     _commit(destination, drawing.image.save, overwrite=overwrite)
@@ -179,10 +179,9 @@ def plan_sheet(
 
 
 def choose_bands(
-    target: PathLike, scores: PathLike | None, cells: int, seed: int, rows: Rows
+    target: PathLike, manifest: Mapping[str, Any], scores: PathLike | None, cells: int, seed: int, rows: Rows
 ) -> tuple[list[Band], list[str]]:
-    """The bands of `target`, and notes for the user; see `sheet`."""
-    manifest = read_manifest(target)
+    """The bands of `target`, whose manifest is given, and notes for the user; see `sheet`."""
     if manifest["command"] == "score":
         return _bands_of_scores(part_files(target, manifest), cells, seed, rows), []
     if manifest["command"] != "select":

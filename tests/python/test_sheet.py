@@ -20,6 +20,7 @@ from PIL import Image
 from vlmsel import pictures
 from vlmsel.errors import MismatchError, NotFoundError, StrictError, UsageError
 from vlmsel.lettering import Lettering
+from vlmsel.outputs import read_manifest
 from vlmsel.sheet import Layout, choose_bands, plan_sheet, sheet
 
 IMAGES = pa.list_(
@@ -160,8 +161,10 @@ def test_selection_bands_are_best_drawn_cut_and_worst(workspace: Workspace) -> N
     assert scores_of(cut) == [49, 50, 51, 52]
     assert [entry.kept for entry in cut.entries] == [True, True, False, False]
     assert scores_of(worst) == [97, 98, 99, 100]
-    assert len(set(scores_of(lot))) == 4 and max(scores_of(lot)) <= 50
-    assert drawn.bad_pictures == {} and drawn.notes == ()
+    assert len(set(scores_of(lot))) == 4
+    assert max(scores_of(lot)) <= 50
+    assert drawn.bad_pictures == {}
+    assert drawn.notes == ()
 
 
 def test_scores_alone_show_best_middle_and_worst(workspace: Workspace) -> None:
@@ -190,7 +193,7 @@ def test_bands_of_scores_equal_sorting_them_all(
     ranked = sorted(
         (s, uid(n)) for n, s in enumerate(table["ppl"].to_pylist()) if s is not None and 0 <= s < float("inf")
     )
-    (best, lot, middle, worst), _ = choose_bands(folder, None, cells, 0, arrow_rows)
+    (best, lot, middle, worst), _ = choose_bands(folder, read_manifest(folder), None, cells, 0, arrow_rows)
     found = {
         title: [(e.score, e.uid) for e in band.entries]
         for title, band in zip("blmw", (best, lot, middle, worst), strict=True)
@@ -199,7 +202,8 @@ def test_bands_of_scores_equal_sorting_them_all(
     assert found["b"] == ranked[:cells]
     assert found["w"] == ranked[max(0, len(ranked) - cells) :]
     assert found["m"] == ranked[max(0, half - cells // 2) : half + cells - cells // 2]
-    assert len(found["l"]) == min(cells, len(ranked)) and set(found["l"]) <= set(ranked)
+    assert len(found["l"]) == min(cells, len(ranked))
+    assert set(found["l"]) <= set(ranked)
 
 
 def test_pictures_come_from_their_byte_ranges(tmp_path: Path) -> None:
@@ -253,7 +257,8 @@ def test_strict_refuses_bad_pictures_and_writes_nothing(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, [(png("red"), "good"), (b"", "bad")], [1.0, 2.0], k=1)
     with pytest.raises(StrictError, match=f"{uid(1).hex()}: zero bytes"):
         workspace.draw(strict=True)
-    assert not list(tmp_path.glob("*.png")) and not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob("*.png"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_empty_selection_and_empty_scores_make_a_sheet(tmp_path: Path) -> None:
@@ -314,7 +319,8 @@ def test_what_cannot_be_seen_is_escaped() -> None:
 def test_words_break_at_spaces_and_long_texts_end_in_an_ellipsis() -> None:
     lettering = Lettering(11)
     lines = lettering.wrap("a photograph of two brown dogs running over wet sand " * 99, 120, 3)
-    assert len(lines) == 3 and lines[-1].endswith("...")
+    assert len(lines) == 3
+    assert lines[-1].endswith("...")
     assert " ".join(lines).startswith("a photograph of two brown dogs")
 
 
@@ -325,7 +331,8 @@ def test_an_existing_picture_is_replaced_only_under_overwrite(workspace: Workspa
     assert (workspace.path / "sheet.png").read_bytes() == b"mine"
     workspace.draw(overwrite=True)
     assert (workspace.path / "sheet.png").read_bytes().startswith(b"\x89PNG")
-    assert not list(workspace.path.glob("*.partial")) and not list(workspace.path.glob(".*"))
+    assert not list(workspace.path.glob("*.partial"))
+    assert not list(workspace.path.glob(".*"))
 
 
 def test_a_failed_write_leaves_the_old_picture(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,11 +68,13 @@ def command(
     layout = Layout(rows=rows, columns=columns, cell_px=cell)
     if common.dry_run:
         plan = plan_sheet(target, output, index=index, scores=scores, layout=layout, overwrite=common.overwrite)
-        report.say(
-            f"would read {plan['rows_read']:,} rows of scores and look up {plan['cells']:,} of {plan['index_rows']:,} indexed samples, "
-            f"for a sheet of {plan['bands']} bands of {rows} x {columns} cells"
-        )
-        report.result(output, {"dry_run": True, **plan})
+        if common.json:
+            report.result(output, {"dry_run": True, **plan})
+        else:
+            report.text(
+                f"would read {plan['rows_read']:,} rows of scores and look up {plan['cells']:,} of {plan['index_rows']:,} samples\n"
+                f"would draw {plan['bands']} bands of {rows} x {columns} cells into {output}"
+            )
         return
     drawn = sheet(
         target,

@@ -77,7 +77,8 @@ def test_serial_and_empty_captions_are_told_from_good_ones(loaded: tuple[object,
 
 
 def test_the_folder_is_left_alone_when_finished(folder: Path) -> None:
-    assert is_trained(PLAN, folder) and not is_trained(TrainingPlan(), folder)
+    assert is_trained(PLAN, folder)
+    assert not is_trained(TrainingPlan(), folder)
     train(PLAN, folder, lambda step, loss: pytest.fail("the scorer was trained"))
     assert not list(folder.parent.glob("*.partial"))
     assert not list(folder.glob("*.bin"))
@@ -138,7 +139,8 @@ def test_learning_rate_warms_up_stays_and_falls_to_nothing() -> None:
     rates = [plan.rate_at(step) for step in range(plan.n_steps)]
     assert rates[0] == pytest.approx(plan.learning_rate / 100)
     assert set(rates[99:560]) == {plan.learning_rate}
-    assert rates[560:] == sorted(rates[560:], reverse=True) and rates[-1] < plan.learning_rate / 500
+    assert rates[560:] == sorted(rates[560:], reverse=True)
+    assert rates[-1] < plan.learning_rate / 500
 
 
 def test_the_faster_number_of_threads_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

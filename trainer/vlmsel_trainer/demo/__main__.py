@@ -1,4 +1,4 @@
-"""`python -m vlmsel_trainer.demo`: the whole way on made-up web data, in under six minutes on two cores.
+"""`python -m vlmsel_trainer.demo [WORKSPACE]`: the whole way on made-up web data, in under six minutes on two cores.
 
 Draws a pool with planted junk, trains a small scorer, and then types the public commands: index, doctor, score, select, shard,
 sheet. Everything stays in the workspace (`DEMO_WORKSPACE`, by default `demo-workspace/`); a second run finds it finished.
@@ -28,7 +28,7 @@ The scorer is small and the pictures are simple; the commands are the same for a
 
 
 @click.command(help=__doc__)
-@click.option("--workspace", envvar="DEMO_WORKSPACE", default="demo-workspace", type=click.Path(path_type=Path))
+@click.argument("workspace", envvar="DEMO_WORKSPACE", default="demo-workspace", type=click.Path(path_type=Path))
 @click.option("--pairs", default=8000, show_default=True, help="Pairs in the pool.")
 @click.option("--steps", default=1400, show_default=True, help="Training steps of the scorer.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the pool and of the training.")
@@ -76,7 +76,9 @@ def _make_pool(workspace: Path, pairs: int, seed: int) -> None:
 
 
 def _train_scorer(workspace: Path, steps: int, seed: int) -> None:
-    _say("2. A LLaVA of 1.3 million parameters learns the names, from faces and colours that the pool does not contain.")
+    _say(
+        "2. A LLaVA of 1.3 million parameters learns the names, from faces and colours that the pool does not contain."
+    )
     with _show("training", "steps") as progress:
         progress.update(0, steps, note="loading torch, drawing")
         from vlmsel_trainer.demo.train import TrainingPlan, is_trained, train

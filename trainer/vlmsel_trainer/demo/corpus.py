@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from vlmsel_trainer.demo import glyphs
-from vlmsel_trainer.demo.glyphs import Colours
 
 GOOD = "good"
 
@@ -87,13 +86,15 @@ def make_pairs(plan: CorpusPlan) -> Iterator[Pair]:
     good = [_draw_pair(GOOD, glyph, rng) for glyph, rng in _drawings(plan, GOOD, counts[GOOD])]
     pairs = list(good)
     for kind, n_pairs in counts.items():
-        if kind != GOOD:
-            pairs.extend(_PLANTERS[kind](plan, n_pairs, good))
+        if kind == "repeated-pair":
+            pairs.extend(_repeat_pairs(plan, n_pairs, good))
+        elif kind != GOOD:
+            pairs.extend(_PLANTERS[kind](plan, n_pairs))
     _rng(plan, "order").shuffle(pairs)
     yield from pairs
 
 
-def write_pool(plan: CorpusPlan, workspace: Path, advance: Callable[[int], None] = lambda n_pairs: None) -> Path:
+def write_pool(plan: CorpusPlan, workspace: Path, advance: Callable[[int], None] | None = None) -> Path:
     """Write `<workspace>/pool/*.tar` and, beside it, `corpus.json` with the plan; return the pool folder.
 
     A finished pool of the same plan is left alone. The folder appears whole or not at all. `advance` is called with the
@@ -116,7 +117,8 @@ def write_pool(plan: CorpusPlan, workspace: Path, advance: Callable[[int], None]
         ) as tar:
             for number in range(first, first + n_pairs):
                 _add_sample(tar, f"{number:06d}", next(pairs))
-        advance(first + n_pairs)
+        if advance is not None:
+            advance(first + n_pairs)
     if pool.exists():
         shutil.rmtree(pool)
     os.rename(partial, pool)
@@ -175,12 +177,15 @@ def _draw_pair(
     *,
     caption: str | None = None,
     extension: str | None = None,
-    alter: Callable[[Image.Image, Colours], Image.Image] | None = None,
+    side_px: int = glyphs.SIDE_PX,
+    is_blank: bool = False,
 ) -> Pair:
     colours = glyphs.pick_colours(glyphs.POOL_HUES, rng)
     picture = glyphs.paint(glyphs.draw_view(glyph.character, glyph.face, rng), colours)
-    if alter is not None:
-        picture = alter(picture, colours)
+    if is_blank:
+        picture = Image.new("RGB", picture.size, colours.ground)
+    if side_px != glyphs.SIDE_PX:
+        picture = picture.resize((side_px, side_px))
     extension = extension or rng.choice(("jpg", "png"))
     facts = {
         "name": glyph.name,
@@ -201,7 +206,7 @@ def _encode(picture: Image.Image, extension: str) -> bytes:
     return content.getvalue()
 
 
-def _plant_wrong_captions(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> Iterator[Pair]:
+def _plant_wrong_captions(plan: CorpusPlan, n_pairs: int) -> Iterator[Pair]:
     names = [name for _, name in glyphs.named_characters()]
     for glyph, rng in _drawings(plan, "wrong-caption", n_pairs):
         other = rng.choice(names)
@@ -210,7 +215,7 @@ def _plant_wrong_captions(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> I
         yield _draw_pair("wrong-caption", glyph, rng, caption=other)
 
 
-def _plant_serial_captions(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> Iterator[Pair]:
+def _plant_serial_captions(plan: CorpusPlan, n_pairs: int) -> Iterator[Pair]:
     for glyph, rng in _drawings(plan, "serial-caption", n_pairs):
         number = rng.randrange(10_000, 100_000)
         caption = rng.choice(
@@ -219,12 +224,12 @@ def _plant_serial_captions(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> 
         yield _draw_pair("serial-caption", glyph, rng, caption=caption)
 
 
-def _plant_empty_captions(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> Iterator[Pair]:
+def _plant_empty_captions(plan: CorpusPlan, n_pairs: int) -> Iterator[Pair]:
     for glyph, rng in _drawings(plan, "empty-caption", n_pairs):
         yield _draw_pair("empty-caption", glyph, rng, caption=rng.choice(("", " \n")))
 
 
-def _plant_repeated_pictures(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> Iterator[Pair]:
+def _plant_repeated_pictures(plan: CorpusPlan, n_pairs: int) -> Iterator[Pair]:
     names = [name for _, name in glyphs.named_characters()]
     original: Pair | None = None
     for number, (glyph, rng) in enumerate(_drawings(plan, "repeated-picture", n_pairs)):
@@ -234,12 +239,12 @@ def _plant_repeated_pictures(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -
         yield Pair(original.kind, original.image, original.extension, others[0], original.facts)
 
 
-def _plant_repeated_pairs(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> Iterator[Pair]:
+def _repeat_pairs(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> Iterator[Pair]:
     for original in _rng(plan, "repeated-pair").sample(good, n_pairs):
         yield Pair("repeated-pair", original.image, original.extension, original.caption, original.facts)
 
 
-def _plant_broken_jpegs(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> Iterator[Pair]:
+def _plant_broken_jpegs(plan: CorpusPlan, n_pairs: int) -> Iterator[Pair]:
     for glyph, rng in _drawings(plan, "broken-jpeg", n_pairs):
         whole = _draw_pair("broken-jpeg", glyph, rng, extension="jpg")
         # Cut inside the scan: the header still tells a size, as in an interrupted download.
@@ -248,31 +253,21 @@ def _plant_broken_jpegs(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> Ite
         yield Pair(whole.kind, whole.image[:end], whole.extension, whole.caption, whole.facts)
 
 
-def _plant_tiny_pictures(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> Iterator[Pair]:
+def _plant_tiny_pictures(plan: CorpusPlan, n_pairs: int) -> Iterator[Pair]:
     for glyph, rng in _drawings(plan, "tiny-picture", n_pairs):
-        side_px = rng.randint(*_TINY_SIDES_PX)
-        yield _draw_pair("tiny-picture", glyph, rng, alter=functools.partial(_shrink, side_px=side_px))
+        yield _draw_pair("tiny-picture", glyph, rng, side_px=rng.randint(*_TINY_SIDES_PX))
 
 
-def _plant_blank_pictures(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> Iterator[Pair]:
+def _plant_blank_pictures(plan: CorpusPlan, n_pairs: int) -> Iterator[Pair]:
     for glyph, rng in _drawings(plan, "blank-picture", n_pairs):
-        yield _draw_pair("blank-picture", glyph, rng, alter=_wipe)
+        yield _draw_pair("blank-picture", glyph, rng, is_blank=True)
 
 
-def _shrink(picture: Image.Image, colours: Colours, side_px: int) -> Image.Image:
-    return picture.resize((side_px, side_px))
-
-
-def _wipe(picture: Image.Image, colours: Colours) -> Image.Image:
-    return Image.new("RGB", picture.size, colours.ground)
-
-
-_PLANTERS: dict[str, Callable[[CorpusPlan, int, list[Pair]], Iterator[Pair]]] = {
+_PLANTERS: dict[str, Callable[[CorpusPlan, int], Iterator[Pair]]] = {
     "wrong-caption": _plant_wrong_captions,
     "serial-caption": _plant_serial_captions,
     "empty-caption": _plant_empty_captions,
     "repeated-picture": _plant_repeated_pictures,
-    "repeated-pair": _plant_repeated_pairs,
     "broken-jpeg": _plant_broken_jpegs,
     "tiny-picture": _plant_tiny_pictures,
     "blank-picture": _plant_blank_pictures,

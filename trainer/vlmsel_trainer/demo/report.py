@@ -51,11 +51,11 @@ def count_kinds(
 def render(reports: list[KindReport]) -> str:
     """The report as lines of text: what share of each kind was kept."""
     lines = [f"{'kind':<17}{'in the pool':>12}{'selection kept':>20}{'random kept':>20}   meaning"]
-    for report in reports:
-        lines.append(
-            f"{report.kind:<17}{report.n_pool:>12,}{_share(report.n_selected, report.n_pool):>20}"
-            f"{_share(report.n_random, report.n_pool):>20}   {KIND_MEANINGS[report.kind]}"
-        )
+    lines += [
+        f"{report.kind:<17}{report.n_pool:>12,}{_share(report.n_selected, report.n_pool):>20}"
+        f"{_share(report.n_random, report.n_pool):>20}   {KIND_MEANINGS[report.kind]}"
+        for report in reports
+    ]
     n_pool, n_selected, n_random = (
         sum(column) for column in zip(*((r.n_pool, r.n_selected, r.n_random) for r in reports), strict=True)
     )

@@ -147,7 +147,7 @@ def answer_nll(
     return functional.cross_entropy(logits, ids[:, 1:][predicts], reduction="none")
 
 
-def train(plan: TrainingPlan, folder: Path, report: Callable[[int, float], None] = lambda step, loss: None) -> Path:
+def train(plan: TrainingPlan, folder: Path, report: Callable[[int, float], None] | None = None) -> Path:
     """Train a scorer by `plan` and save model and processor to `folder`, which appears whole or not at all.
 
     A finished folder of the same plan is left alone. `report` is called after every step with the number of steps done and
@@ -161,7 +161,7 @@ def train(plan: TrainingPlan, folder: Path, report: Callable[[int, float], None]
     model = scorer.build_model(processor, plan.seed)
     _optimise(model, draw_pictures(plan, names), tokenise(processor, names), plan, report)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    logging.disable_progress_bar()  # the one shard is written in an instant
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the one shard is written in an instant
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.train(False).save_pretrained(partial)
@@ -183,7 +183,7 @@ def _optimise(
     pictures: Pictures,
     texts: Texts,
     plan: TrainingPlan,
-    report: Callable[[int, float], None],
+    report: Callable[[int, float], None] | None,
 ) -> None:
     numbers = torch.Generator().manual_seed(plan.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
@@ -204,7 +204,8 @@ def _optimise(
             optimizer.step()
             value = loss.item()
         running = value if running is None else 0.98 * running + 0.02 * value
-        report(step + 1, running)
+        if report is not None:
+            report(step + 1, running)
 
 
 def _batches(n_rows: int, batch_size: int, numbers: torch.Generator) -> Iterator[Tensor]:
