@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 from vlmsel.errors import UsageError
 
-from vlmsel_trainer.scoring.units import SAMPLES_PER_UNIT
-
+SAMPLES_PER_UNIT = 2048
 PROMPT = "Describe this image in one sentence."
 Compat = Literal["wepoints"]
 

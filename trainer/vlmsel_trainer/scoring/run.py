@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import vlmsel
-from vlmsel.errors import MismatchError, StrictError, UnreadableError, UsageError
+from vlmsel.errors import MismatchError, ResourceError, StrictError, UnreadableError, UsageError
 
 from vlmsel_trainer.scoring import model as models
 from vlmsel_trainer.scoring import provenance as provenance_of
@@ -65,6 +65,15 @@ class Summary:
         return self.counts["input"] - self.counts[OK]
 
 
+@dataclass(frozen=True)
+class Tolerance:
+    """How many rows may fail, and which statuses are no failure."""
+
+    strict: bool
+    max_bad_fraction: float
+    harmless: frozenset[str]
+
+
 @dataclass
 class Progress:
     """How far a run is: rows of the whole and tokens (text and image, padding not counted) of this run."""
@@ -101,6 +110,8 @@ def score(
     overwrite: bool = False,
     strict: bool = False,
     max_bad_fraction: float = 0.001,
+    allow_bad_files: bool = False,
+    memory_limit: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Scores every row of ``index`` with the model in the folder ``model`` and writes the folder ``output``.
@@ -108,11 +119,16 @@ def score(
     Raises NotFoundError and UsageError before any work; UnreadableError where more than ``max_bad_fraction`` of the rows
     failed (StrictError at the first, under ``strict``): nothing is published then, what was scored stays for the next
     run; MismatchError where ``output`` was begun with another model, configuration or index; LockedError; ResourceError.
+    ``allow_bad_files``: rows whose shard is missing or cut short do not count as failed. ``memory_limit`` (bytes): refuses,
+    before it is loaded, a model whose weights alone are larger.
     """
     options = options or ScoreOptions()
     began = time.monotonic()
     model, index = Path(model), Path(index)
     planned = plan(model, index, options)
+    if memory_limit is not None and planned.model_bytes > memory_limit:
+        raise ResourceError(f"{model} has {planned.model_bytes:,} bytes of weights, --memory-limit is {memory_limit:,}")
+    harmless = EMPTY_STATUSES | {OK, "input"} | ({"image_missing", "image_unreadable"} if allow_bad_files else set())
     with vlmsel.Output.begin(
         output,
         command="score",
@@ -124,7 +140,7 @@ def score(
     ) as out:
         if out.finished:
             return Summary(out.path, dict(out.manifest["counts"]), 0, time.monotonic() - began, 0)
-        work = _Run(planned, options, out, strict, max_bad_fraction, on_progress)
+        work = _Run(planned, options, out, Tolerance(strict, max_bad_fraction, frozenset(harmless)), on_progress)
         todo = _limited(planned.index.units(options.samples_per_unit), options.limit)
         work.progress.rows = sum(int(record["rows"]) for record in out.committed().values())
         loaded = models.load(
@@ -146,15 +162,13 @@ class _Run:
         planned: Plan,
         options: ScoreOptions,
         out: vlmsel.Output,
-        strict: bool,
-        max_bad_fraction: float,
+        tolerance: Tolerance,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self._plan = planned
         self._options = options
         self._out = out
-        self._strict = strict
-        self._max_bad_fraction = max_bad_fraction
+        self._tolerance = tolerance
         self._on_progress = on_progress
         self.progress = Progress(planned.rows)
         self._provenance: dict[str, Any] = {}
@@ -233,7 +247,7 @@ class _Run:
         counts = {"input": len(unit)} | dict(sorted(statuses.items()))
         self._counts.update(counts)
         for row, score_of_row in enumerate(planned.scores):
-            if self._strict and score_of_row.status not in EMPTY_STATUSES | {OK}:
+            if self._tolerance.strict and score_of_row.status not in self._tolerance.harmless:
                 raise StrictError(
                     f"row {unit.start + row} of {unit.part} (uid {planned.samples[row].uid.hex()}): {score_of_row.status}; "
                     "without --strict it stays as a row with this status"
@@ -243,13 +257,13 @@ class _Run:
         self._check_bad()
 
     def _check_bad(self) -> None:
-        bad = sum(n for status, n in self._counts.items() if status not in EMPTY_STATUSES | {OK, "input"})
-        if bad > self._max_bad_fraction * self._plan.rows:
-            statuses = ", ".join(f"{n} {s}" for s, n in sorted(self._counts.items()) if s not in EMPTY_STATUSES | {OK, "input"})
+        bad = {status: n for status, n in sorted(self._counts.items()) if status not in self._tolerance.harmless}
+        if sum(bad.values()) > self._tolerance.max_bad_fraction * self._plan.rows:
+            statuses = ", ".join(f"{n} {status}" for status, n in bad.items())
             raise UnreadableError(
-                f"{bad} of {self._plan.rows} rows could not be scored ({statuses}), more than --max-bad-fraction "
-                f"{self._max_bad_fraction}; `vlmsel doctor` says what is wrong with the data, a larger fraction lets the same "
-                "command go on from here"
+                f"{sum(bad.values())} of {self._plan.rows} rows could not be scored ({statuses}), more than --max-bad-fraction "
+                f"{self._tolerance.max_bad_fraction}; `vlmsel doctor` says what is wrong with the data, and with a larger "
+                "fraction the same command goes on from here"
             )
 
     def _template(self, loaded: models.LoadedModel) -> ChatTemplate:

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import vlmsel
 from vlmsel.errors import UnreadableError
 
-SAMPLES_PER_UNIT = 2048
 # `uid`, `images` and the texts; `members` and `metadata` can be most of an index and no score needs them.
 _COLUMNS = ["uid", "source", "shard", "images", "text", "conversations"]
 
@@ -67,7 +66,7 @@ class Index:
             if file["file"].endswith(".parquet")
         ]
 
-    def units(self, samples_per_unit: int = SAMPLES_PER_UNIT) -> list[Unit]:
+    def units(self, samples_per_unit: int) -> list[Unit]:
         """Every unit, in the order of the manifest; an empty part has none."""
         units = []
         for part in self.manifest["parts"]:
