@@ -318,8 +318,14 @@ def caption_of(sample: Mapping[str, Any]) -> str | None:
 def _own_rows() -> Rows:
     from vlmsel import tables
 
-    reader: Rows = tables.rows
-    return reader
+    def rows(
+        paths: Iterable[Path], columns: Sequence[str], uids: Iterable[bytes] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        # Part by part: what is held at a time is one part of a table, not the table.
+        for path in paths:
+            yield from tables.rows(path, columns, uids)
+
+    return rows
 
 
 def _guard(destination: Path, folders: Sequence[Path], *, overwrite: bool) -> Path:
