@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from vlmsel import pictures
+from vlmsel.cli.main import run
 from vlmsel.errors import MismatchError, NotFoundError, StrictError, UsageError
 from vlmsel.lettering import Lettering
 from vlmsel.outputs import read_manifest
@@ -389,3 +390,57 @@ def test_a_plan_counts_and_writes_nothing(workspace: Workspace) -> None:
     (workspace.path / "sheet.png").write_bytes(b"mine")
     with pytest.raises(UsageError, match="--overwrite"):
         plan_sheet(workspace.selection, workspace.path / "sheet.png", **places)
+
+
+def vlmsel(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str, str]:
+    code = run([str(word) for word in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_command_finds_the_workspace_and_prints_the_path(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = vlmsel(capsys, "sheet", "-w", workspace.path, "--rows", "1", "--columns", "4", "--cell", "64")
+    assert (code, out) == (0, f"{workspace.path / 'sheet.png'}\n")
+    assert (workspace.path / "sheet.png").read_bytes() == workspace.draw("api.png").path.read_bytes()
+    code, out, err = vlmsel(capsys, "sheet", "-w", workspace.path)
+    assert (code, out) == (2, "")
+    assert "--overwrite" in err
+
+
+def test_the_command_shows_scores_as_json(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    output = workspace.path / "scores.png"
+    code, out, _ = vlmsel(capsys, "sheet", workspace.scores, "-w", workspace.path, "-o", output, "--json", "-q")
+    document = json.loads(out)
+    assert code == 0
+    assert document["output"] == str(output)
+    assert [band["title"].split()[0] for band in document["bands"]] == ["best", "drawn", "around", "worst"]
+    with Image.open(output) as drawn:
+        assert drawn.size == (document["width"], document["height"])
+
+
+def test_a_dry_run_says_what_it_would_read(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = vlmsel(capsys, "sheet", "-w", workspace.path, "--dry-run")
+    assert code == 0
+    assert "would read 150 rows" in out
+    assert not (workspace.path / "sheet.png").exists()
+    code, out, _ = vlmsel(capsys, "sheet", "-w", workspace.path, "--dry-run", "--json")
+    assert json.loads(out)["rows_read"] == 150
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["nowhere"], 2, "nowhere: no such folder"),
+        (["--rows", "0"], 2, "--rows must be from 1 to 100"),
+        (["--font", "nowhere.ttf"], 2, "no such font file"),
+        (["--index", "nowhere"], 2, "nowhere"),
+    ],
+)
+def test_usage_errors_have_exit_code_2(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], words: list[str], code: int, said: str
+) -> None:
+    found, out, err = vlmsel(capsys, "sheet", "-w", workspace.path, *words)
+    assert (found, out) == (code, "")
+    assert said in err
