@@ -86,7 +86,9 @@ def _draw_cell(
     shown = _find_picture(sample, roots, side)
     if isinstance(shown, Image.Image):
         drawing.image.paste(_enlarge(shown, side), _corner(shown, middle, side))
-    elif shown is not None:
+    elif shown is None:
+        pen.text(middle, "no image", _SOFT, small.font, anchor="mm")
+    else:
         if sample is not None:
             drawing.bad_pictures[sample["uid"].hex()] = shown.reason
         _draw_mark(pen, middle, side, small.wrap(shown.reason, side - 8, 3), small)
@@ -146,6 +148,7 @@ def _describe(entry: Entry, sample: Mapping[str, Any] | None) -> str:
         if isinstance(entry.score, int)
         else f"{entry.score:.4g}"
     )
-    rank = "" if entry.rank is None else f"  #{entry.rank:,}"
-    others = "" if sample is None or len(sample["images"] or ()) < 2 else f"  +{len(sample['images']) - 1}"
-    return f"{score}{rank}{others}"
+    rank = "" if entry.rank is None else f" (rank {entry.rank:,})"
+    n_more = 0 if sample is None else max(0, len(sample["images"] or ()) - 1)
+    more_images = f", {n_more} more images" if n_more else ""
+    return f"{score}{rank}{more_images}"
