@@ -119,7 +119,7 @@ class Common:
     """Bytes; None: the command's own default."""
     strict: bool = False
     max_bad_fraction: float = 0.001
-    allow_bad_files: bool = False
+    allow_bad_files: int = 0
     overwrite: bool = False
     quiet: bool = False
 
@@ -145,7 +145,14 @@ _OPTIONS = [
         metavar="F",
         help="Fail, and commit nothing, if more than this part of the records is unreadable.",
     ),
-    click.option("--allow-bad-files", is_flag=True, help="Go on without files that cannot be read at all; they are listed."),
+    click.option(
+        "--allow-bad-files",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Go on without up to N files that cannot be read; they are listed.",
+    ),
     click.option("--overwrite", is_flag=True, help="Replace an output that vlmsel made of other inputs or options."),
     click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors on stderr."),
 ]  # fmt: skip
