@@ -1,0 +1,37 @@
+"""vlmsel: choose the image-text pairs worth training a vision-language model on.
+
+The data half needs no torch. Names are resolved on first use, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlmsel._core import __version__ as __version__
+    from vlmsel.outputs import Output as Output
+    from vlmsel.outputs import fingerprint as fingerprint
+    from vlmsel.outputs import read_manifest as read_manifest
+    from vlmsel.outputs import verify as verify
+
+_HOMES = {
+    "__version__": "vlmsel._core",
+    "Output": "vlmsel.outputs",
+    "fingerprint": "vlmsel.outputs",
+    "read_manifest": "vlmsel.outputs",
+    "verify": "vlmsel.outputs",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'vlmsel' has no attribute {name!r}")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,1 +1,10 @@
-//! placeholder
+//! Pure types and algorithms of vlmsel: the order of scores, top-k, histograms, near names.
+//!
+//! Nothing here opens a file, starts a thread or knows Python: a top-k of a million scores is tested without a file.
+
+pub mod histogram;
+pub mod names;
+pub mod quantity;
+pub mod score_key;
+
+pub use score_key::ScoreKey;

@@ -1,8 +1,15 @@
-//! The one door between Rust and Python.
+//! The one door between Rust and Python: convert, release the GIL, poll signals, map errors.
+//!
+//! Options and summaries cross as JSON text, tables as Arrow streams, ids as buffers; never one object per row.
+
+mod door;
+mod output;
+
 use pyo3::prelude::*;
 
 #[pymodule]
-fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    output::register(module)?;
     Ok(())
 }

@@ -1,1 +1,16 @@
-//! placeholder
+//! Every byte vlmsel reads or writes.
+//!
+//! This crate knows files: how inputs are named and found, how tables and tars are read, how outputs are committed so that
+//! a killed run leaves the old state or the new one. It decides nothing about *which* samples are wanted (that is
+//! `vlmsel-core`) and runs nothing in parallel by itself (that is `vlmsel-pipeline`).
+
+pub mod error;
+pub mod fingerprint;
+pub mod inputs;
+pub mod lock;
+pub mod manifest;
+pub mod output;
+pub mod quarantine;
+pub mod verify;
+
+pub use error::{Error, Result};

@@ -1,0 +1,179 @@
+"""Output folders: committed part by part, published whole, verified byte by byte.
+
+A stage written in Python uses :class:`Output` as the Rust stages do; ARCHITECTURE.md, "Output folders", has the contract.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vlmsel import _core
+from vlmsel.errors import MismatchError, NotFoundError
+
+PathLike = str | os.PathLike[str]
+
+
+class Output:
+    """An output folder being written. A context manager; leaving it without :meth:`finish` keeps the committed parts.
+
+    >>> with Output.begin("scores", command="score", config={}, inputs=[]) as output:  # doctest: +SKIP
+    ...     path = output.temporary("a.parquet")
+    ...     output.commit("a", ["a.parquet"], rows=10, counts={"ok": 10})
+    ...     output.finish(counts={"ok": 10})
+    """
+
+    def __init__(self, inner: _core.Output) -> None:
+        self._inner = inner
+
+    @classmethod
+    def begin(
+        cls,
+        path: PathLike,
+        *,
+        command: str,
+        config: Mapping[str, Any],
+        inputs: Sequence[Mapping[str, Any]],
+        guarded: Sequence[PathLike] = (),
+        overwrite: bool = False,
+        extend: bool = False,
+        resume: bool = True,
+    ) -> Output:
+        """Lock ``path`` and find out what is left to do.
+
+        ``inputs`` are records of :func:`fingerprint`; ``guarded`` are paths that the output must not touch.
+
+        Raises LockedError if another run holds it, MismatchError if another configuration was begun or finished there,
+        UsageError for a foreign folder or one that is, holds or lies inside a guarded path.
+        """
+        inner = _core.Output.begin(
+            os.fspath(path),
+            command,
+            json.dumps(config),
+            json.dumps(list(inputs)),
+            [os.fspath(p) for p in guarded],
+            overwrite,
+            extend,
+            resume,
+        )
+        return cls(inner)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the folder is complete: found so by :meth:`begin`, or made so by :meth:`finish`."""
+        return self._inner.finished
+
+    @property
+    def path(self) -> Path:
+        """The folder's final place."""
+        return Path(self._inner.path)
+
+    @property
+    def staging(self) -> Path:
+        """The folder that parts are written to."""
+        return Path(self._inner.staging)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest of a finished folder."""
+        text = self._inner.manifest()
+        if text is None:
+            raise MismatchError(f"{self.path} is not finished")
+        manifest: dict[str, Any] = json.loads(text)
+        return manifest
+
+    def scratch(self) -> Path:
+        """A folder for scratch files; it goes when the output is published."""
+        return Path(self._inner.scratch())
+
+    def committed(self) -> dict[str, dict[str, Any]]:
+        """The committed units and their part records."""
+        parts: dict[str, dict[str, Any]] = json.loads(self._inner.committed())
+        return parts
+
+    def temporary(self, name: str) -> Path:
+        """Where to write the file that :meth:`commit` will name ``name`` (a relative path)."""
+        return Path(self._inner.temporary(name))
+
+    def commit(
+        self,
+        unit: str,
+        names: Sequence[str],
+        *,
+        rows: int,
+        counts: Mapping[str, int] | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Commit the unit whose files lie at their :meth:`temporary` places: fsync, hash, rename, record."""
+        self._inner.commit(unit, list(names), rows, json.dumps(dict(counts or {})), json.dumps(dict(detail or {})))
+
+    def finish(
+        self,
+        *,
+        counts: Mapping[str, int],
+        roots: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        run: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Write the manifest, put the folder in its place, and return the manifest."""
+        text = self._inner.finish(
+            json.dumps(dict(counts)), json.dumps(dict(roots or {})), json.dumps(dict(provenance or {})), json.dumps(dict(run or {}))
+        )
+        manifest: dict[str, Any] = json.loads(text)
+        return manifest
+
+    def close(self) -> None:
+        """Release the lock; committed parts stay for the next run."""
+        self._inner.close()
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What :func:`verify` found: files and bytes re-read, and each problem in words."""
+
+    command: str
+    files: int
+    bytes: int
+    problems: list[str]
+
+
+def verify(folder: PathLike, *, progress: Any = None) -> Verification:
+    """Re-read every byte of an output folder against its manifest.
+
+    Raises NotFoundError without the folder and MismatchError if it is unfinished; damage is listed in ``problems``.
+    """
+    return Verification(*_core.verify(os.fspath(folder), progress))
+
+
+def fingerprint(path: PathLike, name: str | None = None) -> dict[str, Any]:
+    """Record of an input file or finished folder: ``{"name", "bytes", "fingerprint"}``; reads a small part of it."""
+    name, size_bytes, mark = _core.fingerprint(os.fspath(path), Path(path).name if name is None else name)
+    return {"name": name, "bytes": size_bytes, "fingerprint": mark}
+
+
+def read_manifest(folder: PathLike) -> dict[str, Any]:
+    """The manifest of a finished output folder.
+
+    Raises NotFoundError without the folder and MismatchError if vlmsel did not finish it.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise NotFoundError(f"{path}: no such folder")
+    try:
+        manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MismatchError(f"{path} has no manifest.json: vlmsel did not finish it; run the command that makes it") from None
+    except ValueError as error:
+        raise MismatchError(f"{path / 'manifest.json'}: not a manifest that vlmsel wrote ({error})") from None
+    return manifest

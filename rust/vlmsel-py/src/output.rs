@@ -1,0 +1,155 @@
+//! `_core.Output`, `_core.fingerprint` and `_core.verify`: the commit of an output folder, for stages written in Python.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use pyo3::prelude::*;
+use serde_json::Value;
+use vlmsel_pipeline::Error;
+use vlmsel_shards::output::{Opening, OutputSpec, Summary};
+
+use crate::door::{enter, raise, raise_shards};
+
+fn parse<T: serde::de::DeserializeOwned>(py: Python<'_>, what: &str, text: &str) -> PyResult<T> {
+    serde_json::from_str(text).map_err(|error| raise(py, &Error::usage(format!("{what}: {error}"))))
+}
+
+/// An output folder being written; see `vlmsel.Output`.
+#[pyclass(module = "vlmsel._core")]
+struct Output {
+    inner: Option<vlmsel_shards::output::Output>,
+    path: PathBuf,
+    finished: bool,
+    manifest: Option<String>,
+}
+
+impl Output {
+    fn open(&self, py: Python<'_>) -> PyResult<&vlmsel_shards::output::Output> {
+        self.inner.as_ref().ok_or_else(|| raise(py, &Error::usage("this output is closed")))
+    }
+}
+
+#[pymethods]
+impl Output {
+    #[staticmethod]
+    #[pyo3(signature = (path, command, config, inputs, guarded, overwrite, extend, resume))]
+    #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools, reason = "one keyword per field of OutputSpec")]
+    fn begin(
+        py: Python<'_>,
+        path: PathBuf,
+        command: String,
+        config: &str,
+        inputs: &str,
+        guarded: Vec<PathBuf>,
+        overwrite: bool,
+        extend: bool,
+        resume: bool,
+    ) -> PyResult<Self> {
+        let config: Value = parse(py, "config", config)?;
+        let inputs = parse(py, "inputs", inputs)?;
+        let spec = OutputSpec { path: path.clone(), command, config, inputs, guarded, overwrite, extend, resume };
+        match enter(py, None, |_| Ok(vlmsel_shards::output::Output::begin(spec)?))? {
+            Opening::Finished(manifest) => {
+                let manifest = serde_json::to_string(&manifest).ok();
+                Ok(Self { inner: None, path, finished: true, manifest })
+            }
+            Opening::Open(output) => {
+                Ok(Self { path: output.path().to_path_buf(), inner: Some(output), finished: false, manifest: None })
+            }
+        }
+    }
+
+    #[getter]
+    fn finished(&self) -> bool {
+        self.finished
+    }
+
+    #[getter]
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    #[getter]
+    fn staging(&self, py: Python<'_>) -> PyResult<PathBuf> {
+        Ok(self.open(py)?.staging().to_path_buf())
+    }
+
+    fn scratch(&self, py: Python<'_>) -> PyResult<PathBuf> {
+        self.open(py)?.scratch().map_err(|error| raise_shards(py, error))
+    }
+
+    /// The committed units as a JSON object of part records.
+    fn committed(&self, py: Python<'_>) -> PyResult<String> {
+        let parts = self.open(py)?.committed();
+        serde_json::to_string(&parts).map_err(|error| raise(py, &Error::Bug(error.to_string())))
+    }
+
+    fn temporary(&self, py: Python<'_>, name: &str) -> PyResult<PathBuf> {
+        self.open(py)?.temporary(name).map_err(|error| raise_shards(py, error))
+    }
+
+    fn commit(&self, py: Python<'_>, unit: &str, names: Vec<String>, rows: u64, counts: &str, detail: &str) -> PyResult<()> {
+        let counts: BTreeMap<String, u64> = parse(py, "counts", counts)?;
+        let detail: Value = parse(py, "detail", detail)?;
+        let output = self.open(py)?;
+        enter(py, None, |_| {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            Ok(output.commit(unit, &names, rows, counts, detail)?)
+        })
+    }
+
+    /// Publishes the folder and returns its manifest as JSON.
+    fn finish(&mut self, py: Python<'_>, counts: &str, roots: &str, provenance: &str, run: &str) -> PyResult<String> {
+        let summary = Summary {
+            counts: parse(py, "counts", counts)?,
+            roots: parse(py, "roots", roots)?,
+            provenance: parse(py, "provenance", provenance)?,
+            run: parse(py, "run", run)?,
+        };
+        let Some(output) = self.inner.take() else {
+            return Err(raise(py, &Error::usage("this output is closed")));
+        };
+        let manifest = enter(py, None, |_| Ok(output.finish(summary)?))?;
+        let text = serde_json::to_string(&manifest).map_err(|error| raise(py, &Error::Bug(error.to_string())))?;
+        self.finished = true;
+        self.manifest = Some(text.clone());
+        Ok(text)
+    }
+
+    /// The manifest of a finished output as JSON.
+    fn manifest(&self) -> Option<&str> {
+        self.manifest.as_deref()
+    }
+
+    fn close(&mut self) {
+        self.inner = None;
+    }
+}
+
+/// Fingerprint of a file (or of a finished vlmsel folder) as `(name, bytes, fingerprint)`.
+#[pyfunction]
+fn fingerprint(py: Python<'_>, path: PathBuf, name: &str) -> PyResult<(String, u64, String)> {
+    let record = vlmsel_shards::fingerprint::fingerprint(&path, name).map_err(|error| raise_shards(py, error))?;
+    Ok((record.name, record.bytes, record.fingerprint))
+}
+
+/// Re-reads an output folder; returns `(command, files, bytes, problems)`.
+#[pyfunction]
+#[pyo3(signature = (path, watch=None))]
+fn verify(py: Python<'_>, path: PathBuf, watch: Option<Py<PyAny>>) -> PyResult<(String, u64, u64, Vec<String>)> {
+    let found = enter(py, watch, |progress| {
+        let mut last = 0;
+        Ok(vlmsel_shards::verify::verify(&path, |bytes| {
+            let more = bytes - last;
+            last = bytes;
+            progress.add(0, more).is_ok()
+        })?)
+    })?;
+    Ok((found.command, found.files, found.bytes, found.problems))
+}
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Output>()?;
+    module.add_function(wrap_pyfunction!(fingerprint, module)?)?;
+    module.add_function(wrap_pyfunction!(verify, module)?)
+}

@@ -1,0 +1,126 @@
+//! What can go wrong with files, as facts; [`Error::class`] says which exit code a fact leads to.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Classes of failure, in the order of the exit codes that users see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// A bug in vlmsel (exit 1).
+    Bug,
+    /// Usage: a wrong option, column or type (exit 2).
+    Usage,
+    /// A path that does not exist (exit 2).
+    NotFound,
+    /// Too much of the input cannot be read; nothing was committed (exit 3).
+    Unreadable,
+    /// Another run holds the output (exit 4).
+    Locked,
+    /// The first bad record under `--strict` (exit 5).
+    Strict,
+    /// Disk, memory or file handles (exit 6).
+    Resource,
+    /// The output, or an input, belongs to another configuration or is unfinished (exit 7).
+    Mismatch,
+    /// The user stopped the run (exit 130).
+    Cancelled,
+}
+
+/// What went wrong, where.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused.
+    #[error("cannot {action} {}: {source}{}", path.display(), advice(source))]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A named path that is not there.
+    #[error("{}: no such file or folder{}", path.display(), hint)]
+    NotFound {
+        /// The path as given.
+        path: PathBuf,
+        /// What to try, beginning with a separator; may be empty.
+        hint: String,
+    },
+    /// The request makes no sense for this data.
+    #[error("{0}")]
+    Usage(String),
+    /// A file that is damaged, encrypted, or not of the kind its name says.
+    #[error("{}: {reason}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Another run works on the same output.
+    #[error("{} is in use by {holder}; wait for it, or choose another output with -o", path.display())]
+    Locked {
+        /// The output folder.
+        path: PathBuf,
+        /// Who holds it.
+        holder: String,
+    },
+    /// The output holds something else than what was asked for.
+    #[error("{0}")]
+    Mismatch(String),
+    /// Not enough of a resource.
+    #[error("{0}")]
+    Resource(String),
+    /// The user stopped the run.
+    #[error("stopped; what was finished is kept, run the same command again to go on")]
+    Cancelled,
+}
+
+fn advice(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => "; free some space and run the same command again",
+        Some(libc::EROFS) => "; choose a writable folder with -o",
+        Some(libc::EMFILE | libc::ENFILE) => "; raise the limit of open files (ulimit -n) or lower --threads",
+        _ => "",
+    }
+}
+
+impl Error {
+    /// Which exit code this leads to.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => Class::NotFound,
+                _ => Class::Resource,
+            },
+            Self::NotFound { .. } => Class::NotFound,
+            Self::Usage(_) => Class::Usage,
+            Self::Unreadable { .. } => Class::Unreadable,
+            Self::Locked { .. } => Class::Locked,
+            Self::Mismatch(_) => Class::Mismatch,
+            Self::Resource(_) => Class::Resource,
+            Self::Cancelled => Class::Cancelled,
+        }
+    }
+
+    /// A damaged or foreign file.
+    pub fn unreadable(path: impl Into<PathBuf>, reason: impl ToString) -> Self {
+        Self::Unreadable { path: path.into(), reason: reason.to_string() }
+    }
+}
+
+/// Names the path and the action in an `io::Error` on its way up.
+pub trait IoContext<T> {
+    /// Wraps the error as [`Error::Io`].
+    fn at(self, action: &'static str, path: impl AsRef<Path>) -> Result<T>;
+}
+
+impl<T> IoContext<T> for io::Result<T> {
+    fn at(self, action: &'static str, path: impl AsRef<Path>) -> Result<T> {
+        self.map_err(|source| Error::Io { action, path: path.as_ref().to_path_buf(), source })
+    }
+}

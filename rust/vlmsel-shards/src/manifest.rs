@@ -1,0 +1,166 @@
+//! The manifest: what an output folder holds, how it was made, and how to tell that it is still whole.
+//!
+//! It holds only what is the same on every run of the same work (no time, host or output path), with sorted keys,
+//! so that two runs of the same work give the same bytes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{Error, IoContext, Result};
+
+/// Name of the file whose presence makes a folder a finished output.
+pub const MANIFEST: &str = "manifest.json";
+/// Name of the file with what differs from run to run.
+pub const RUN: &str = "run.json";
+/// Version of the manifest's form.
+pub const SCHEMA: u32 = 1;
+/// A manifest larger than this is not one (it is read whole).
+const MAX_MANIFEST_BYTES: u64 = 1 << 30;
+
+/// One committed file of a part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRecord {
+    /// Path below the output folder.
+    pub file: String,
+    /// Size.
+    pub bytes: u64,
+    /// BLAKE3 of the content, hex.
+    pub blake3: String,
+}
+
+/// One committed unit of work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartRecord {
+    /// Identity of the unit.
+    pub unit: String,
+    /// Rows in the part's main file.
+    pub rows: u64,
+    /// Rows by class.
+    pub counts: BTreeMap<String, u64>,
+    /// What the stage wants to remember of the unit.
+    #[serde(default)]
+    pub detail: Value,
+    /// The part's files.
+    pub files: Vec<FileRecord>,
+}
+
+/// One input, recognised by content and not by time stamps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputRecord {
+    /// Path below its root.
+    pub name: String,
+    /// Size.
+    pub bytes: u64,
+    /// Hash; see [`crate::fingerprint`].
+    pub fingerprint: String,
+}
+
+/// A finished output, described.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The stage that wrote the folder.
+    pub command: String,
+    /// Version of vlmsel that wrote it.
+    pub version: String,
+    /// The resolved options that decide the content.
+    pub config: Value,
+    /// The inputs.
+    pub inputs: Vec<InputRecord>,
+    /// Where the data lies, by source name; may be overridden when data moves.
+    #[serde(default)]
+    pub roots: Value,
+    /// What made the numbers (model, prompt, dtype ...), where that matters.
+    #[serde(default)]
+    pub provenance: Value,
+    /// The parts, by unit.
+    pub parts: Vec<PartRecord>,
+    /// Every input row by class.
+    pub counts: BTreeMap<String, u64>,
+}
+
+impl Manifest {
+    /// Reads `folder/manifest.json`; `None` where there is none.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(MANIFEST);
+        let size = match fs::metadata(&path) {
+            Ok(meta) => meta.len(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).at("read", &path),
+        };
+        if size > MAX_MANIFEST_BYTES {
+            return Err(Error::unreadable(&path, format!("a manifest of {size} bytes is not one that vlmsel wrote")));
+        }
+        let bytes = fs::read(&path).at("read", &path)?;
+        let value: Value = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::unreadable(&path, format!("not a manifest that vlmsel wrote: {error}")))?;
+        match value.get("schema").and_then(Value::as_u64) {
+            Some(schema) if schema == u64::from(SCHEMA) => {}
+            other => {
+                let found = other.map_or_else(|| "none".to_owned(), |schema| schema.to_string());
+                return Err(Error::unreadable(&path, format!("manifest schema {found}, this version reads {SCHEMA}")));
+            }
+        }
+        let manifest: Self = serde_json::from_value(value)
+            .map_err(|error| Error::unreadable(&path, format!("not a manifest that vlmsel wrote: {error}")))?;
+        for record in manifest.parts.iter().flat_map(|part| &part.files) {
+            if !is_plain_relative(&record.file) {
+                return Err(Error::unreadable(&path, format!("names a file outside its folder: {:?}", record.file)));
+            }
+        }
+        Ok(Some(manifest))
+    }
+
+    /// Whether `folder` is a finished output.
+    pub fn exists(folder: &Path) -> bool {
+        folder.join(MANIFEST).is_file()
+    }
+}
+
+/// A relative path that stays below its folder.
+pub(crate) fn is_plain_relative(path: &str) -> bool {
+    !path.is_empty()
+        && Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)))
+}
+
+/// Pretty JSON with a final newline; maps are sorted by key (`serde_json`'s default map).
+pub fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    let value = serde_json::to_value(value).map_err(|error| Error::Usage(format!("cannot write as JSON: {error}")))?;
+    let mut bytes =
+        serde_json::to_vec_pretty(&value).map_err(|error| Error::Usage(format!("cannot write as JSON: {error}")))?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// The places where two JSON values differ, as `path: old -> new`, at most `limit` of them.
+pub fn differences(old: &Value, new: &Value, limit: usize) -> Vec<String> {
+    fn walk(at: &str, old: Option<&Value>, new: Option<&Value>, found: &mut Vec<String>) {
+        match (old, new) {
+            (Some(Value::Object(a)), Some(Value::Object(b))) => {
+                let keys: std::collections::BTreeSet<_> = a.keys().chain(b.keys()).collect();
+                for key in keys {
+                    let below = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+                    walk(&below, a.get(key), b.get(key), found);
+                }
+            }
+            (a, b) if a == b => {}
+            (a, b) => {
+                let show = |v: Option<&Value>| v.map_or_else(|| "(absent)".to_owned(), ToString::to_string);
+                found.push(format!("{at}: {} -> {}", show(a), show(b)));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk("", Some(old), Some(new), &mut found);
+    let more = found.len().saturating_sub(limit);
+    found.truncate(limit);
+    if more > 0 {
+        found.push(format!("and {more} more"));
+    }
+    found
+}
