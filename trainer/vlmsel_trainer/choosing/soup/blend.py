@@ -79,7 +79,7 @@ class Blender:
         self._kept_source = {name: _position(self.sources, source) for name, source in self.kept.items()}
         weights = [i.weight for i in self.ingredients]
         self._equal_weights = len(set(weights)) == 1
-        self._on_progress = on_progress
+        self.on_progress = on_progress
         has_adapters = any(i.adapter for i in self.ingredients)
         # Merged adapters are held in fp32 or fp64: up to twice the bytes, for each ingredient.
         leaf_cost = LEAF_BYTES * (len(self.sources) + 4 + (3 * len(self.ingredients) if has_adapters else 0))
@@ -90,6 +90,8 @@ class Blender:
                 "raise --memory-limit"
             )
         self._chunk_bytes = LEAF_BYTES * max(1, min(_MAX_LEAVES, memory_bytes // (self.n_threads * leaf_cost)))
+        #: What the buffers of all threads hold.
+        self.memory_bytes = self.n_threads * leaf_cost * (self._chunk_bytes // LEAF_BYTES)
         #: Tensor hashes by source and name; the last entry is the soup itself.
         self.tensor_hashes: list[dict[str, str]] = [{} for _ in range(len(self.sources) + 1)]
 
@@ -106,7 +108,7 @@ class Blender:
             def work(job: _Job, buffers: _Buffers) -> int:
                 return self._blend(job, buffers, leaves, differs, output, shard.places[job.tensor.name])
 
-            stream(self._jobs(shard), work, self._buffers, self.n_threads, self._on_progress, self._advise)
+            stream(self._jobs(shard), work, self._buffers, self.n_threads, self.on_progress, self._advise)
         for source in self.sources:
             source.check_unchanged()
         record: dict[str, Any] = {}
@@ -261,11 +263,6 @@ class Blender:
         count = arithmetic.count_nonfinite(tensor.dtype, np.frombuffer(raw, arithmetic.STORAGE[tensor.dtype]))
         if count:
             raise UnreadableError(f"{tensor.name} of {label} holds {count} or more NaN or infinite values: leave that model out")
-
-
-def copy_checkpoint_size(ingredients: Sequence[Ingredient]) -> int:
-    """Bytes that reading every distinct source once takes."""
-    return sum(source.size_bytes for source in _distinct([i.checkpoint for i in ingredients]))
 
 
 def _distinct(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:

@@ -8,8 +8,7 @@ Metadata and file layout are left out: re-sharding a model does not change what 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from blake3 import blake3
@@ -50,12 +49,9 @@ def hash_adapter(base_hash: str, adapter_hash: str, config: Mapping[str, Any]) -
     return blake3(label).hexdigest()
 
 
-def hash_file(path: Path) -> str:
-    """BLAKE3 of a small file's bytes, in hex."""
-    return blake3(path.read_bytes()).hexdigest()
-
-
-def hash_checkpoint(checkpoint: Checkpoint, n_threads: int = 2) -> str:
+def hash_checkpoint(
+    checkpoint: Checkpoint, n_threads: int = 2, on_progress: Callable[[int], None] | None = None
+) -> str:
     """Reads every tensor once and returns the model's content hash, in hex."""
     leaves = {name: bytearray(count_leaves(t.size_bytes) * DIGEST_BYTES) for name, t in checkpoint.tensors.items()}
     step = 4 * LEAF_BYTES
@@ -74,7 +70,7 @@ def hash_checkpoint(checkpoint: Checkpoint, n_threads: int = 2) -> str:
             leaves[tensor.name][index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = hash_leaf(view[at : at + LEAF_BYTES])
         return stop - start
 
-    stream(jobs(), work, lambda: memoryview(bytearray(step)), n_threads)
+    stream(jobs(), work, lambda: memoryview(bytearray(step)), n_threads, on_progress)
     checkpoint.check_unchanged()
     tensors = checkpoint.tensors
     return hash_model({n: hash_tensor(n, t.dtype, t.shape, bytes(leaves[n])) for n, t in tensors.items()})

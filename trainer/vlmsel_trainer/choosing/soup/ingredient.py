@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 #: Differences listed by name before the rest is counted.
 _SHOWN = 5
+_COMPARED_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
@@ -28,6 +30,7 @@ class Ingredient:
     """
 
     label: str
+    path: Path
     checkpoint: Checkpoint
     fingerprint: str
     adapter: Adapter | None = None
@@ -88,11 +91,43 @@ def select_kept(patterns: Sequence[str], source: Checkpoint, ingredients: Sequen
     return kept
 
 
-def tied_pairs(tensors: Sequence[str]) -> list[tuple[str, str]]:
-    """(output head, input embedding) pairs among the names, where a model stores both."""
-    heads = [name for name in tensors if name.rsplit(".", 2)[-2:] == ["lm_head", "weight"]]
-    embeddings = [name for name in tensors if name.rsplit(".", 2)[-2:] in (["embed_tokens", "weight"], ["wte", "weight"])]
+def check_tied(ingredients: Sequence[Ingredient], kept: Collection[str]) -> None:
+    """Raises UsageError where output head and input embedding are one tied tensor in one model and two in another."""
+    tensors = ingredients[0].checkpoint.tensors
+    for head, embedding in _tied_pairs(list(tensors)):
+        if head in kept or embedding in kept or tensors[head].size_bytes != tensors[embedding].size_bytes:
+            continue
+        tied = {ingredient.label: _is_tied(ingredient, head, embedding) for ingredient in ingredients}
+        if len(set(tied.values())) > 1:
+            one = next(label for label, same in tied.items() if same)
+            two = next(label for label, same in tied.items() if not same)
+            raise UsageError(
+                f"{head} and {embedding} are one tied tensor in {one} and two in {two}; their mean would be neither. "
+                "Train or save both the same way"
+            )
+
+
+def _tied_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    heads = [name for name in names if name.rsplit(".", 2)[-2:] == ["lm_head", "weight"]]
+    embeddings = [name for name in names if name.rsplit(".", 2)[-2:] in (["embed_tokens", "weight"], ["wte", "weight"])]
     return [(head, embedding) for head in heads for embedding in embeddings]
+
+
+def _is_tied(ingredient: Ingredient, head: str, embedding: str) -> bool:
+    """Compares bytes up to the first difference, which two trained tensors have in their first block."""
+    checkpoint, adapter = ingredient.checkpoint, ingredient.adapter
+    if adapter is not None and (adapter.touches(head) or adapter.touches(embedding)):
+        return False
+    a, b = checkpoint.tensors[head], checkpoint.tensors[embedding]
+    buffers = (bytearray(_COMPARED_BYTES), bytearray(_COMPARED_BYTES))
+    for start in range(0, a.size_bytes, _COMPARED_BYTES):
+        length = min(_COMPARED_BYTES, a.size_bytes - start)
+        views = [memoryview(buffer)[:length] for buffer in buffers]
+        checkpoint.read_into(a, start, views[0])
+        checkpoint.read_into(b, start, views[1])
+        if views[0] != views[1]:
+            return False
+    return True
 
 
 def is_blended(dtype: str) -> bool:
