@@ -26,6 +26,14 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 HIDDEN, INNER, HEADS, VOCABULARY = 2048, 5632, 16, 32000
+#: The command line, found without an installed entry point.
+_VLMSEL = """
+import sys
+from vlmsel.cli.main import commands, run
+from vlmsel_trainer.cli.soup import command
+commands.add_command(command)
+sys.exit(run())
+"""
 _FLOOR = """
 import os, sys
 target, *files = sys.argv[1:]
@@ -77,7 +85,7 @@ def measure_soups(options: argparse.Namespace) -> dict[str, Any]:
     contenders: dict[str, tuple[list[str], Path]] = {
         "floor": ([sys.executable, "-c", _FLOOR, str(target / "floor"), *map(str, files)], target / "floor"),
         "vlmsel": (
-            [sys.executable, "-c", "from vlmsel_trainer.cli.soup import command; command()", "average",
+            [sys.executable, "-c", _VLMSEL, "soup", "average",
              *map(str, models), "-o", str(target / "vlmsel"), "-q"],
             target / "vlmsel",
         ),

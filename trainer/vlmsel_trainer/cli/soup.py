@@ -5,22 +5,19 @@ Soups are arithmetic on files and need no torch at all; the engine is imported o
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from vlmsel.cli.options import SIZE, Common, common_options
+from vlmsel.cli.report import Report
 
 if TYPE_CHECKING:
     from vlmsel_trainer.choosing.soup import SoupPlan, SoupResult
-    from vlmsel_trainer.choosing.soup.greedy import Candidate, Trial
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-          "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}  # fmt: skip
 
 
 @click.group("soup", short_help="Average fine-tunes of one model into one.")
@@ -44,20 +41,14 @@ def _common(function: Function) -> Function:
                      help="Base model of LoRA adapters, where their config names none on this machine."),
         click.option("--companions-from", type=click.Path(path_type=Path), metavar="MODEL",
                      help="Take config, tokenizer and processor from this model although the models differ."),
-        click.option("--max-shard-size", default="5GB", show_default=True, metavar="SIZE", help="Largest weight file."),
+        click.option("--max-shard-size", type=SIZE, default="5GB", show_default=True, help="Largest weight file."),
         click.option("--report-eval", metavar="'PROGRAM ARGS {model}'",
                      help="Score the soup and the best single model on held-out data at the end."),
         click.option("--eval-timeout", default=86400.0, show_default=True, metavar="SECONDS", help="Limit of one evaluation."),
-        click.option("--threads", type=click.IntRange(1), help="Threads that read, average and write; cores + 1 by default."),
-        click.option("--memory-limit", metavar="SIZE", help="What the buffers may hold; 512MiB by default."),
-        click.option("--overwrite", is_flag=True, help="Replace a soup of other models or options."),
-        click.option("--dry-run", is_flag=True, help="Check everything and print the plan."),
-        click.option("--json", is_flag=True, help="Print one JSON object on stdout."),
-        click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors on stderr."),
     ]  # fmt: skip
     for option in reversed(options):
         function = option(function)
-    return function
+    return common_options(function)
 
 
 def _scored(function: Function) -> Function:
@@ -118,92 +109,65 @@ def greedy(models: tuple[Path, ...], accept_margin: float, **options: Any) -> No
 
 
 def _run(method: str, models: Sequence[Path], specific: dict[str, Any], options: dict[str, Any]) -> None:
-    """Runs one soup and reports it; errors of the vlmsel family end the process with their exit code."""
-    from vlmsel.errors import VlmselError
     from vlmsel_trainer.choosing.soup import Soup, SoupOptions
     from vlmsel_trainer.choosing.soup.console import ConsoleReporter
 
-    as_json, dry_run, quiet = options["json"], options["dry_run"], options["quiet"]
-    try:
-        memory = options["memory_limit"]
-        limits: dict[str, Any] = {} if memory is None else {"memory_bytes": _parse_size(memory, "--memory-limit")}
-        soup_options = SoupOptions(
-            method=method,  # type: ignore[arg-type]
-            models=tuple(models),
-            out=options["output"],
-            keep=options["keep"],
-            keep_from=options["keep_from"],
-            base=options["base"],
-            companions_from=options["companions_from"],
-            scores=options.get("scores"),
-            eval_program=options.get("eval_program"),
-            report_program=options["report_eval"],
-            eval_timeout_s=options["eval_timeout"],
-            max_shard_bytes=_parse_size(options["max_shard_size"], "--max-shard-size"),
-            n_threads=options["threads"] or (os.cpu_count() or 1) + 1,
-            overwrite=options["overwrite"],
-            **limits,
-            **specific,
-        )
-        with Soup(soup_options, ConsoleReporter(quiet)) as soup:
-            if dry_run:
-                _show_plan(soup.plan(), soup_options.out, as_json)
-            else:
-                _show_result(soup.make(), as_json, quiet)
-    except VlmselError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    common: Common = options["common"]
+    report = Report("soup", as_json=common.json, quiet=common.quiet)
+    limits = {} if common.memory_limit is None else {"memory_bytes": common.memory_limit}
+    soup_options = SoupOptions(
+        method=method,  # type: ignore[arg-type]
+        models=tuple(models),
+        out=options["output"],
+        keep=options["keep"],
+        keep_from=options["keep_from"],
+        base=options["base"],
+        companions_from=options["companions_from"],
+        scores=options.get("scores"),
+        eval_program=options.get("eval_program"),
+        report_program=options["report_eval"],
+        eval_timeout_s=options["eval_timeout"],
+        max_shard_bytes=options["max_shard_size"],
+        # One more than there are cores: while one waits for the disk the others compute.
+        n_threads=common.threads or (os.cpu_count() or 1) + 1,
+        overwrite=common.overwrite,
+        **limits,
+        **specific,
+    )
+    with Soup(soup_options, ConsoleReporter(report, common.quiet)) as soup:
+        if common.dry_run:
+            _show_plan(report, soup.plan(), common.json)
+        else:
+            _show_result(report, soup.make(), options["output"])
 
 
-def _show_plan(plan: SoupPlan, out: Path, as_json: bool) -> None:
+def _show_plan(report: Report, plan: SoupPlan, as_json: bool) -> None:
     facts = {
-        "schema": 1,
-        "command": "soup",
         "dry_run": True,
-        "output": str(out),
         "models": list(plan.ingredients),
+        "files": list(plan.shards),
         "read_bytes": plan.read_bytes,
         "write_bytes": plan.write_bytes,
         "buffer_bytes": plan.memory_bytes,
-        "files": list(plan.shards),
         "differences": list(plan.differences),
     }
     if as_json:
-        click.echo(json.dumps(facts))
-        return
-    for key in ("models", "files", "read_bytes", "write_bytes", "buffer_bytes", "differences"):
-        value = facts[key]
-        click.echo(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
+        report.result(None, facts)
+    else:
+        lines = [f"{key}: {', '.join(value) if isinstance(value, list) else value}" for key, value in facts.items()]
+        report.text("\n".join(lines))
 
 
-def _show_result(result: SoupResult, as_json: bool, quiet: bool) -> None:
+def _show_result(report: Report, result: SoupResult, output: Path) -> None:
     lineage = result.manifest["provenance"]
-    if as_json:
-        facts = {
-            "schema": 1,
-            "command": "soup",
-            "output": str(result.path),
-            **result.manifest["counts"],
-            "quarantined": 0,
-            "method": lineage["method"],
-            "content_hash": lineage["content_hash"],
-            "candidates": lineage["candidates"],
-            "trials": lineage["trials"],
-            "tensors": lineage["tensors"],
-            "report": lineage["report"],
-            "fresh": result.fresh,
-            "wall_s": round(result.wall_s, 3),
-            "peak_bytes": result.peak_bytes,
-        }
-        click.echo(json.dumps(facts))
-        return
-    if not quiet:
-        members = [entry["label"] for entry in lineage["candidates"] if entry["in_soup"]]
-        done = f"{len(members)} models in {result.wall_s:.1f} s" if result.fresh else "already made, nothing to do"
-        click.echo(f"soup of {', '.join(members)}: {done}", err=True)
-        for row in (lineage["report"] or {}).get("scores", []):
-            click.echo(f"held-out score of {row['label']}: {row['score']:.6g}", err=True)
-    click.echo(str(result.path))
+    members = [entry["label"] for entry in lineage["candidates"] if entry["in_soup"]]
+    done = f"{len(members)} models in {result.wall_s:.1f} s" if result.fresh else "already made, nothing to do"
+    report.say(f"{lineage['method']} soup of {', '.join(members)}: {done}")
+    for row in (lineage["report"] or {}).get("scores", []):
+        report.say(f"held-out score of {row['label']}: {row['score']:.6g}")
+    facts = {key: lineage[key] for key in ("method", "content_hash", "candidates", "trials", "tensors", "report")}
+    counts = result.manifest["counts"]
+    report.result(output, {**counts, "quarantined": 0, "fresh": result.fresh, **facts, "peak_bytes": result.peak_bytes})
 
 
 def _parse_weights(text: str | None) -> tuple[float, ...] | None:
@@ -213,15 +177,3 @@ def _parse_weights(text: str | None) -> tuple[float, ...] | None:
         return tuple(float(word) for word in text.split(","))
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is not a list of numbers like 0.3,0.7", param_hint="--weights") from error
-
-
-def _parse_size(text: str, flag: str) -> int:
-    number = text.strip().rstrip("BbIiKkMmGgTt")
-    unit = text.strip()[len(number) :].upper()
-    try:
-        size_bytes = int(float(number) * _UNITS[unit if unit in _UNITS else f"{unit}B"])
-    except (ValueError, KeyError, OverflowError) as error:
-        raise click.BadParameter(f"{text!r} is not a size like 5GB or 512MiB", param_hint=flag) from error
-    if size_bytes < 1:
-        raise click.BadParameter(f"{text!r} is not a positive size", param_hint=flag)
-    return size_bytes

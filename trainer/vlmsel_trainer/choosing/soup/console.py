@@ -2,82 +2,57 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.table import Table
+from vlmsel.cli.progress import Progress
+from vlmsel.cli.report import Report, printable
 
 from .greedy import Candidate, Trial
 from .reporting import Reporter
 
-_PLAIN_LINE_EVERY_S = 30.0
-
 
 class ConsoleReporter(Reporter):
-    """Writes to stderr: a bar in a terminal, otherwise a line every 30 s; warnings even when ``quiet``."""
+    """Passes everything to the command's :class:`vlmsel.cli.report.Report` and to a progress display."""
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, report: Report, quiet: bool) -> None:
+        self._report = report
         self._quiet = quiet
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        self._console.print(f"warning: {escape(_printable(text))}", style="yellow")
+        self._report.warn(text)
 
     def candidates(self, ranked: Sequence[Candidate]) -> None:
-        if self._quiet:
-            return
-        table = Table("rank", "model", "score", title="candidates", title_justify="left")
-        for place, candidate in enumerate(ranked, start=1):
-            table.add_row(str(place), escape(_printable(candidate.label)), f"{candidate.score:.6g}")
-        self._console.print(table)
+        rows = [(str(place), c.label, f"{c.score:.6g}") for place, c in enumerate(ranked, start=1)]
+        self._report.say(format_table(("rank", "candidate", "score"), rows))
 
     def trial(self, trial: Trial) -> None:
-        if self._quiet:
-            return
-        verdict = "stays" if trial.accepted else "goes"
         against = "" if trial.to_beat is None else f", to beat {trial.to_beat:.6g}"
-        name = escape(_printable(trial.candidate))
-        self._console.print(f"trial of {len(trial.members)}: + {name} scores {trial.score:.6g}{against}: {verdict}")
+        verdict = "stays" if trial.accepted else "goes"
+        self._report.say(f"trial of {len(trial.members)}: + {trial.candidate} scores {trial.score:.6g}{against}: {verdict}")
 
     @contextmanager
     def progress(self, title: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
-        if self._quiet:
-            yield lambda _: None
-        elif sys.stderr.isatty():
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-            )
-            with Progress(*columns, console=self._console, transient=True) as bar:
-                task = bar.add_task(escape(_printable(title)), total=total_bytes)
-                yield lambda count: bar.advance(task, count)
-        else:
-            yield self._lines(title, total_bytes)
+        done_bytes = 0
+        with Progress(printable(title), quiet=self._quiet, unit="bytes") as display:
 
-    def _lines(self, title: str, total_bytes: int) -> Callable[[int], None]:
-        done, last_s, began_s = 0, time.monotonic(), time.monotonic()
+            def advance(count: int) -> None:
+                nonlocal done_bytes
+                done_bytes += count
+                display.update(0, None, done_bytes, total_bytes)
 
-        def advance(count: int) -> None:
-            nonlocal done, last_s
-            done += count
-            now_s = time.monotonic()
-            if now_s - last_s >= _PLAIN_LINE_EVERY_S:
-                last_s = now_s
-                rate = done / (now_s - began_s)
-                left_s = (total_bytes - done) / rate if rate else 0.0
-                text = f"{title}: {done / 1e9:.1f} of {total_bytes / 1e9:.1f} GB, {rate / 1e9:.2f} GB/s, {left_s:.0f} s left"
-                self._console.print(escape(_printable(text)))
-
-        return advance
+            yield advance
 
 
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns padded with spaces; numbers (every column but the names) to the right."""
+    safe = [[printable(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[column]) for row in safe) for column in range(len(header))]
+    lines = []
+    for row in safe:
+        cells = [
+            cell.ljust(width) if header[n] in {"candidate", "tried", "stays"} else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -20,7 +20,7 @@ from typing import Any
 from blake3 import blake3
 
 from vlmsel import Output
-from vlmsel.errors import MismatchError, ResourceError, UsageError
+from vlmsel.errors import MismatchError, ResourceError, UsageError, VlmselError
 
 from .blend import Blender
 from .card import write_card
@@ -109,27 +109,41 @@ class Soup:
 
     def make(self) -> SoupResult:
         """Makes the soup, or finds it made."""
+        output = self._begin(resume=True)
+        try:
+            changed = [] if output.finished else self._changed_files(output)
+            if changed and self.options.overwrite:
+                output.close()
+                output = self._begin(resume=False)
+            elif changed:
+                raise MismatchError(
+                    f"the files of {', '.join(changed)} were written again since the unfinished run in {output.path} began; "
+                    "start again with --overwrite, or choose another output with -o"
+                )
+            if output.finished:
+                return self._result(output.path, output.manifest, fresh=False)
+            self._check_disk()
+            self._files_place(output).write_bytes(self._files_json())
+            return self._make_in(output)
+        except OSError as error:
+            if isinstance(error, VlmselError) or error.errno is None:
+                raise
+            where = error.filename or self.options.out
+            raise ResourceError(f"{where}: {error.strerror}; free space or repair it and run again") from error
+        finally:
+            output.close()
+
+    def _begin(self, resume: bool) -> Output:
         options = self.options
-        guarded = [*self.pantry.folders, *[p for p in (options.keep_from, options.companions_from) if p is not None]]
-        with Output.begin(
+        return Output.begin(
             options.out,
             command="soup",
             config=self._config(),
             inputs=self._inputs(),
-            guarded=guarded,
+            guarded=[*self.pantry.folders, *[p for p in (options.keep_from, options.companions_from) if p is not None]],
             overwrite=options.overwrite,
-        ) as output:
-            if output.finished:
-                return self._result(output.path, output.manifest, fresh=False)
-            self._check_disk()
-            self._check_identity(output)
-            try:
-                return self._make_in(output)
-            except OSError as error:
-                if isinstance(error, ResourceError) or error.errno is None:
-                    raise
-                where = error.filename or output.staging
-                raise ResourceError(f"{where}: {error.strerror}; free space or repair it and run again") from error
+            resume=resume,
+        )
 
     # The steps, in order.
 
@@ -342,18 +356,19 @@ class Soup:
             for i in sorted(self.ingredients, key=lambda i: i.label)
         ]
 
-    def _check_identity(self, output: Output) -> None:
-        """A resumed run must meet the very files it began with; the fingerprint alone reads a part of them."""
-        place = output.scratch() / "files.json"
-        now = _json_bytes({i.label: i.checkpoint.identity() for i in self.ingredients})
-        if output.committed() and place.exists() and place.read_bytes() != now:
-            before = json.loads(place.read_bytes())
-            changed = [label for label, files in json.loads(now).items() if before.get(label) != files]
-            raise MismatchError(
-                f"the files of {', '.join(changed)} were written again since the unfinished run in {output.path} began; "
-                "start again with --overwrite, or choose another output with -o"
-            )
-        place.write_bytes(now)
+    def _files_place(self, output: Output) -> Path:
+        return output.scratch() / "files.json"
+
+    def _files_json(self) -> bytes:
+        return _json_bytes({i.label: i.checkpoint.identity() for i in self.ingredients})
+
+    def _changed_files(self, output: Output) -> list[str]:
+        """Models whose files a resumed run does not meet as it left them; the fingerprint alone reads a part of them."""
+        place = self._files_place(output)
+        if not output.committed() or not place.exists():
+            return []
+        before, now = json.loads(place.read_bytes()), json.loads(self._files_json())
+        return [label for label, files in now.items() if before.get(label) != files]
 
     def _hash_all(self, output: Output, ingredients: Sequence[Ingredient]) -> None:
         """Content hashes by one reading pass, remembered for as long as the files stay as they are."""
@@ -455,7 +470,16 @@ def make_soup(options: SoupOptions, reporter: Reporter | None = None) -> SoupRes
 
 
 def peak_bytes() -> int:
-    """Peak resident memory of this process."""
+    """Peak resident memory of this process since it was started.
+
+    The kernel's ``ru_maxrss`` would also count what the process that started this one held at that moment.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
