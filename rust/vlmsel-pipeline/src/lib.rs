@@ -5,5 +5,6 @@
 
 pub mod error;
 pub mod progress;
+pub mod select;
 
 pub use error::{Error, Result};
