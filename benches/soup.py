@@ -183,8 +183,8 @@ def run(command: Sequence[str], output: Path) -> dict[str, float]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     os.sync()
     before = time.monotonic()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # noqa: S603
-    assert process.stderr is not None  # noqa: S101
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
     moved = {"rchar": 0, "wchar": 0}
     talk = b""
     while block := os.read(process.stderr.fileno(), 1 << 16):
@@ -216,9 +216,8 @@ def run(command: Sequence[str], output: Path) -> dict[str, float]:
 
 def check(target: Path, files: Sequence[Path]) -> dict[str, Any]:
     """Up to two million elements of every tensor against fp32 sums rounded once; the peer also against fp64."""
-    from safetensors import safe_open
-
     import torch
+    from safetensors import safe_open
 
     torch.set_num_threads(1)
     sources = [safe_open(file, framework="pt") for file in files]
@@ -265,7 +264,9 @@ def measure_kernels() -> list[dict[str, Any]]:
     wide = {"BF16": torch.float32, "F16": torch.float32, "F32": torch.float64}
     rows = []
     for dtype, accumulate in wide.items():
-        normal = [rng.standard_normal((1 << 20) // (4 if dtype == "F32" else 2)).astype(np.float32) * 0.02 for _ in range(5)]
+        normal = [
+            rng.standard_normal((1 << 20) // (4 if dtype == "F32" else 2)).astype(np.float32) * 0.02 for _ in range(5)
+        ]
         kind = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}[dtype]
         tensors = [torch.from_numpy(x).to(kind) for x in normal]
         bits = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}[dtype]
@@ -286,9 +287,9 @@ def measure_kernels() -> list[dict[str, Any]]:
         for how, function in (("numpy, as used", in_numpy), ("torch", in_torch)):
             seconds = best_cpu_s(function)
             rows.append({"dtype": dtype, "how": how, "read_gb_per_s": 5 * (1 << 20) / seconds / 1e9})
-    from blake3 import blake3
-
     import hashlib
+
+    from blake3 import blake3
 
     block = rng.bytes(1 << 20)
     for how, digest in (("BLAKE3", blake3), ("SHA-256", hashlib.sha256)):
@@ -311,7 +312,8 @@ def best_cpu_s(function: Callable[[], Any], repeats: int = 40) -> float:
 
 def facts() -> dict[str, Any]:
     """What the numbers were measured on."""
-    model = next((line.partition(": ")[2] for line in Path("/proc/cpuinfo").open() if line.startswith("model name")), "")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
     return {"cpu": model.strip(), "cores": os.cpu_count(), "load_before": os.getloadavg()[0], "python": sys.version.split()[0],
             "numpy": np.__version__}  # fmt: skip
 

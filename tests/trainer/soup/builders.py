@@ -68,7 +68,9 @@ def oracle_mean(states: Sequence[State], weights: Sequence[float] | None = None)
     means = {}
     for name in states[0]:
         wide = [state[name].to(torch.float64).numpy().astype(np.longdouble) for state in states]
-        means[name] = sum(np.longdouble(w) * x for w, x in zip(numbers, wide, strict=True)) / np.longdouble(sum(numbers))
+        means[name] = sum(np.longdouble(w) * x for w, x in zip(numbers, wide, strict=True)) / np.longdouble(
+            sum(numbers)
+        )
     return means
 
 
@@ -96,5 +98,8 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def same_folder(a: Path, b: Path) -> bool:
     """Equal names and bytes of everything that is checksummed."""
-    names = [sorted(p.relative_to(f).as_posix() for p in f.rglob("*") if p.is_file() and p.name != "run.json") for f in (a, b)]
+    names = [
+        sorted(p.relative_to(f).as_posix() for p in f.rglob("*") if p.is_file() and p.name != "run.json")
+        for f in (a, b)
+    ]
     return names[0] == names[1] and all((a / name).read_bytes() == (b / name).read_bytes() for name in names[0])

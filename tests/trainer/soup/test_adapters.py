@@ -64,7 +64,9 @@ def test_equals_the_arithmetic_written_out(tmp_path: Path, dtype: torch.dtype, c
     name = "language_model.model.layers.0.q_proj.weight"
     unit = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-22}[dtype]
     assert ((found[name].double() - exact).abs() <= exact.abs() * unit + 1e-6).all()
-    assert (found[name].double() == exact.to(dtype).double()).float().mean() > (0.999 if dtype != torch.float32 else 0.5)
+    assert (found[name].double() == exact.to(dtype).double()).float().mean() > (
+        0.999 if dtype != torch.float32 else 0.5
+    )
     for other in ("vision_tower.layers.0.q_proj.weight", "norm.weight"):
         assert same_bits(found[other], read_model(base)[other])
 
@@ -124,7 +126,12 @@ def test_equals_pefts_merge(tmp_path: Path, rslora: bool) -> None:
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
     )
     model = LlamaForCausalLM(config).float()
     model.save_pretrained(tmp_path / "base")

@@ -102,7 +102,11 @@ def test_fp32_means_are_exact_sums_rounded_once(rows: list[list[float]]) -> None
         assert abs(Fraction(float(value)) - exact) <= half + slack
 
 
-@given(st.lists(floats32, min_size=1, max_size=5), st.integers(1, 9), st.lists(st.floats(1e-3, 1e3), min_size=9, max_size=9))
+@given(
+    st.lists(floats32, min_size=1, max_size=5),
+    st.integers(1, 9),
+    st.lists(st.floats(1e-3, 1e3), min_size=9, max_size=9),
+)
 @settings(max_examples=200)
 def test_weighted_mean_of_copies_is_the_copy(values: list[float], count: int, weights: list[float]) -> None:
     chunk = np.array(values, np.float32)

@@ -37,7 +37,10 @@ def rewrite(model: Path, change: Callable[[dict[str, Any]], None], data: bytes |
 
 def test_reads_what_safetensors_wrote(model: Path) -> None:
     with Checkpoint(model) as checkpoint:
-        assert {n: (t.dtype, t.shape) for n, t in checkpoint.tensors.items()} == {"a": ("F32", (2, 3)), "b": ("BF16", (4,))}
+        assert {n: (t.dtype, t.shape) for n, t in checkpoint.tensors.items()} == {
+            "a": ("F32", (2, 3)),
+            "b": ("BF16", (4,)),
+        }
         buffer = bytearray(8)
         checkpoint.read_into(checkpoint.tensors["a"], 4, memoryview(buffer))
         assert buffer == STATE["a"].numpy().tobytes()[4:12]

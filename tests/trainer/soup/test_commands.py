@@ -144,7 +144,11 @@ def test_killed_greedy_pays_for_no_evaluation_twice(models: list[Path], tmp_path
     variables = {**ENVIRONMENT, "EVALUATIONS": str(log), "PAUSE_S": "0.5"}
     for kept in (1, 4):
         process = subprocess.Popen(
-            [sys.executable, "-c", RUN, *words], cwd=tmp_path, env=variables, start_new_session=True, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", RUN, *words],
+            cwd=tmp_path,
+            env=variables,
+            start_new_session=True,
+            stderr=subprocess.DEVNULL,
         )
         assert kill_when(process, tmp_path / "soup.partial" / "parts", "*.json", kept)
         assert not (tmp_path / "soup").exists()
@@ -161,7 +165,9 @@ def test_killed_greedy_pays_for_no_evaluation_twice(models: list[Path], tmp_path
 @pytest.mark.parametrize("after", [1, 9])
 def test_killed_average_resumes_to_the_same_bytes(models: list[Path], tmp_path: Path, after: int) -> None:
     words = ["average", *map(str, models), "--max-shard-size", "1MB", "--threads", "1", "-o", "soup"]
-    process = subprocess.Popen([sys.executable, "-c", RUN, *words], cwd=tmp_path, start_new_session=True, env=ENVIRONMENT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, *words], cwd=tmp_path, start_new_session=True, env=ENVIRONMENT
+    )
     killed = kill_when(process, tmp_path / "soup.partial" / "parts", "*.json", after)
     assert killed or (tmp_path / "soup" / "manifest.json").exists()
     done = soup(*words, cwd=tmp_path)
@@ -174,7 +180,9 @@ def test_killed_average_resumes_to_the_same_bytes(models: list[Path], tmp_path: 
 def test_resume_refuses_files_that_were_written_again(models: list[Path], tmp_path: Path) -> None:
     copies = [write_model(tmp_path / f"c{n}", read_model(model)) for n, model in enumerate(models)]
     words = ["average", *map(str, copies), "--max-shard-size", "1MB", "--threads", "1", "-o", "soup"]
-    process = subprocess.Popen([sys.executable, "-c", RUN, *words], cwd=tmp_path, start_new_session=True, env=ENVIRONMENT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, *words], cwd=tmp_path, start_new_session=True, env=ENVIRONMENT
+    )
     if not kill_when(process, tmp_path / "soup.partial" / "parts", "*.json", 2):
         pytest.skip("the run was too fast to be killed")
     # One byte in the first tensor, outside what a fingerprint reads.

@@ -51,7 +51,7 @@ def test_everything_useful_is_carried_and_nothing_else(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert (tmp_path / "soup" / "config.json").read_bytes() == (a / "config.json").read_bytes()
     card = (tmp_path / "soup" / "README.md").read_text()
-    assert "- \"map|qa<b>\"" in card, "front matter is data"
+    assert '- "map|qa<b>"' in card, "front matter is data"
     assert r"map\|qa&lt;b&gt;" in card, "the table's cells cannot hold markup"
     assert manifest["provenance"]["companions"]["differences"] == []
 
@@ -59,7 +59,11 @@ def test_everything_useful_is_carried_and_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"config__json": json.dumps({**CONFIG, "transformers_version": "9", "_name_or_path": "/x", "use_cache": False})},
+        {
+            "config__json": json.dumps(
+                {**CONFIG, "transformers_version": "9", "_name_or_path": "/x", "use_cache": False}
+            )
+        },
         {"config__json": json.dumps({**CONFIG, "text_config": {**CONFIG["text_config"], "dtype": "x"}})},  # type: ignore[dict-item]
         {"generation_config__json": json.dumps({"temperature": 0.2, "eos_token_id": 2})},
         {"generation_config__json": None},

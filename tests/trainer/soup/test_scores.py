@@ -129,7 +129,10 @@ def test_no_shell_is_involved(tmp_path: Path) -> None:
     body = f"open({str(spy)!r}, 'w').write(sys.argv[1] + '|' + str(len(sys.argv))); print(1)"
     evaluate(program(tmp_path, body), model)
     assert spy.read_text() == f"{model}|2"
-    assert evaluate(program(tmp_path, "print(len(sys.argv))") + f" '; touch {tmp_path / 'owned'}' && true", model).value == 5
+    assert (
+        evaluate(program(tmp_path, "print(len(sys.argv))") + f" '; touch {tmp_path / 'owned'}' && true", model).value
+        == 5
+    )
     assert not (tmp_path / "owned").exists()
 
 

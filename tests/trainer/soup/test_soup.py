@@ -81,7 +81,9 @@ def test_soup_of_a_model_and_its_copy_is_that_model(models: list[Path], tmp_path
 
 def test_no_order_thread_count_or_memory_limit_changes_a_byte(models: list[Path], tmp_path: Path) -> None:
     first = average(models, tmp_path / "a", n_threads=1)
-    for number, (order, threads, memory) in enumerate([((2, 1, 0), 4, 64 << 20), ((1, 0, 2), 2, 8 << 20), ((0, 2, 1), 8, 1 << 30)]):
+    for number, (order, threads, memory) in enumerate(
+        [((2, 1, 0), 4, 64 << 20), ((1, 0, 2), 2, 8 << 20), ((0, 2, 1), 8, 1 << 30)]
+    ):
         other = average([models[n] for n in order], tmp_path / f"b{number}", n_threads=threads, memory_bytes=memory)
         assert same_folder(first, other)
 
@@ -92,7 +94,9 @@ def test_any_shapes_dtypes_and_shardings(data: st.DataObject, tmp_path_factory: 
     root = tmp_path_factory.mktemp("any")
     n_tensors = data.draw(st.integers(1, 5))
     shapes = st.lists(st.integers(0, 9), max_size=3)
-    layout = {f"t{n}": (DTYPES[data.draw(st.sampled_from(sorted(DTYPES)))], data.draw(shapes)) for n in range(n_tensors)}
+    layout = {
+        f"t{n}": (DTYPES[data.draw(st.sampled_from(sorted(DTYPES)))], data.draw(shapes)) for n in range(n_tensors)
+    }
     spread = data.draw(st.sampled_from([1e-40, 1e-6, 1.0, 1e3]))
     count = data.draw(st.integers(1, 4))
     models = [

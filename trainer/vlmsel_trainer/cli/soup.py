@@ -92,7 +92,9 @@ def maximum(models: tuple[Path, ...], weights: str | None, top: int, **options: 
 
 
 @command.command("greedy")
-@click.option("--accept-margin", default=0.0, show_default=True, metavar="M", help="Gain that a model must bring to stay.")
+@click.option(
+    "--accept-margin", default=0.0, show_default=True, metavar="M", help="Gain that a model must bring to stay."
+)
 @_scored
 @_common
 def greedy(models: tuple[Path, ...], accept_margin: float, **options: Any) -> None:
@@ -107,14 +109,13 @@ def greedy(models: tuple[Path, ...], accept_margin: float, **options: Any) -> No
     _run("greedy", models, {"accept_margin": accept_margin}, options)
 
 
-
 def _run(method: str, models: Sequence[Path], specific: dict[str, Any], options: dict[str, Any]) -> None:
     from vlmsel_trainer.choosing.soup import Soup, SoupOptions
     from vlmsel_trainer.choosing.soup.console import ConsoleReporter
 
     common: Common = options["common"]
     report = Report("soup", as_json=common.json, quiet=common.quiet)
-    limits = {} if common.memory_limit is None else {"memory_bytes": common.memory_limit}
+    limits: dict[str, Any] = {} if common.memory_limit is None else {"memory_bytes": common.memory_limit}
     soup_options = SoupOptions(
         method=method,  # type: ignore[arg-type]
         models=tuple(models),

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from vlmsel.errors import UnreadableError, UsageError
 
 from . import arithmetic
@@ -58,7 +57,9 @@ class _Change:
 class Adapter:
     """An adapter matched to its base: which stored tensors it changes and by how much."""
 
-    def __init__(self, folder: Path, changes: Mapping[str, _Change], content_hash: str, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, changes: Mapping[str, _Change], content_hash: str, options: Mapping[str, Any]
+    ) -> None:
         self.path = folder
         self.content_hash = content_hash
         self._changes = dict(changes)
@@ -80,7 +81,8 @@ class Adapter:
         if change.replacement is not None:
             wide[:] = change.replacement[begin : begin + wide.size]
             return
-        assert change.a is not None and change.b is not None  # noqa: S101 - a change is one or the other
+        assert change.a is not None
+        assert change.b is not None
         columns = change.a.shape[1]
         first, last = begin // columns, -(-(begin + wide.size) // columns)
         product = (change.b[first:last] @ change.a) * change.scale
@@ -116,7 +118,9 @@ def read_adapter(folder: Path, base: Checkpoint) -> Adapter:
             )
     with Checkpoint(folder, single_file=WEIGHTS_FILE) as stored:
         if stored.size_bytes > _MAX_ADAPTER_BYTES:
-            raise UsageError(f"{folder} holds {stored.size_bytes} bytes: too large for an adapter, give the merged model")
+            raise UsageError(
+                f"{folder} holds {stored.size_bytes} bytes: too large for an adapter, give the merged model"
+            )
         changes = _match(folder, stored, base, config)
         options = {key: config.get(key) for key in _deciding_keys(config)}
         return Adapter(folder, changes, hash_checkpoint(stored), options)
@@ -149,7 +153,9 @@ def _match(folder: Path, stored: Checkpoint, base: Checkpoint, config: Mapping[s
             module = matched["module"].removeprefix(_PREFIX)
             factors.setdefault((module, bool(matched["embedding"])), {})[matched["side"]] = tensor
         elif ".lora_" in name or "lora_magnitude" in name:
-            raise UsageError(f"{name} in {folder} is a kind of LoRA tensor that vlmsel does not merge; merge it with peft")
+            raise UsageError(
+                f"{name} in {folder} is a kind of LoRA tensor that vlmsel does not merge; merge it with peft"
+            )
         else:
             plain = name.removeprefix(_PREFIX).replace(".modules_to_save.default", "").replace(".base_layer", "")
             target = _find(plain, by_parts, base, folder)
@@ -204,7 +210,9 @@ def _pattern(config: Mapping[str, Any], key: str, module: str, default: Any) -> 
     for pattern, value in (config.get(key) or {}).items():
         # A pattern comes from the adapter's author; one that can backtrack without end is not run.
         if not _PLAIN_PATTERN.fullmatch(pattern):
-            raise UsageError(f"{key} of the adapter holds the expression {pattern!r}; merge the adapter with peft instead")
+            raise UsageError(
+                f"{key} of the adapter holds the expression {pattern!r}; merge the adapter with peft instead"
+            )
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value
     return default
@@ -240,5 +248,5 @@ def _find(name: str, by_parts: Mapping[tuple[str, ...], list[Tensor]], base: Che
 def _read(checkpoint: Checkpoint, tensor: Tensor) -> Array:
     buffer = bytearray(tensor.size_bytes)
     checkpoint.read_into(tensor, 0, memoryview(buffer))
-    return np.frombuffer(buffer, arithmetic.STORAGE[tensor.dtype])
-
+    values: Array = np.frombuffer(buffer, arithmetic.STORAGE[tensor.dtype])
+    return values

@@ -21,9 +21,14 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 #: Storage type of each blended dtype; bf16 has none in numpy and travels as its bits.
-STORAGE = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+STORAGE: dict[str, np.dtype[Any]] = {
+    "BF16": np.dtype("<u2"),
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+}
 #: The type that sums are kept in.
-WIDE = {"BF16": np.dtype(np.float32), "F16": np.dtype(np.float32), "F32": np.dtype(np.float64),
+WIDE: dict[str, np.dtype[Any]] = {"BF16": np.dtype(np.float32), "F16": np.dtype(np.float32), "F32": np.dtype(np.float64),
         "F64": np.dtype(np.longdouble)}  # fmt: skip
 
 #: Elements per pass: the accumulators of a block stay in the second-level cache.
@@ -177,7 +182,8 @@ def _mean_pairs(chunks: Sequence[Array], pair: _Pair) -> Array:
                 if not np.isfinite(half, out=finite[:length]).all():
                     raise NonFiniteError
         pair.pack(upper_bits, lower_bits, scratch_bits, out[start:stop])
-    return out.view(chunks[0].dtype)
+    result: Array = out.view(chunks[0].dtype)
+    return result
 
 
 def _round_bits(bits: Array, scratch: Array, dropped_bits: int) -> None:
@@ -250,4 +256,5 @@ def _round_to_odd(wide: Array) -> Array:
     outward = np.signbit(error) != np.signbit(wide)
     step = np.where(outward, -1, 1).astype(np.int64)
     adjusted = bits.astype(np.int64) + np.where(inexact & even, step, 0)
-    return adjusted.astype(np.uint32).view(np.float32)
+    result: Array = adjusted.astype(np.uint32).view(np.float32)
+    return result

@@ -1,6 +1,6 @@
 """Streams the mean of many models into safetensors files without ever holding a model.
 
-Each job reads one chunk of one tensor from every source, hashes it leaf by leaf, averages, and writes it to its place.
+Each job reads one leaf (1 MiB) of one tensor from every source, hashes it, averages, and writes the mean to its place.
 Within a leaf the ingredients are summed in the order of the leaf's own content hashes. That makes the result independent
 of the order of arguments, as ordering by the hash of whole models would, without a reading pass only to find the order;
 leaves with equal hashes are equal bytes, so ties cannot matter.
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from vlmsel.errors import ResourceError, UnreadableError, UsageError
 
 from . import arithmetic
@@ -35,8 +34,8 @@ from .layout import Shard
 from .streaming import stream
 from .write_behind import WriteBehind
 
-#: Leaves read in one job where memory allows.
-_MAX_LEAVES = 4
+#: Leaves that the kernel is told of ahead of the reads.
+_N_AHEAD = 24
 #: What the buffers may hold unless ``--memory-limit`` says otherwise; with the interpreter it stays under 1 GB.
 DEFAULT_MEMORY_BYTES = 512 << 20
 
@@ -46,12 +45,6 @@ class _Job:
     tensor: Tensor
     start: int
     stop: int
-
-
-@dataclass(slots=True)
-class _Buffers:
-    raw: list[memoryview]
-    out: bytearray
 
 
 class Blender:
@@ -89,9 +82,8 @@ class Blender:
                 f"blending {len(self.ingredients)} models needs {leaf_cost} bytes of buffers, the limit is {memory_bytes}; "
                 "raise --memory-limit"
             )
-        self._chunk_bytes = LEAF_BYTES * max(1, min(_MAX_LEAVES, memory_bytes // (self.n_threads * leaf_cost)))
         #: What the buffers of all threads hold.
-        self.memory_bytes = self.n_threads * leaf_cost * (self._chunk_bytes // LEAF_BYTES)
+        self.memory_bytes = self.n_threads * leaf_cost
         #: Tensor hashes by source and name; the last entry is the soup itself.
         self.tensor_hashes: list[dict[str, str]] = [{} for _ in range(len(self.sources) + 1)]
 
@@ -105,12 +97,12 @@ class Blender:
         with WriteBehind(path, shard.size_bytes) as output:
             output.write(shard.header, 0)
 
-            def work(job: _Job, buffers: _Buffers) -> int:
+            def work(job: _Job, buffers: list[memoryview]) -> int:
                 return self._blend(job, buffers, leaves, differs, output, shard.places[job.tensor.name])
 
-            stream(self._jobs(shard), work, self._buffers, self.n_threads, self.on_progress, self._advise)
-        for source in self.sources:
-            source.check_unchanged()
+            stream(self._jobs(shard), work, self._buffers, self.n_threads, self.on_progress, self._advise, _N_AHEAD)
+        for checkpoint in self.sources:
+            checkpoint.check_unchanged()
         record: dict[str, Any] = {}
         for tensor in shard.tensors:
             name = tensor.name
@@ -157,12 +149,11 @@ class Blender:
 
     def _jobs(self, shard: Shard) -> Iterator[_Job]:
         for tensor in shard.tensors:
-            for start in range(0, tensor.size_bytes, self._chunk_bytes):
-                yield _Job(tensor, start, min(start + self._chunk_bytes, tensor.size_bytes))
+            for start in range(0, tensor.size_bytes, LEAF_BYTES):
+                yield _Job(tensor, start, min(start + LEAF_BYTES, tensor.size_bytes))
 
-    def _buffers(self) -> _Buffers:
-        raw = [memoryview(np.empty(self._chunk_bytes, np.uint8)) for _ in self.sources]
-        return _Buffers(raw, bytearray(self._chunk_bytes))
+    def _buffers(self) -> list[memoryview]:
+        return [memoryview(bytearray(LEAF_BYTES)) for _ in self.sources]
 
     def _advise(self, job: _Job) -> None:
         for source in self._sources_for(job.tensor.name):
@@ -172,7 +163,7 @@ class Blender:
     def _blend(
         self,
         job: _Job,
-        buffers: _Buffers,
+        buffers: list[memoryview],
         leaves: dict[tuple[int, str], bytearray],
         differs: dict[str, bool],
         output: WriteBehind,
@@ -180,43 +171,40 @@ class Blender:
     ) -> int:
         name, length = job.tensor.name, job.stop - job.start
         sources = self._sources_for(name)
+        cell = slice(job.start // LEAF_BYTES * DIGEST_BYTES, (job.start // LEAF_BYTES + 1) * DIGEST_BYTES)
+        raw: dict[int, memoryview] = {}
+        keys: dict[int, bytes] = {}
         for source in sources:
             checkpoint = self.sources[source]
-            checkpoint.read_into(checkpoint.tensors[name], job.start, buffers.raw[source][:length])
-        for at in range(0, length, LEAF_BYTES):
-            end = min(at + LEAF_BYTES, length)
-            index = (job.start + at) // LEAF_BYTES
-            cell = slice(index * DIGEST_BYTES, (index + 1) * DIGEST_BYTES)
-            raw = {source: buffers.raw[source][at:end] for source in sources}
-            keys = {source: hash_leaf(raw[source]) for source in sources}
-            for source in sources:
-                leaves[source, name][cell] = keys[source]
-            if name in self.kept:
-                source = self._kept_source[name]
-                blended: memoryview | Array = raw[source]
-                key = keys[source]
-                self._check_finite(job.tensor, raw[source], str(self.sources[source].path))
+            raw[source] = buffers[source][:length]
+            checkpoint.read_into(checkpoint.tensors[name], job.start, raw[source])
+            # Hashed at once, while the leaf is still in the core's own cache.
+            keys[source] = leaves[source, name][cell] = hash_leaf(raw[source])
+        kept = self._kept_source.get(name)
+        if kept is not None:
+            self._check_finite(job.tensor, raw[kept], str(self.sources[kept].path))
+            blended, key = raw[kept], keys[kept]
+        else:
+            mean = self._blend_leaf(job, raw, keys)
+            if mean is None:
+                blended, key = raw[self._source_of[0]], keys[self._source_of[0]]
             else:
-                blended, mixed = self._blend_leaf(job.tensor, job.start + at, raw, keys)
-                key = hash_leaf(memoryview(blended).cast("B")) if mixed else keys[self._source_of[0]]
-                if mixed:
-                    differs[name] = True
-            leaves[len(self.sources), name][cell] = key
-            buffers.out[at:end] = memoryview(blended).cast("B")
-        output.write(memoryview(buffers.out)[:length], place + job.start)
+                blended = mean.data.cast("B")
+                key = hash_leaf(blended)
+                differs[name] = True
+        leaves[len(self.sources), name][cell] = key
+        output.write(blended, place + job.start)
         return length * len(sources)
 
-    def _blend_leaf(
-        self, tensor: Tensor, start: int, raw: Mapping[int, memoryview], keys: Mapping[int, bytes]
-    ) -> tuple[memoryview | Array, bool]:
-        """The leaf's mean and whether it is more than a copy."""
-        adapted = any(i.adapter is not None and i.adapter.touches(tensor.name) for i in self.ingredients)
-        if adapted:
-            return self._blend_adapted(tensor, start, raw), True
+    def _blend_leaf(self, job: _Job, raw: Mapping[int, memoryview], keys: Mapping[int, bytes]) -> Array | None:
+        """The leaf's mean; ``None`` where all ingredients hold the same bytes, which are their own mean."""
+        tensor = job.tensor
+        if any(i.adapter is not None and i.adapter.touches(tensor.name) for i in self.ingredients):
+            return self._blend_adapted(tensor, job.start, raw)
         first = self._source_of[0]
         if len({keys[source] for source in self._source_of}) == 1:
             self._check_finite(tensor, raw[first], self.ingredients[0].label)
-            return raw[first], False
+            return None
         if not is_blended(tensor.dtype):
             other = next(n for n, source in enumerate(self._source_of) if keys[source] != keys[first])
             raise UsageError(
@@ -229,7 +217,7 @@ class Blender:
         storage = arithmetic.STORAGE[tensor.dtype]
         chunks = [np.frombuffer(raw[self._source_of[n]], storage) for n in order]
         try:
-            return arithmetic.mean(tensor.dtype, chunks, self._weights(order)), True
+            return arithmetic.mean(tensor.dtype, chunks, self._weights(order))
         except NonFiniteError:
             for ingredient, source in zip(self.ingredients, self._source_of, strict=True):
                 self._check_finite(tensor, raw[source], ingredient.label)
@@ -246,7 +234,7 @@ class Blender:
             if not np.isfinite(wide).all():
                 raise UnreadableError(f"{tensor.name} of {ingredient.label} holds NaN or infinity")
             merged.append(wide)
-        keys = [hash_leaf(memoryview(wide).cast("B")) for wide in merged]
+        keys = [hash_leaf(wide.data.cast("B")) for wide in merged]
         if len(set(keys)) == 1:
             return arithmetic.round_to(tensor.dtype, merged[0])
         order = sorted(range(len(merged)), key=lambda n: (keys[n], self.ingredients[n].weight))
@@ -262,7 +250,9 @@ class Blender:
             return
         count = arithmetic.count_nonfinite(tensor.dtype, np.frombuffer(raw, arithmetic.STORAGE[tensor.dtype]))
         if count:
-            raise UnreadableError(f"{tensor.name} of {label} holds {count} or more NaN or infinite values: leave that model out")
+            raise UnreadableError(
+                f"{tensor.name} of {label} holds {count} or more NaN or infinite values: leave that model out"
+            )
 
 
 def _distinct(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:

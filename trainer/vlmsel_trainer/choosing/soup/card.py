@@ -93,7 +93,11 @@ def _sentence(lineage: Mapping[str, Any], count: int) -> str:
         "maximum": f"The plain mean of the {count} models with the highest scores",
         "greedy": "Models were tried in the order of their scores and kept where the score of the mean did not fall",
     }[lineage["method"]]
-    kept = f" Tensors matching {', '.join(_plain(p) for p in lineage['keep'])} come from one model." if lineage["keep"] else ""
+    kept = (
+        f" Tensors matching {', '.join(_plain(p) for p in lineage['keep'])} come from one model."
+        if lineage["keep"]
+        else ""
+    )
     tensors = lineage["tensors"]
     return (
         f"{method}, summed wider than stored and rounded once.{kept} "

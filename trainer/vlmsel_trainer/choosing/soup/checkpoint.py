@@ -144,7 +144,9 @@ class Checkpoint:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError as error:
-            raise UnreadableError(f"{self.path / INDEX_FILE} names {name}, which is not there: copy it again") from error
+            raise UnreadableError(
+                f"{self.path / INDEX_FILE} names {name}, which is not there: copy it again"
+            ) from error
         except OSError as error:
             raise UnreadableError(f"cannot open {path}: {error.strerror}") from error
         self._descriptors.append(descriptor)
@@ -208,14 +210,16 @@ def _read_index(path: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise UnreadableError(f"{path} has no weight_map")
     for name, file_name in weight_map.items():
-        if not isinstance(file_name, str) or not file_name.endswith(".safetensors") or Path(file_name).name != file_name:
+        if (
+            not isinstance(file_name, str)
+            or not file_name.endswith(".safetensors")
+            or Path(file_name).name != file_name
+        ):
             raise UnreadableError(f"{path} places {name!r} in {file_name!r}: not a safetensors file of this folder")
     return weight_map
 
 
-def _read_header(
-    path: Path, descriptor: int, file_size_bytes: int, file: int
-) -> tuple[list[Tensor], dict[str, str]]:
+def _read_header(path: Path, descriptor: int, file_size_bytes: int, file: int) -> tuple[list[Tensor], dict[str, str]]:
     prefix = os.pread(descriptor, 8, 0)
     length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or length + 8 > file_size_bytes:
@@ -269,7 +273,9 @@ def _check_cover(path: Path, tensors: list[Tensor], data_start: int, file_size_b
             raise UnreadableError(f"in {path} there are {tensor.offset - at} unclaimed bytes before {tensor.name!r}")
         at, before = tensor.offset + tensor.size_bytes, repr(tensor.name)
     if at > file_size_bytes:
-        raise UnreadableError(f"{path} is cut short: {at} bytes are described, {file_size_bytes} are there; copy it again")
+        raise UnreadableError(
+            f"{path} is cut short: {at} bytes are described, {file_size_bytes} are there; copy it again"
+        )
     if at < file_size_bytes:
         raise UnreadableError(f"{path} has {file_size_bytes - at} bytes behind its last tensor")
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
-
 from vlmsel.errors import UnreadableError, UsageError
 
 from .checkpoint import parse_json
@@ -91,7 +90,9 @@ def read_companions(folder: Path) -> Companions:
             if not entry.is_file():
                 continue
             if entry.stat().st_size > _MAX_FILE_BYTES:
-                raise UnreadableError(f"{entry.path} has {entry.stat().st_size} bytes: too large to go along with a model")
+                raise UnreadableError(
+                    f"{entry.path} has {entry.stat().st_size} bytes: too large to go along with a model"
+                )
             files[name] = Path(entry.path).read_bytes()
     return Companions(folder, files)
 

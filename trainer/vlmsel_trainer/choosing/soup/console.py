@@ -29,7 +29,9 @@ class ConsoleReporter(Reporter):
     def trial(self, trial: Trial) -> None:
         against = "" if trial.to_beat is None else f", to beat {trial.to_beat:.6g}"
         verdict = "stays" if trial.accepted else "goes"
-        self._report.say(f"trial of {len(trial.members)}: + {trial.candidate} scores {trial.score:.6g}{against}: {verdict}")
+        self._report.say(
+            f"trial of {len(trial.members)}: + {trial.candidate} scores {trial.score:.6g}{against}: {verdict}"
+        )
 
     @contextmanager
     def progress(self, title: str, total_bytes: int) -> Iterator[Callable[[int], None]]:

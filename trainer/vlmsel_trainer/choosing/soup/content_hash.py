@@ -67,7 +67,9 @@ def hash_checkpoint(
         checkpoint.read_into(tensor, start, view)
         for at in range(0, len(view), LEAF_BYTES):
             index = (start + at) // LEAF_BYTES
-            leaves[tensor.name][index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = hash_leaf(view[at : at + LEAF_BYTES])
+            leaves[tensor.name][index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = hash_leaf(
+                view[at : at + LEAF_BYTES]
+            )
         return stop - start
 
     stream(jobs(), work, lambda: memoryview(bytearray(step)), n_threads, on_progress)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-
 from vlmsel.errors import UsageError
 
 from .checkpoint import BLENDED_DTYPES, Checkpoint
@@ -58,21 +57,27 @@ def check_agreement(ingredients: Sequence[Ingredient]) -> None:
             ),
         ]
         if lines:
-            hint = (
-                "Soups need fine-tunes of one model saved the same way; save both with the same library version and dtype"
-            )
+            hint = "Soups need fine-tunes of one model saved the same way; save both with the same library version and dtype"
             tied = any("lm_head" in line or "embed" in line for line in lines)
             if tied:
-                hint += ". Where only lm_head or the embedding is missing, one was saved with tied weights and one without"
-            raise UsageError("\n  ".join([f"{first.label} and {other.label} do not hold the same tensors:", *lines, hint]))
+                hint += (
+                    ". Where only lm_head or the embedding is missing, one was saved with tied weights and one without"
+                )
+            raise UsageError(
+                "\n  ".join([f"{first.label} and {other.label} do not hold the same tensors:", *lines, hint])
+            )
     if not expected:
         raise UsageError(f"{first.label} holds no tensors")
     doubles = [name for name, tensor in expected.items() if tensor.dtype == "F64"]
     if doubles and np.finfo(np.longdouble).nmant <= np.finfo(np.float64).nmant:
-        raise UsageError(f"{doubles[0]} is float64 and this platform has no wider type to sum it in; store it as float32")
+        raise UsageError(
+            f"{doubles[0]} is float64 and this platform has no wider type to sum it in; store it as float32"
+        )
 
 
-def select_kept(patterns: Sequence[str], source: Checkpoint, ingredients: Sequence[Ingredient]) -> dict[str, Checkpoint]:
+def select_kept(
+    patterns: Sequence[str], source: Checkpoint, ingredients: Sequence[Ingredient]
+) -> dict[str, Checkpoint]:
     """Tensors that ``--keep`` takes from one model unblended, by name. Raises UsageError if a pattern matches nothing."""
     expected = ingredients[0].checkpoint.tensors
     kept: dict[str, Checkpoint] = {}
@@ -80,7 +85,9 @@ def select_kept(patterns: Sequence[str], source: Checkpoint, ingredients: Sequen
         names = [name for name in expected if fnmatch.fnmatchcase(name, pattern)]
         if not names:
             example = next(iter(sorted(expected)))
-            raise UsageError(f"--keep {pattern!r} matches no tensor; names look like {example!r}, and * matches dots too")
+            raise UsageError(
+                f"--keep {pattern!r} matches no tensor; names look like {example!r}, and * matches dots too"
+            )
         for name in names:
             stored = source.tensors.get(name)
             if stored is None or (stored.dtype, stored.shape) != (expected[name].dtype, expected[name].shape):

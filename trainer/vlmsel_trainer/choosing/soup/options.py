@@ -60,7 +60,9 @@ class SoupOptions:
             if not 1 <= self.top <= len(self.models):
                 raise UsageError(f"--top {self.top} of {len(self.models)} models; choose 1 to {len(self.models)}")
             if self.scores is None and self.eval_program is None:
-                raise UsageError("maximum takes the best models: give their scores with --scores FILE or --eval PROGRAM")
+                raise UsageError(
+                    "maximum takes the best models: give their scores with --scores FILE or --eval PROGRAM"
+                )
         if self.method == "greedy" and self.eval_program is None:
             raise UsageError("greedy scores every trial soup: give --eval 'PROGRAM ARGS {model}'")
         if not math.isfinite(self.accept_margin) or self.accept_margin < 0:

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 
 from blake3 import blake3
-
 from vlmsel.errors import UsageError
 
 from .adapters import base_of, is_adapter, read_adapter
@@ -42,7 +41,9 @@ class Pantry:
                 self._stock(path, label, 1.0 if weights is None else weights[n], base)
                 for n, (path, label) in enumerate(zip(models, labels, strict=True))
             ]
-            self.stocked = sorted(stocked, key=lambda s: (s.ingredient.fingerprint, s.ingredient.label, s.ingredient.weight))
+            self.stocked = sorted(
+                stocked, key=lambda s: (s.ingredient.fingerprint, s.ingredient.label, s.ingredient.weight)
+            )
             if base is not None and not self._adapter_bases:
                 raise UsageError(f"--base {base} is for adapters, and none of the models is one")
             check_agreement(self.ingredients)
@@ -53,7 +54,9 @@ class Pantry:
     def __enter__(self) -> Pantry:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stack.close()
 
     @property
@@ -114,4 +117,6 @@ def _named_base(adapter: Path) -> Path:
     for candidate in (Path(named), adapter / named):
         if named and candidate.is_dir():
             return candidate
-    raise UsageError(f"{adapter} is an adapter of {named or 'an unnamed base'}, which is no folder here: give it with --base")
+    raise UsageError(
+        f"{adapter} is an adapter of {named or 'an unnamed base'}, which is no folder here: give it with --base"
+    )

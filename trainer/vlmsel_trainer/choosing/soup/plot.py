@@ -30,8 +30,10 @@ def plot_trials(trials: Sequence[Trial], singles: Sequence[tuple[str, float]]) -
         return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (high - score) / (high - low)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" '
-        f'viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12" fill="{_TEXT}">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" '
+            f'viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12" fill="{_TEXT}">'
+        ),
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
         _text(_LEFT, 24, "Acceptance score by number of models in the soup", size=14),
     ]
@@ -40,12 +42,13 @@ def plot_trials(trials: Sequence[Trial], singles: Sequence[tuple[str, float]]) -
         y = y_of(score)
         parts.append(f'<line x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}" stroke="{_GRID}"/>')
         parts.append(_text(_LEFT - 8, y + 4, f"{score:.4g}", anchor="end"))
-    for count in range(1, most + 1):
-        parts.append(_text(x_of(count), _HEIGHT - _BOTTOM + 20, str(count), anchor="middle"))
+    parts += [_text(x_of(n), _HEIGHT - _BOTTOM + 20, str(n), anchor="middle") for n in range(1, most + 1)]
     parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 12, "models in the soup", anchor="middle"))
     for _, score in singles:
         y = y_of(score)
-        parts.append(f'<line x1="{x_of(1) - 7:.1f}" y1="{y:.1f}" x2="{x_of(1) + 7:.1f}" y2="{y:.1f}" stroke="#888888"/>')
+        parts.append(
+            f'<line x1="{x_of(1) - 7:.1f}" y1="{y:.1f}" x2="{x_of(1) + 7:.1f}" y2="{y:.1f}" stroke="#888888"/>'
+        )
     accepted = [trial for trial in trials if trial.accepted]
     points = " ".join(f"{x_of(len(t.members)):.1f},{y_of(t.score):.1f}" for t in accepted)
     parts.append(f'<polyline points="{points}" fill="none" stroke="{_LINE}" stroke-width="2"/>')

@@ -78,8 +78,10 @@ def match_scores(scores: Mapping[str, Score], ingredients: Sequence[Ingredient],
         if not hits:
             known = ", ".join(sorted(scores)[:8])
             raise UsageError(f"{path} has no score for {ingredient.label}; it names: {known}")
-        if len(set(hit.value for hit in hits.values())) > 1:
-            raise UsageError(f"{path} has different scores for {ingredient.label} under the names {', '.join(sorted(hits))}")
+        if len({hit.value for hit in hits.values()}) > 1:
+            raise UsageError(
+                f"{path} has different scores for {ingredient.label} under the names {', '.join(sorted(hits))}"
+            )
         found[ingredient.label] = next(iter(hits.values()))
     return found
 
@@ -106,9 +108,7 @@ def evaluate(program: str, model: Path, timeout_s: float = DEFAULT_TIMEOUT_S) ->
     arguments = [argument.replace("{model}", str(model)) for argument in parse_program(program)]
     shown = shlex.join(arguments)
     try:
-        process = subprocess.Popen(  # noqa: S603 - the user's own program, without a shell
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
-        )
+        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
     except OSError as error:
         raise UsageError(f"cannot run {shown}: {error.strerror}") from error
     last = _LastLine(process.stdout)
@@ -199,7 +199,9 @@ def _csv_rows(data: bytes, path: Path) -> list[tuple[str, dict[str, Any]]]:
 def _json_rows(document: Any, path: Path) -> list[tuple[str, dict[str, Any]]]:
     if isinstance(document, dict):
         return [(k, v if isinstance(v, dict) else {"score": v}) for k, v in document.items()]
-    if isinstance(document, list) and all(isinstance(row, dict) and isinstance(row.get("model"), str) for row in document):
+    if isinstance(document, list) and all(
+        isinstance(row, dict) and isinstance(row.get("model"), str) for row in document
+    ):
         return [(row["model"], {key: value for key, value in row.items() if key != "model"}) for row in document]
     raise UsageError(f"{path} is neither a map of model to score nor a list of objects with 'model'")
 

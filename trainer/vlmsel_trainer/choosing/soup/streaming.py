@@ -8,6 +8,7 @@ compute, and memory is bounded by one buffer per thread instead of by queues.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -33,7 +34,7 @@ def stream(
     of any thread, or KeyboardInterrupt in the caller, stops all of them within one job and is raised here.
     """
     source, lock, stop = iter(jobs), threading.Lock(), threading.Event()
-    waiting: list[Job] = []
+    waiting: deque[Job] = deque()
     failures: list[BaseException] = []
     done_bytes = 0
     exhausted = False
@@ -50,7 +51,7 @@ def stream(
                 if ahead is not None:
                     ahead(job)
                 waiting.append(job)
-            return waiting.pop(0) if waiting else None
+            return waiting.popleft() if waiting else None
 
     def run() -> None:
         nonlocal done_bytes
