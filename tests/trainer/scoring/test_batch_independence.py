@@ -21,7 +21,7 @@ from vlmsel_trainer.scoring.nll import answer_nll
 from vlmsel_trainer.scoring.samples import Preparer, PreparedRow, read_tokens
 from vlmsel_trainer.scoring.scorer import BatchScorer
 from vlmsel_trainer.scoring.template import ChatTemplate
-from vlmsel_trainer.scoring.units import Sample
+from vlmsel_trainer.scoring.records import Sample
 
 PROMPT = "Describe this image."
 EPSILON = 1e-5  # nats per token, fp32

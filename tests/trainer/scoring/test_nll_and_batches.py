@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vlmsel_trainer.scoring import nll
 from vlmsel_trainer.scoring.batches import MAX_BATCH_ROWS, plan_batches
 from vlmsel_trainer.scoring.model import LoadedModel
-from vlmsel_trainer.scoring.table import Score
+from vlmsel_trainer.scoring.records import Score
 
 
 @settings(deadline=None)

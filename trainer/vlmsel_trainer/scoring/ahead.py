@@ -15,9 +15,8 @@ from vlmsel.errors import ResourceError
 
 from vlmsel_trainer.scoring.batches import plan_batches
 from vlmsel_trainer.scoring.samples import Preparer, PreparedRow, ReadRow, RowError, read_tokens
-from vlmsel_trainer.scoring.table import Score
+from vlmsel_trainer.scoring.records import Sample, Score, Unit
 from vlmsel_trainer.scoring.template import ChatTemplate
-from vlmsel_trainer.scoring.units import Sample, Unit
 
 # No image takes this long; a file system that hangs must not hang the run.
 ROW_TIMEOUT_S = 600.0

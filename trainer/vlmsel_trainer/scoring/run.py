@@ -31,9 +31,10 @@ from vlmsel_trainer.scoring.images import ImageLimits
 from vlmsel_trainer.scoring.options import ScoreOptions
 from vlmsel_trainer.scoring.samples import Preparer
 from vlmsel_trainer.scoring.scorer import BatchScorer, PendingRows
-from vlmsel_trainer.scoring.table import OK, write_part
+from vlmsel_trainer.scoring.table import write_part
 from vlmsel_trainer.scoring.template import ChatTemplate, TemplateError
-from vlmsel_trainer.scoring.units import Index, Unit
+from vlmsel_trainer.scoring.index import Index
+from vlmsel_trainer.scoring.records import OK, Unit
 
 # Rows that are in order but hold nothing to score; they never count as bad.
 EMPTY_STATUSES = frozenset({"no_text", "too_long"})
