@@ -255,13 +255,14 @@ def score_with_vlmsel(
     loaded = LoadedModel(model, processor, model.device, model.dtype, "sdpa", "torchvision", "CLIPImageProcessor")
     template = ChatTemplate(processor)
     roots = {"pool": {"path": str(pool.path.parent), "image_root": None}}
-    preparer = Preparer(
-        processor, roots, ImageLimits(), model.dtype, template.image_token, template.image_token_id
-    )
+    preparer = Preparer(processor, roots, ImageLimits(), model.dtype, template.image_token, template.image_token_id)
     ahead = Ahead(preparer, TokenRules(template, PROMPT, None, batch_tokens, with_no_image=False), n_workers)
     scorer = BatchScorer(loaded)
     units = [
-        (Unit(pool.path, f"u{start}", start, min(start + 2048, n_pairs)), pool.samples[start : min(start + 2048, n_pairs)])
+        (
+            Unit(pool.path, f"u{start}", start, min(start + 2048, n_pairs)),
+            pool.samples[start : min(start + 2048, n_pairs)],
+        )
         for start in range(0, n_pairs, 2048)
     ]
     sums: list[tuple[float, int]] = [(math.nan, 0)] * n_pairs
@@ -279,7 +280,7 @@ def score_with_vlmsel(
     return sums
 
 
-def measure(score: Callable[[], list[tuple[float, int]]], device: torch.device, shape: Shape, n_prompt: int) -> Result:
+def measure(score: Callable[[], list[tuple[float, int]]], device: torch.device, n_prompt: int) -> Result:
     """Runs one way; tokens are the real ones: image, prompt and scored."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -297,7 +298,9 @@ def flops_of_pair(shape: Shape, model: Any, n_positions: int, n_scored: int) -> 
     """Multiply-adds times two of one pair: vision tower and projector, language layers with causal attention, head."""
     vision = sum(p.numel() for name, p in model.named_parameters() if "vision" in name and "embed" not in name)
     projector = sum(p.numel() for name, p in model.named_parameters() if "projector" in name)
-    language = sum(p.numel() for name, p in model.named_parameters() if "language_model" in name and "embed" not in name)
+    language = sum(
+        p.numel() for name, p in model.named_parameters() if "language_model" in name and "embed" not in name
+    )
     n_patches = shape.image_tokens + 1
     flops = 2.0 * vision * n_patches + 4.0 * shape.vision_layers * n_patches**2 * shape.vision_hidden
     flops += 2.0 * projector * shape.image_tokens
@@ -323,7 +326,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--peer-pairs", type=int, default=512)
     parser.add_argument("--batch-tokens", type=int, default=32_768)
     parser.add_argument("--workers", type=int, default=12)
-    parser.add_argument("--peak-tflops", type=float, help="dense bf16 peak of the GPU, where its name is not known here")
+    parser.add_argument(
+        "--peak-tflops", type=float, help="dense bf16 peak of the GPU, where its name is not known here"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
@@ -350,12 +355,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         for name, way in ways.items():
             way(min(64, n_peer))  # kernels are chosen and memory is taken before the clock runs
             n = options.pairs if name == "vlmsel" else n_peer
-            results[name] = measure(functools.partial(way, n), device, shape, n_prompt)
+            results[name] = measure(functools.partial(way, n), device, n_prompt)
     gpu = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu"
     peak = (options.peak_tflops or 0) * 1e12 or next((v for k, v in PEAK_FLOPS.items() if k in gpu), None)
     rows = {}
     print(f"{options.shape}: {parameters / 1e9:.3f} B parameters, {dtype}, {gpu}, torch {torch.__version__}")
-    print(f"{'way':8} {'pairs':>6} {'pairs/s':>9} {'tokens/s':>10} {'MFU':>6} {'cpu s':>7} {'peak GB':>8} {'max |d|':>9} {'mean |d|':>9}")
+    print(
+        f"{'way':8} {'pairs':>6} {'pairs/s':>9} {'tokens/s':>10} {'MFU':>6} {'cpu s':>7} {'peak GB':>8} {'max |d|':>9} {'mean |d|':>9}"
+    )
     for name, result in results.items():
         flops = sum(flops_of_pair(shape, model, n_prompt + n, n) for _, n in result.sums)
         mfu = flops / result.wall_s / peak if peak else None
@@ -378,7 +385,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             f"{result.peak_gpu_bytes / 1e9:8.1f} {largest:9.1e} {mean:9.1e}"
         )
     ratio = rows["vlmsel"]["pairs_per_s"] / rows["padded"]["pairs_per_s"]
-    print(f"vlmsel is {ratio:.2f}x padded batches of 16, {rows['vlmsel']['pairs_per_s'] / rows['one']['pairs_per_s']:.2f}x one by one")
+    print(
+        f"vlmsel is {ratio:.2f}x padded batches of 16, {rows['vlmsel']['pairs_per_s'] / rows['one']['pairs_per_s']:.2f}x one by one"
+    )
     record = {
         "bench": "gpu_score",
         "shape": options.shape,

@@ -18,10 +18,10 @@ from vlmsel_trainer.scoring.batches import collate
 from vlmsel_trainer.scoring.images import ImageLimits
 from vlmsel_trainer.scoring.model import LoadedModel
 from vlmsel_trainer.scoring.nll import answer_nll
-from vlmsel_trainer.scoring.samples import Preparer, PreparedRow, read_tokens
+from vlmsel_trainer.scoring.records import Sample
+from vlmsel_trainer.scoring.samples import PreparedRow, Preparer, read_tokens
 from vlmsel_trainer.scoring.scorer import BatchScorer
 from vlmsel_trainer.scoring.template import ChatTemplate
-from vlmsel_trainer.scoring.records import Sample
 
 PROMPT = "Describe this image."
 EPSILON = 1e-5  # nats per token, fp32
@@ -107,7 +107,9 @@ def test_equals_one_at_a_time_by_transformers(
         pairs = [pair for pair in MIXED if pair.text is not None and "<|" not in pair.text]
         rows = bench.prepare(pairs)
         for pair, row, ours in zip(pairs, rows, bench.sums(rows), strict=True):
-            theirs, n_tokens = nll_of_caption(bench.loaded.model, bench.loaded.processor, pair.images, PROMPT, pair.text or "")
+            theirs, n_tokens = nll_of_caption(
+                bench.loaded.model, bench.loaded.processor, pair.images, PROMPT, pair.text or ""
+            )
             assert row.n_labels == n_tokens, (name, pair.text)
             assert abs(ours - theirs) / n_tokens <= EPSILON, (name, pair.text)
 
@@ -123,9 +125,7 @@ def test_law_alone_equals_batch(
     family: Callable[[str], LoadedModel], tmp_path: Path, name: str, captions: list[str], side: Any, seed: int
 ) -> None:
     bench = Bench(family(name), tmp_path)
-    rows = bench.prepare(
-        [Pair([draw_png(seed + i, *SIZES[i % 4])] * (i % 3), text) for i, text in enumerate(captions)]
-    )
+    rows = bench.prepare([Pair([draw_png(seed + i, *SIZES[i % 4])] * (i % 3), text) for i, text in enumerate(captions)])
     together = bench.sums(rows, side)
     for row, value in zip(rows, together, strict=True):
         assert row.n_labels >= 1

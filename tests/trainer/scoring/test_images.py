@@ -38,7 +38,9 @@ def bomb_png(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
@@ -48,7 +50,8 @@ def test_every_mode_of_every_format_becomes_rgb(kind: str, mode: str) -> None:
     if (kind, mode) in {("JPEG", "RGBA"), ("JPEG", "P"), ("JPEG", "1"), ("WEBP", "1")}:
         picture = picture.convert("RGB")
     result = decode(encode(picture, kind), ImageLimits())
-    assert result.mode == "RGB" and result.size == (40, 40)
+    assert result.mode == "RGB"
+    assert result.size == (40, 40)
 
 
 def test_exif_orientation_is_applied() -> None:
@@ -73,7 +76,8 @@ def test_max_pixels_shrinks_and_keeps_the_shape() -> None:
 @given(st.integers(1, 50_000), st.integers(1, 50_000), st.integers(1, 10**8))
 def test_law_shrunk_size(width: int, height: int, max_pixels: int) -> None:
     new_width, new_height = shrunk_size(width, height, max_pixels)
-    assert 1 <= new_width <= width and 1 <= new_height <= height
+    assert 1 <= new_width <= width
+    assert 1 <= new_height <= height
     # A line one pixel wide cannot keep its shape; everything else holds the limit.
     assert new_width * new_height <= max_pixels or 1 in (new_width, new_height)
 
@@ -89,7 +93,7 @@ def test_damaged_bytes_never_raise_anything_else(data: st.DataObject) -> None:
     try:
         decode(bytes(content[:cut]), ImageLimits(max_decode_pixels=10_000_000))
     except ImageError as error:
-        assert error.status in {"image_undecodable", "image_too_large"}
+        assert error.status in {"image_undecodable", "image_too_large"}  # noqa: PT017
 
 
 @pytest.mark.parametrize("content", [b"", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"<svg/>", b"GIF89a"])
@@ -107,14 +111,15 @@ def test_many_threads_read_many_files(tmp_path: Path) -> None:
     def read(seed: int) -> None:
         for i in np.random.default_rng(seed).integers(0, 100, 300).tolist():
             if reader.read(ImageLocation(tmp_path / f"{i}", 100, 50)) != bytes([i]) * 50:
-                wrong.append(i)
+                wrong.append(i)  # noqa: PERF401
 
     threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=60)
-    assert wrong == [] and not any(thread.is_alive() for thread in threads)
+    assert wrong == []
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_whole_file_and_short_file(tmp_path: Path) -> None:
@@ -128,7 +133,10 @@ def test_whole_file_and_short_file(tmp_path: Path) -> None:
 
 
 def test_places_of_the_index() -> None:
-    roots = {"web": {"path": "/data/web", "image_root": None}, "llava": {"path": "/data/llava.json", "image_root": "/images"}}
+    roots = {
+        "web": {"path": "/data/web", "image_root": None},
+        "llava": {"path": "/data/llava.json", "image_root": "/images"},
+    }
     inside = {"file": None, "offset": 512, "size": 9}
     assert locate(roots, "web", "00/a.tar", inside) == ImageLocation(Path("/data/web/00/a.tar"), 512, 9)
     beside = {"file": "coco/1.jpg", "offset": 0, "size": 9}

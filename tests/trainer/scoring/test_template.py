@@ -57,7 +57,9 @@ def test_labels_are_the_caption_and_its_end(template: ChatTemplate, caption: str
     # No caption adds an image, and exactly one end token is scored: the template's own.
     assert len(tokens.image_positions) == n_images
     scored = [token for token, label in zip(tokens.ids, tokens.labels, strict=True) if label]
-    assert [token for token in scored if token in template._encoder.control_ids] == [template._encoder.id_of("<|im_end|>")]
+    assert [token for token in scored if token in template._encoder.control_ids] == [
+        template._encoder.id_of("<|im_end|>")
+    ]
     text = labelled_text(template, tokens).removesuffix("<|im_end|>")
     # The Vicuna template trims, and its first answer token covers the space that it writes before an answer.
     assert text.strip() == caption.strip()
@@ -114,7 +116,8 @@ def test_end_token_can_be_left_out(family: Callable[[str], LoadedModel]) -> None
 def test_trailing_newline_of_chatml_is_never_scored(family: Callable[[str], LoadedModel]) -> None:
     template = ChatTemplate(family("llava_qwen2").processor)
     tokens = template.tokenise(caption_turns("?", "a bird", 1))
-    assert tokens.labels[-1] is False and tokens.labels[-2] is True
+    assert tokens.labels[-1] is False
+    assert tokens.labels[-2] is True
 
 
 def test_wepoints_tokenises_the_answer_alone(family: Callable[[str], LoadedModel]) -> None:
@@ -142,8 +145,11 @@ def test_truncation_cuts_text_and_says_so(template: ChatTemplate) -> None:
     turns = caption_turns("?", "many words " * 50, 2)
     whole = template.tokenise(turns)
     cut = template.tokenise(turns, max_text_tokens=40)
-    assert cut.truncated and not whole.truncated
-    assert len(cut.ids) == 40 + 2 and cut.ids == whole.ids[:42] and cut.labels == whole.labels[:42]
+    assert cut.truncated
+    assert not whole.truncated
+    assert len(cut.ids) == 40 + 2
+    assert cut.ids == whole.ids[:42]
+    assert cut.labels == whole.labels[:42]
     exact = template.tokenise(turns, max_text_tokens=len(whole.ids) - 2)
     assert exact == whole
 
@@ -189,7 +195,9 @@ def test_space_that_the_template_writes_belongs_to_the_first_answer_token() -> N
 
 
 def test_llava_placeholders_stand_where_they_are_written() -> None:
-    document = '[{"from":"human","value":"compare <image>\\nwith\\n<image>"},{"from":"gpt","value":"<image> is text here"}]'
+    document = (
+        '[{"from":"human","value":"compare <image>\\nwith\\n<image>"},{"from":"gpt","value":"<image> is text here"}]'
+    )
     turns = parse_conversation(document, 2)
     assert turns == (Turn("user", ("compare", None, "with", None)), Turn("assistant", ("<image> is text here",)))
 

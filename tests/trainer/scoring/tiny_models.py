@@ -89,7 +89,12 @@ def _build_llava(text_config: type, template: str = CHATML.replace("IMAGE", "<im
         chat_template=template,
     )
     vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=side, patch_size=patch
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=side,
+        patch_size=patch,
     )
     config = LlavaConfig(
         vision_config=vision,

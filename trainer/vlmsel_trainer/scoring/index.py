@@ -77,7 +77,9 @@ def _read_rows(file: pq.ParquetFile, unit: Unit) -> list[Sample]:
         base += n_rows
     table = pa.concat_tables(tables).slice(unit.start - (first or 0), len(unit))
     if table.num_rows != len(unit):
-        raise UnreadableError(f"{unit.part} holds fewer rows than its manifest says; run `vlmsel verify {unit.part.parent}`")
+        raise UnreadableError(
+            f"{unit.part} holds fewer rows than its manifest says; run `vlmsel verify {unit.part.parent}`"
+        )
     return [
         Sample(row["uid"], row["source"], row["shard"], tuple(row["images"] or ()), row["text"], row["conversations"])
         for row in table.to_pylist()

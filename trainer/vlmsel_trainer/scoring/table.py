@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from vlmsel_trainer.scoring import provenance as provenance_of
 from vlmsel_trainer.scoring.records import OK, Score
 
+
 def schema(provenance: dict[str, Any], *, with_no_image: bool) -> pa.Schema:
     """The columns, with the provenance in the file's metadata."""
     fields = [
