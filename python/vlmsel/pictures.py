@@ -1,0 +1,101 @@
+"""Pictures of indexed samples, for people to look at: read by byte range, measured before they are decoded.
+
+Made for contact sheets, not for models: a bad picture never raises, it becomes a `BadPicture` that says why.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+"""What is decoded; Pillow's other readers stay shut, whatever a file calls itself."""
+
+MAX_PIXELS = 64_000_000
+MAX_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BadPicture:
+    """Why a sample has no picture to show, in a few words."""
+
+    reason: str
+
+
+def picture_path(root: Mapping[str, Any], shard: str, file: str | None) -> Path | None:
+    """Where the bytes of an image lie, below its root; None for a path that leaves it.
+
+    `root` is an entry of the index manifest's `roots`; `file` is null where the bytes lie in the shard itself.
+    """
+    base, below = (root["path"], shard) if file is None else (root.get("image_root") or root["path"], file)
+    if not below:
+        return Path(base)
+    if os.path.isabs(below) or "\0" in below or ".." in PurePosixPath(below).parts:
+        return None
+    path = Path(base)
+    return path if path.is_file() and path.name == below else path / below
+
+
+def read_picture(
+    root: Mapping[str, Any] | None, shard: str, image: Mapping[str, Any], side_px: int
+) -> Image.Image | BadPicture:
+    """The image at its byte range as RGB on white, no larger than `side_px` on either side; small ones as they are."""
+    if root is None:
+        return BadPicture("unknown source")
+    path = picture_path(root, shard, image["file"])
+    if path is None:
+        return BadPicture("path leaves its root")
+    size_bytes = image["size"]
+    if size_bytes > MAX_BYTES:
+        return BadPicture(f"too large: {size_bytes:,} bytes")
+    try:
+        with path.open("rb") as file:
+            file.seek(image["offset"])
+            content = file.read(size_bytes)
+    except (OSError, OverflowError) as error:
+        return BadPicture(getattr(error, "strerror", None) or "not readable")
+    if len(content) < size_bytes:
+        return BadPicture("file ends too early")
+    return decode(content, side_px)
+
+
+def decode(content: bytes, side_px: int) -> Image.Image | BadPicture:
+    """`content` as an RGB picture of at most `side_px` squared, or the reason why not."""
+    from PIL import Image
+
+    if not content:
+        return BadPicture("zero bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+                if opened.width * opened.height > MAX_PIXELS:
+                    return BadPicture(f"too large: {opened.width:,} x {opened.height:,} px")
+                opened.draft("RGB", (side_px, side_px))
+                picture = _on_white(opened)
+        picture.thumbnail((side_px, side_px))
+    except Image.DecompressionBombError:
+        return BadPicture("too large to decode")
+    except Exception as error:
+        return BadPicture("truncated" if "truncated" in str(error) else "cannot be decoded")
+    return picture
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    if picture.mode == "RGB":
+        return picture.convert("RGB")
+    if picture.mode.startswith("I;16"):
+        picture = picture.convert("I").point(lambda value: value / 257).convert("L")
+    layer = picture.convert("RGBA")
+    ground = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(ground, layer).convert("RGB")

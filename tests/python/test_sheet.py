@@ -1,0 +1,446 @@
+"""Contact sheets: which samples they show, what they draw for hostile ones, and what they refuse to overwrite."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from vlmsel import pictures
+from vlmsel.cli.main import run
+from vlmsel.errors import MismatchError, NotFoundError, StrictError, UsageError
+from vlmsel.lettering import Lettering
+from vlmsel.outputs import read_manifest
+from vlmsel.sheet import Layout, choose_bands, plan_sheet, sheet
+
+IMAGES = pa.list_(
+    pa.struct(
+        [
+            ("file", pa.string()),
+            ("offset", pa.uint64()),
+            ("size", pa.uint64()),
+            ("width", pa.uint32()),
+            ("height", pa.uint32()),
+        ]
+    )
+)
+INDEX = pa.schema(
+    [
+        ("uid", pa.binary(16)),
+        ("source", pa.string()),
+        ("shard", pa.string()),
+        ("images", IMAGES),
+        ("text", pa.string()),
+        ("conversations", pa.string()),
+    ]
+)
+SMALL = Layout(rows=1, columns=4, cell_px=64)
+
+
+def arrow_rows(
+    paths: Iterable[Path], columns: list[str], uids: Iterable[bytes] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The slow obvious reader: everything at once, in file order."""
+    for path in paths:
+        for row in pq.read_table(path, columns=columns).to_pylist():
+            if uids is None or row["uid"] in uids:
+                yield row
+
+
+def uid(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def png(colour: str | tuple[int, ...], size: tuple[int, int] = (20, 10), mode: str = "RGB") -> bytes:
+    content = io.BytesIO()
+    Image.new(mode, size, colour).save(content, "PNG")
+    return content.getvalue()
+
+
+def png_bomb(width: int, height: int) -> bytes:
+    """A valid header that claims `width` x `height`, and next to no data."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+def write_folder(folder: Path, command: str, table: pa.Table, **manifest: Any) -> Path:
+    folder.mkdir(parents=True)
+    pq.write_table(table, folder / "part.parquet")
+    parts = [{"unit": "part", "rows": len(table), "files": [{"file": "part.parquet"}, {"file": "uids.npy"}]}]
+    (folder / "manifest.json").write_text(
+        json.dumps({"schema": 1, "command": command, "config": {}, "parts": parts, **manifest})
+    )
+    return folder
+
+
+class Workspace:
+    """An index over one file of pictures, scores over it, and a selection of the best."""
+
+    def __init__(
+        self, path: Path, samples: list[tuple[bytes | None, str | None]], scores: list[float | None], k: int
+    ) -> None:
+        self.path = path
+        data, rows = b"", []
+        for number, (content, text) in enumerate(samples):
+            images = (
+                []
+                if content is None
+                else [{"file": None, "offset": len(data), "size": len(content), "width": 1, "height": 1}]
+            )
+            data += content or b""
+            rows.append(
+                {
+                    "uid": uid(number),
+                    "source": "web",
+                    "shard": "a.tar",
+                    "images": images,
+                    "text": text,
+                    "conversations": None,
+                }
+            )
+        (path / "data").mkdir()
+        (path / "data" / "a.tar").write_bytes(data)
+        roots = {"web": {"path": str(path / "data"), "image_root": None}}
+        self.index = write_folder(path / "index", "index", pa.Table.from_pylist(rows, INDEX), roots=roots)
+        status = ["ok" if score is not None else "image_undecodable" for score in scores]
+        table = pa.table(
+            {
+                "uid": pa.array(map(uid, range(len(scores))), pa.binary(16)),
+                "ppl": pa.array(scores, pa.float32()),
+                "status": status,
+            }
+        )
+        self.scores = write_folder(path / "scores", "score", table)
+        ranked = sorted((score, number) for number, score in enumerate(table["ppl"].to_pylist()) if score is not None)[
+            :k
+        ]
+        chosen = {
+            "uid": pa.array([uid(n) for _, n in ranked], pa.binary(16)),
+            "rank": pa.array(range(len(ranked)), pa.uint64()),
+        }
+        self.selection = write_folder(
+            path / "selection", "select", pa.table({**chosen, "score": pa.array([s for s, _ in ranked], pa.float32())})
+        )
+
+    def draw(self, name: str = "sheet.png", **options: Any) -> Any:
+        options = {"index": self.index, "scores": self.scores, "layout": SMALL, "rows": arrow_rows, **options}
+        return sheet(options.pop("target", self.selection), self.path / name, **options)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    colours = [png((number * 2, 255 - number * 2, 80)) for number in range(100)]
+    scores = [float(1 + (number * 37) % 100) for number in range(100)]
+    return Workspace(tmp_path, [(colour, f"caption {number}") for number, colour in enumerate(colours)], scores, k=50)
+
+
+def scores_of(band: Any) -> list[float]:
+    return [entry.score for entry in band.entries]
+
+
+def test_selection_bands_are_best_drawn_cut_and_worst(workspace: Workspace) -> None:
+    drawn = workspace.draw()
+    best, lot, cut, worst = drawn.bands
+    assert scores_of(best) == [1, 2, 3, 4]
+    assert scores_of(cut) == [49, 50, 51, 52]
+    assert [entry.kept for entry in cut.entries] == [True, True, False, False]
+    assert scores_of(worst) == [97, 98, 99, 100]
+    assert len(set(scores_of(lot))) == 4
+    assert max(scores_of(lot)) <= 50
+    assert drawn.bad_pictures == {}
+    assert drawn.notes == ()
+
+
+def test_scores_alone_show_best_middle_and_worst(workspace: Workspace) -> None:
+    best, _, middle, worst = workspace.draw(target=workspace.scores, scores=None).bands
+    assert (scores_of(best), scores_of(middle), scores_of(worst)) == ([1, 2, 3, 4], [49, 50, 51, 52], [97, 98, 99, 100])
+
+
+@given(
+    scores=st.lists(
+        st.one_of(st.none(), st.sampled_from([1.0, 2.0, float("nan"), float("inf"), -1.0]), st.floats(0, 9, width=32)),
+        max_size=40,
+    ),
+    cells=st.integers(1, 9),
+)
+def test_bands_of_scores_equal_sorting_them_all(
+    tmp_path_factory: pytest.TempPathFactory, scores: list[float | None], cells: int
+) -> None:
+    table = pa.table(
+        {
+            "uid": pa.array(map(uid, range(len(scores))), pa.binary(16)),
+            "ppl": pa.array(scores, pa.float32()),
+            "status": ["ok"] * len(scores),
+        }
+    )
+    folder = write_folder(tmp_path_factory.mktemp("scores") / "scores", "score", table)
+    ranked = sorted(
+        (s, uid(n)) for n, s in enumerate(table["ppl"].to_pylist()) if s is not None and 0 <= s < float("inf")
+    )
+    (best, lot, middle, worst), _ = choose_bands(folder, read_manifest(folder), None, cells, 0, arrow_rows)
+    found = {
+        title: [(e.score, e.uid) for e in band.entries]
+        for title, band in zip("blmw", (best, lot, middle, worst), strict=True)
+    }
+    half = len(ranked) // 2
+    assert found["b"] == ranked[:cells]
+    assert found["w"] == ranked[max(0, len(ranked) - cells) :]
+    assert found["m"] == ranked[max(0, half - cells // 2) : half + cells - cells // 2]
+    assert len(found["l"]) == min(cells, len(ranked))
+    assert set(found["l"]) <= set(ranked)
+
+
+def test_pictures_come_from_their_byte_ranges(tmp_path: Path) -> None:
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
+    workspace = Workspace(tmp_path, [(png(colour), "x") for colour in colours], [1.0, 2.0, 3.0, 4.0], k=4)
+    workspace.draw()
+    shown = Image.open(tmp_path / "sheet.png")
+    places = [(10 + column * (64 + 4 + 10) + 34, 33 + 34) for column in range(4)]
+    assert [shown.getpixel(place) for place in places] == colours
+
+
+def test_same_bytes_again_and_another_draw_by_seed(workspace: Workspace) -> None:
+    first = workspace.draw("a.png").path.read_bytes()
+    assert workspace.draw("b.png").path.read_bytes() == first
+    assert workspace.draw("c.png", seed=1).path.read_bytes() != first
+
+
+HOSTILE = {
+    "zero bytes": b"",
+    "truncated": png("red", (500, 500))[:-400],
+    "too large: 9,000 x 9,000 px": png_bomb(9_000, 9_000),
+    "too large to decode": png_bomb(2**31 - 1, 2**31 - 1),
+    "cannot be decoded": b"%!PS-Adobe-3.0 EPSF-3.0\n",
+}
+
+
+@pytest.mark.parametrize("reason", HOSTILE)
+def test_bad_pictures_become_marked_cells(reason: str) -> None:
+    found = pictures.decode(HOSTILE[reason], 64)
+    assert isinstance(found, pictures.BadPicture)
+    assert found.reason == reason
+
+
+def test_a_sheet_of_nothing_but_bad_samples_is_drawn(tmp_path: Path) -> None:
+    samples: list[tuple[bytes | None, str | None]] = [(content, "caption") for content in HOSTILE.values()]
+    samples += [
+        (None, "text only"),
+        (png("red"), None),
+        (png("red"), " \n"),
+        (png((1, 2, 3, 4), mode="RGBA"), "\u202e\x1b[31m"),
+    ]
+    workspace = Workspace(tmp_path, samples, [float(n) for n in range(9)], k=5)
+    drawn = workspace.draw()
+    assert set(drawn.bad_pictures) == {uid(n).hex() for n in range(5)}
+    (tmp_path / "data" / "a.tar").unlink()
+    again = workspace.draw("again.png")
+    assert set(again.bad_pictures.values()) == {"No such file or directory"}
+
+
+def test_strict_refuses_bad_pictures_and_writes_nothing(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, [(png("red"), "good"), (b"", "bad")], [1.0, 2.0], k=1)
+    with pytest.raises(StrictError, match=f"{uid(1).hex()}: zero bytes"):
+        workspace.draw(strict=True)
+    assert not list(tmp_path.glob("*.png"))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_empty_selection_and_empty_scores_make_a_sheet(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, [], [], k=0)
+    assert workspace.draw().path.is_file()
+    assert workspace.draw("scores.png", target=workspace.scores, scores=None).path.is_file()
+
+
+def test_every_mode_of_picture_is_shown() -> None:
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+        content = io.BytesIO()
+        Image.new(mode, (3, 2)).save(content, "PNG")
+        assert not isinstance(pictures.decode(content.getvalue(), 64), pictures.BadPicture), mode
+
+
+def test_mutated_pictures_never_raise() -> None:
+    rng = random.Random(0)
+    seeds = []
+    for form in ("PNG", "JPEG", "GIF", "WEBP"):
+        content = io.BytesIO()
+        Image.effect_noise((24, 24), 40).convert("RGB").save(content, form)
+        seeds.append(content.getvalue())
+    for _ in range(800):
+        content = bytearray(rng.choice(seeds))
+        for _ in range(rng.randint(1, 8)):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        pictures.decode(bytes(content[: rng.randint(1, len(content))] if rng.random() < 0.3 else content), 32)
+
+
+def test_paths_that_leave_their_root_are_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(png("red"))
+    root = {"path": str(tmp_path / "data"), "image_root": str(tmp_path / "data")}
+    for file in ("../secret.png", str(tmp_path / "secret.png"), "a/../../secret.png", "a\0b"):
+        image = {"file": file, "offset": 0, "size": 10}
+        assert pictures.read_picture(root, "a.tar", image, 64) == pictures.BadPicture("path leaves its root")
+
+
+@given(st.text(alphabet=st.characters(), max_size=600), st.integers(20, 300), st.integers(1, 4))
+def test_any_text_wraps_into_lines_that_fit(text: str, width: int, max_lines: int) -> None:
+    lettering = Lettering(11)
+    lines = lettering.wrap(text, width, max_lines)
+    assert len(lines) <= max_lines
+    widest = max((lettering.font.getlength(unit) for unit in lettering.printable(text)), default=0)
+    for line in lines:
+        assert line.isprintable()
+        # One unit stands on a line however wide it is, and an ellipsis may follow it.
+        assert lettering.font.getlength(line) <= max(width, widest + lettering.font.getlength("...")) + 3
+
+
+def test_what_cannot_be_seen_is_escaped() -> None:
+    lettering = Lettering(11)
+    assert "".join(lettering.printable("a\u202eb\x1b[0m\u200b\n c")) == r"a\u{202e}b\u{1b}[0m\u{200b} c"
+    assert not lettering.escaped
+    assert "".join(lettering.printable("漢")) == r"\u{6f22}"
+    assert lettering.escaped
+
+
+def test_words_break_at_spaces_and_long_texts_end_in_an_ellipsis() -> None:
+    lettering = Lettering(11)
+    lines = lettering.wrap("a photograph of two brown dogs running over wet sand " * 99, 120, 3)
+    assert len(lines) == 3
+    assert lines[-1].endswith("...")
+    assert " ".join(lines).startswith("a photograph of two brown dogs")
+
+
+def test_an_existing_picture_is_replaced_only_under_overwrite(workspace: Workspace) -> None:
+    (workspace.path / "sheet.png").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="--overwrite"):
+        workspace.draw()
+    assert (workspace.path / "sheet.png").read_bytes() == b"mine"
+    workspace.draw(overwrite=True)
+    assert (workspace.path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(workspace.path.glob("*.partial"))
+    assert not list(workspace.path.glob(".*"))
+
+
+def test_a_failed_write_leaves_the_old_picture(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace.draw()
+    old = (workspace.path / "sheet.png").read_bytes()
+
+    def fail(self: Image.Image, file: Any, form: str) -> None:
+        file.write(b"\x89PNG")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="No space left"):
+        workspace.draw(overwrite=True, seed=5)
+    assert (workspace.path / "sheet.png").read_bytes() == old
+    assert not list(workspace.path.glob(".*"))
+
+
+def test_outputs_inside_or_linked_to_inputs_are_refused(workspace: Workspace) -> None:
+    with pytest.raises(UsageError, match="inside the input"):
+        workspace.draw("scores/sheet.png")
+    (workspace.path / "linked.png").hardlink_to(workspace.path / "data" / "a.tar")
+    with pytest.raises(UsageError, match="indexed files"):
+        workspace.draw("linked.png", overwrite=True)
+    with pytest.raises(UsageError, match="is a folder"):
+        workspace.draw("data")
+    with pytest.raises(NotFoundError):
+        workspace.draw("nowhere/sheet.png")
+
+
+def test_inputs_that_are_not_finished_or_not_ours_are_named(workspace: Workspace) -> None:
+    with pytest.raises(UsageError, match="vlmsel index"):
+        workspace.draw(target=workspace.index)
+    with pytest.raises(NotFoundError):
+        workspace.draw(target=workspace.path / "nothing")
+    (workspace.scores / "manifest.json").unlink()
+    with pytest.raises(MismatchError, match="not finish"):
+        workspace.draw()
+
+
+def test_scores_of_another_table_are_noticed(workspace: Workspace) -> None:
+    table = pq.read_table(workspace.scores / "part.parquet")
+    other = table.set_column(1, "ppl", pa.array([200 - score.as_py() for score in table["ppl"]], pa.float32()))
+    pq.write_table(other, workspace.scores / "part.parquet")
+    assert "made from another table" in workspace.draw().notes[0]
+
+
+def test_a_plan_counts_and_writes_nothing(workspace: Workspace) -> None:
+    places = {"index": workspace.index, "layout": SMALL}
+    plan = plan_sheet(workspace.selection, workspace.path / "sheet.png", scores=workspace.scores, **places)
+    assert plan == {"rows_read": 150, "index_rows": 100, "bands": 4, "cells": 16}
+    plan = plan_sheet(workspace.scores, workspace.path / "sheet.png", **places)
+    assert plan == {"rows_read": 200, "index_rows": 100, "bands": 4, "cells": 16}
+    assert not list(workspace.path.glob("*.png"))
+    (workspace.path / "sheet.png").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="--overwrite"):
+        plan_sheet(workspace.selection, workspace.path / "sheet.png", **places)
+
+
+def vlmsel(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str, str]:
+    code = run([str(word) for word in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_command_finds_the_workspace_and_prints_the_path(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = vlmsel(capsys, "sheet", "-w", workspace.path, "--rows", "1", "--columns", "4", "--cell", "64")
+    assert (code, out) == (0, f"{workspace.path / 'sheet.png'}\n")
+    assert (workspace.path / "sheet.png").read_bytes() == workspace.draw("api.png").path.read_bytes()
+    code, out, err = vlmsel(capsys, "sheet", "-w", workspace.path)
+    assert (code, out) == (2, "")
+    assert "--overwrite" in err
+
+
+def test_the_command_shows_scores_as_json(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    output = workspace.path / "scores.png"
+    code, out, _ = vlmsel(capsys, "sheet", workspace.scores, "-w", workspace.path, "-o", output, "--json", "-q")
+    document = json.loads(out)
+    assert code == 0
+    assert document["output"] == str(output)
+    assert [band["title"].split()[0] for band in document["bands"]] == ["best", "drawn", "around", "worst"]
+    with Image.open(output) as drawn:
+        assert drawn.size == (document["width"], document["height"])
+
+
+def test_a_dry_run_says_what_it_would_read(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = vlmsel(capsys, "sheet", "-w", workspace.path, "--dry-run")
+    assert code == 0
+    assert "would read 150 rows" in out
+    assert not (workspace.path / "sheet.png").exists()
+    code, out, _ = vlmsel(capsys, "sheet", "-w", workspace.path, "--dry-run", "--json")
+    assert json.loads(out)["rows_read"] == 150
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["nowhere"], 2, "nowhere: no such folder"),
+        (["--rows", "0"], 2, "--rows must be from 1 to 100"),
+        (["--font", "nowhere.ttf"], 2, "no such font file"),
+        (["--index", "nowhere"], 2, "nowhere"),
+    ],
+)
+def test_usage_errors_have_exit_code_2(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], words: list[str], code: int, said: str
+) -> None:
+    found, out, err = vlmsel(capsys, "sheet", "-w", workspace.path, *words)
+    assert (found, out) == (code, "")
+    assert said in err

@@ -1,0 +1,52 @@
+"""The demo as a user starts it, in small: every stage through the public command line, and again for nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = ("index", "doctor", "select", "shard", "sheet")
+pytestmark = pytest.mark.skipif(
+    any(importlib.util.find_spec(f"vlmsel.cli.{command}") is None for command in COMMANDS),
+    reason=f"needs the commands {', '.join(COMMANDS)}",
+)
+
+
+def run_demo(workspace: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vlmsel_trainer.demo", str(workspace), "--pairs", "400", "--steps", "12"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, check=False)
+
+
+def outputs(workspace: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of change of every file that a second run must not touch."""
+    kept = ("pool", "scorer", "index", "scores", "selection", "shards")
+    files = (path for folder in kept for path in (workspace / folder).rglob("*") if path.is_file())
+    return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def test_the_demo_runs_to_its_end_and_a_second_run_finds_it_done(tmp_path: Path) -> None:
+    workspace = tmp_path / "demo workspace"
+    first = run_demo(workspace)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == f"{workspace}\n"
+    for command in (*COMMANDS, "score"):
+        assert f"\n$ vlmsel {command} " in first.stderr
+    assert "cannot show" in first.stderr
+    kinds = json.loads((workspace / "report.json").read_text())["kinds"]
+    assert sum(kind["n_pool"] for kind in kinds) == 400
+    assert sum(kind["n_selected"] for kind in kinds) == sum(kind["n_random"] for kind in kinds) == 190
+    assert (workspace / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert list((workspace / "shards").glob("*.tar"))
+
+    before, sheet = outputs(workspace), (workspace / "sheet.png").read_bytes()
+    second = run_demo(workspace)
+    assert second.returncode == 0, second.stderr
+    assert outputs(workspace) == before
+    assert (workspace / "sheet.png").read_bytes() == sheet

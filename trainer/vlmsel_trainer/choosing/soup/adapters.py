@@ -1,0 +1,252 @@
+"""LoRA adapters (peft folders) as ingredients: merged into their base while it is read, in fp32 or wider.
+
+Merged weight = W + scale * B A (LoRA, arXiv 2106.09685, section 4.1), computed for the rows a chunk covers. The product is
+taken in fp64 and rounded to fp32, so that the number of BLAS threads cannot show in the result; the sum is rounded to the
+stored dtype only once, after the ingredients were averaged. Variants that need more than this (DoRA, LoRA on
+convolutions, trained biases) are refused by name rather than merged wrongly.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from vlmsel.errors import UnreadableError, UsageError
+
+from . import arithmetic
+from .arithmetic import Array
+from .checkpoint import BLENDED_DTYPES, Checkpoint, Tensor, parse_json
+from .content_hash import hash_checkpoint
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.[^.]+)?(?:\.weight)?$")
+_PLAIN_PATTERN = re.compile(r"\^?[A-Za-z0-9_.\\-]+\$?")
+_MAX_ADAPTER_BYTES = 8 << 30
+_MAX_CONFIG_BYTES = 16 << 20
+#: Options that change the merge in a way that is not implemented, with the values that mean "off".
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "use_dora": (False, None),
+    "bias": ("none", None),
+    "lora_bias": (False, None),
+    "megatron_config": (None,),
+    "layer_replication": (None,),
+    "use_qalora": (False, None),
+    "alora_invocation_tokens": (None,),
+    "target_parameters": (None, []),
+    "trainable_token_indices": (None,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """``B`` (rows, rank) and ``A`` (rank, columns) in fp64, or a whole replacement in the wide type."""
+
+    b: Array | None
+    a: Array | None
+    scale: float
+    replacement: Array | None = None
+
+
+class Adapter:
+    """An adapter matched to its base: which stored tensors it changes and by how much."""
+
+    def __init__(
+        self, folder: Path, changes: Mapping[str, _Change], content_hash: str, options: Mapping[str, Any]
+    ) -> None:
+        self.path = folder
+        self.content_hash = content_hash
+        self._changes = dict(changes)
+        self._options = dict(options)
+
+    def touches(self, name: str) -> bool:
+        """Whether the stored tensor ``name`` is changed."""
+        return name in self._changes
+
+    def describe(self) -> dict[str, Any]:
+        """The options that decide the merge."""
+        return dict(self._options)
+
+    def merge_into(self, wide: Array, tensor: Tensor, begin: int) -> None:
+        """Adds the change to ``wide``: elements ``begin ..`` of the flattened base tensor, in the wide type."""
+        change = self._changes.get(tensor.name)
+        if change is None:
+            return
+        if change.replacement is not None:
+            wide[:] = change.replacement[begin : begin + wide.size]
+            return
+        assert change.a is not None
+        assert change.b is not None
+        columns = change.a.shape[1]
+        first, last = begin // columns, -(-(begin + wide.size) // columns)
+        product = (change.b[first:last] @ change.a) * change.scale
+        offset = begin - first * columns
+        wide += product.reshape(-1)[offset : offset + wide.size].astype(np.float32).astype(wide.dtype)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether the folder is a peft adapter."""
+    return (folder / CONFIG_FILE).is_file()
+
+
+def base_of(folder: Path) -> str:
+    """What the adapter's config names as its base model (a folder or a hub name)."""
+    return str(_read_config(folder).get("base_model_name_or_path") or "")
+
+
+def read_adapter(folder: Path, base: Checkpoint) -> Adapter:
+    """Reads an adapter and matches each of its tensors to one of ``base``.
+
+    Raises:
+        UsageError: the adapter uses an option that cannot be merged here, or does not fit the base.
+        UnreadableError: a file of it is damaged.
+    """
+    config = _read_config(folder)
+    if str(config.get("peft_type", "")).upper() != "LORA":
+        raise UsageError(f"{folder} is a {config.get('peft_type')!r} adapter; only LORA can be merged into its base")
+    for option, off in _UNSUPPORTED.items():
+        if option in config and config[option] not in off:
+            raise UsageError(
+                f"{folder} sets {option}={config[option]!r}, which vlmsel does not merge; merge it with peft's "
+                "merge_and_unload(), save the model and give that folder"
+            )
+    with Checkpoint(folder, single_file=WEIGHTS_FILE) as stored:
+        if stored.size_bytes > _MAX_ADAPTER_BYTES:
+            raise UsageError(
+                f"{folder} holds {stored.size_bytes} bytes: too large for an adapter, give the merged model"
+            )
+        changes = _match(folder, stored, base, config)
+        options = {key: config.get(key) for key in _deciding_keys(config)}
+        return Adapter(folder, changes, hash_checkpoint(stored), options)
+
+
+def _deciding_keys(config: Mapping[str, Any]) -> list[str]:
+    wanted = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
+    return [key for key in wanted if key in config]
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise UnreadableError(f"{path} is too large to be a config")
+    document = parse_json(path.read_bytes(), path)
+    if not isinstance(document, dict):
+        raise UnreadableError(f"{path} is not a JSON object")
+    return document
+
+
+def _match(folder: Path, stored: Checkpoint, base: Checkpoint, config: Mapping[str, Any]) -> dict[str, _Change]:
+    factors: dict[tuple[str, bool], dict[str, Tensor]] = {}
+    changes: dict[str, _Change] = {}
+    by_parts = _index_by_parts(base)
+    for name, tensor in stored.tensors.items():
+        if tensor.dtype not in BLENDED_DTYPES:
+            raise UsageError(f"{name} in {folder} is {tensor.dtype}; adapters are stored in floating point")
+        matched = _FACTOR.match(name)
+        if matched:
+            module = matched["module"].removeprefix(_PREFIX)
+            factors.setdefault((module, bool(matched["embedding"])), {})[matched["side"]] = tensor
+        elif ".lora_" in name or "lora_magnitude" in name:
+            raise UsageError(
+                f"{name} in {folder} is a kind of LoRA tensor that vlmsel does not merge; merge it with peft"
+            )
+        else:
+            plain = name.removeprefix(_PREFIX).replace(".modules_to_save.default", "").replace(".base_layer", "")
+            target = _find(plain, by_parts, base, folder)
+            if target.shape != tensor.shape:
+                raise UsageError(f"{name} in {folder} is {list(tensor.shape)}, the base has {list(target.shape)}")
+            values = arithmetic.widen(tensor.dtype, _read(stored, tensor))
+            changes[target.name] = _Change(None, None, 1.0, values.astype(arithmetic.WIDE[target.dtype]))
+    for (module, is_embedding), sides in factors.items():
+        if set(sides) != {"A", "B"}:
+            raise UsageError(f"{folder} has only one of lora_A and lora_B for {module}; the adapter is incomplete")
+        target = _find(f"{module}.weight", by_parts, base, folder)
+        changes[target.name] = _low_rank(folder, module, is_embedding, stored, sides, target, config)
+    if not changes:
+        raise UsageError(f"{folder} holds no LoRA tensors")
+    return changes
+
+
+def _low_rank(
+    folder: Path,
+    module: str,
+    is_embedding: bool,
+    stored: Checkpoint,
+    sides: Mapping[str, Tensor],
+    target: Tensor,
+    config: Mapping[str, Any],
+) -> _Change:
+    if any(len(tensor.shape) != 2 for tensor in sides.values()) or len(target.shape) != 2:
+        raise UsageError(f"{folder} adapts {module}, which is not a matrix; merge the adapter with peft and give that")
+    a, b = (
+        arithmetic.widen(sides[side].dtype, _read(stored, sides[side])).astype(np.float64).reshape(sides[side].shape)
+        for side in ("A", "B")
+    )
+    rank = a.shape[0]
+    if b.shape[1] != rank:
+        raise UsageError(f"lora_A and lora_B of {module} in {folder} have ranks {rank} and {b.shape[1]}")
+    if is_embedding or config.get("fan_in_fan_out"):
+        a, b = b.T, a.T
+    if (b.shape[0], a.shape[1]) != target.shape:
+        raise UsageError(
+            f"lora_B A of {module} in {folder} is {[b.shape[0], a.shape[1]]}, but {target.name} of the base is "
+            f"{list(target.shape)}: is this the right base? Give it with --base"
+        )
+    alpha = float(_pattern(config, "alpha_pattern", module, config.get("lora_alpha", rank)))
+    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    if not (math.isfinite(scale) and np.isfinite(a).all() and np.isfinite(b).all()):
+        raise UnreadableError(f"the adapter {folder} holds NaN or infinity for {module}")
+    return _Change(np.ascontiguousarray(b), np.ascontiguousarray(a), scale)
+
+
+def _pattern(config: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
+    """peft's rule: the first pattern that matches the end of the module's name decides."""
+    for pattern, value in (config.get(key) or {}).items():
+        # A pattern comes from the adapter's author; one that can backtrack without end is not run.
+        if not _PLAIN_PATTERN.fullmatch(pattern):
+            raise UsageError(
+                f"{key} of the adapter holds the expression {pattern!r}; merge the adapter with peft instead"
+            )
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default
+
+
+def _index_by_parts(base: Checkpoint) -> dict[tuple[str, ...], list[Tensor]]:
+    found: dict[tuple[str, ...], list[Tensor]] = {}
+    for tensor in base.tensors.values():
+        found.setdefault(tuple(sorted(tensor.name.split("."))), []).append(tensor)
+    return found
+
+
+def _find(name: str, by_parts: Mapping[tuple[str, ...], list[Tensor]], base: Checkpoint, folder: Path) -> Tensor:
+    """The base tensor that a module path means.
+
+    Checkpoints keep the names a model was first published with while adapters name modules as they are in memory
+    (``language_model.model.layers.0`` on disk, ``model.language_model.layers.0`` in memory), so the same words in
+    another order are accepted where exactly one stored tensor has them.
+    """
+    exact = base.tensors.get(name)
+    if exact is not None:
+        return exact
+    parts = name.split(".")
+    for candidate in (parts, parts[1:] if parts[0] == "model" else ["model", *parts]):
+        matches = by_parts.get(tuple(sorted(candidate)), [])
+        if len(matches) == 1:
+            return matches[0]
+    raise UsageError(
+        f"{folder} adapts {name!r}, and {base.path} stores no such tensor: is this the right base? Give it with --base"
+    )
+
+
+def _read(checkpoint: Checkpoint, tensor: Tensor) -> Array:
+    buffer = bytearray(tensor.size_bytes)
+    checkpoint.read_into(tensor, 0, memoryview(buffer))
+    values: Array = np.frombuffer(buffer, arithmetic.STORAGE[tensor.dtype])
+    return values

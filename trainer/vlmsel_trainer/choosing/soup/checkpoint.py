@@ -1,0 +1,297 @@
+"""One model on disk: a folder of safetensors files, read by hand.
+
+The headers are parsed here and not by a library because a soup must account for every byte of files it did not write:
+lengths, overlaps, holes, doubled names and names that lead out of the folder are all errors that name the file.
+Tensor bytes are read with ``pread`` into the caller's buffers; a mapped page would count as resident memory.
+
+Format: https://github.com/huggingface/safetensors (8 bytes little-endian header length, JSON header, tensor bytes).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmsel.errors import NotFoundError, UnreadableError, UsageError
+
+#: Bytes of one element by the format's dtype names.
+ITEM_SIZE_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "I32": 4, "U32": 4, "F32": 4,
+    "I64": 8, "U64": 8, "F64": 8, "C64": 8,
+}  # fmt: skip
+#: The dtypes that are averaged. All others must be equal in every ingredient.
+BLENDED_DTYPES = frozenset({"F16", "BF16", "F32", "F64"})
+
+#: The safetensors library refuses longer headers, so no loader could read what we would write from one.
+MAX_HEADER_BYTES = 100_000_000
+MAX_INDEX_BYTES = 256 << 20
+MAX_NAME_BYTES = 4096
+MAX_DIMENSIONS = 64
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Where one tensor lies: ``file`` is an index into :attr:`Checkpoint.files`, ``offset`` counts from its start."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: int
+    offset: int
+    size_bytes: int
+
+    @property
+    def n_elements(self) -> int:
+        """Number of elements (1 for a scalar)."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One safetensors file as it was when the checkpoint was opened."""
+
+    path: Path
+    size_bytes: int
+    modified_ns: int
+    inode: int
+
+
+class Checkpoint:
+    """An opened model folder. Keeps file descriptors, not bytes; close it (or use it as a context manager).
+
+    Raises:
+        NotFoundError: the folder does not exist.
+        UsageError: it holds no safetensors (only pickles, say), or an ambiguous set of them.
+        UnreadableError: a header, an offset or the index is not what the format allows.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], single_file: str = SINGLE_FILE) -> None:
+        self.path = Path(path)
+        self._descriptors: list[int] = []
+        self._close_lock = threading.Lock()
+        names, self._index_map = _files_of(self.path, single_file)
+        self.files: list[StoredFile] = []
+        self.tensors: dict[str, Tensor] = {}
+        self.format_metadata: dict[str, str] = {}
+        try:
+            for name in names:
+                self._open(name)
+            self._check_index()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the descriptors; safe to call twice."""
+        with self._close_lock:
+            descriptors, self._descriptors = self._descriptors, []
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors, headers not counted."""
+        return sum(tensor.size_bytes for tensor in self.tensors.values())
+
+    def read_into(self, tensor: Tensor, start: int, buffer: memoryview) -> None:
+        """Fills ``buffer`` with the tensor's bytes from ``start`` on. Safe to call from many threads."""
+        descriptor, offset, done = self._descriptors[tensor.file], tensor.offset + start, 0
+        while done < len(buffer):
+            count = os.preadv(descriptor, [buffer[done:]], offset + done)
+            if count == 0:
+                raise UnreadableError(
+                    f"{self.files[tensor.file].path} ended inside tensor {tensor.name!r}: "
+                    "the file became shorter while it was read; write the model again and rerun"
+                )
+            done += count
+
+    def advise(self, tensor: Tensor, start: int, size_bytes: int) -> None:
+        """Tells the kernel that these bytes are wanted soon."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptors[tensor.file], tensor.offset + start, size_bytes, os.POSIX_FADV_WILLNEED)
+
+    def identity(self) -> list[list[Any]]:
+        """What changes when a file is written again: place, size, modification time and inode of each."""
+        return [[str(f.path.resolve()), f.size_bytes, f.modified_ns, f.inode] for f in self.files]
+
+    def check_unchanged(self) -> None:
+        """Raises UnreadableError if a file was written to since it was opened."""
+        for descriptor, file in zip(self._descriptors, self.files, strict=True):
+            now = os.fstat(descriptor)
+            if (now.st_size, now.st_mtime_ns) != (file.size_bytes, file.modified_ns):
+                raise UnreadableError(f"{file.path} was written to while it was read; rerun when the writer is done")
+
+    def _open(self, name: str) -> None:
+        path = self.path / name
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError as error:
+            raise UnreadableError(
+                f"{self.path / INDEX_FILE} names {name}, which is not there: copy it again"
+            ) from error
+        except OSError as error:
+            raise UnreadableError(f"cannot open {path}: {error.strerror}") from error
+        self._descriptors.append(descriptor)
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise UnreadableError(f"{path} is not a regular file")
+        tensors, metadata = _read_header(path, descriptor, facts.st_size, len(self.files))
+        self.files.append(StoredFile(path, facts.st_size, facts.st_mtime_ns, facts.st_ino))
+        for tensor in tensors:
+            other = self.tensors.get(tensor.name)
+            if other is not None:
+                first = self.files[other.file].path.name
+                raise UnreadableError(f"tensor {tensor.name!r} is in both {first} and {name} of {self.path}")
+            self.tensors[tensor.name] = tensor
+        self.format_metadata.update(metadata)
+
+    def _check_index(self) -> None:
+        if self._index_map is None:
+            return
+        place = self.path / INDEX_FILE
+        for name, file_name in self._index_map.items():
+            tensor = self.tensors.get(name)
+            if tensor is None or self.files[tensor.file].path.name != file_name:
+                raise UnreadableError(f"{place} says that {name!r} is in {file_name}, and it is not")
+        extra = sorted(self.tensors.keys() - self._index_map.keys())
+        if extra:
+            raise UnreadableError(f"{place} does not list {len(extra)} stored tensor(s), the first is {extra[0]!r}")
+
+
+def _files_of(folder: Path, single_file: str) -> tuple[list[str], dict[str, str] | None]:
+    """The safetensors files of a folder, and the index's tensor -> file map where it has one."""
+    if not folder.exists():
+        raise NotFoundError(f"{folder} does not exist: a model is a folder with {single_file} or {INDEX_FILE} in it")
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is a file: give the folder that holds the model")
+    has_index = single_file == SINGLE_FILE and (folder / INDEX_FILE).exists()
+    if (folder / single_file).exists():
+        if has_index:
+            raise UsageError(f"{folder} holds both {single_file} and {INDEX_FILE}: remove the one that is stale")
+        return [single_file], None
+    if has_index:
+        weight_map = _read_index(folder / INDEX_FILE)
+        return sorted(set(weight_map.values())), weight_map
+    pickled = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLED)
+    if pickled:
+        raise UsageError(
+            f"{folder} holds pickled weights ({pickled[0]}) and no safetensors. A pickle can run code when it is read, so "
+            "vlmsel does not. Convert once, where you trust the file: load it with transformers' from_pretrained and "
+            "call save_pretrained(NEW_FOLDER)"
+        )
+    stray = sorted(p.name for p in folder.glob("*.safetensors"))
+    hint = f"; it does hold {stray[0]}, which no index names" if stray else ""
+    raise UsageError(f"{folder} holds neither {single_file} nor {INDEX_FILE}{hint}")
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    if path.stat().st_size > MAX_INDEX_BYTES:
+        raise UnreadableError(f"{path} is larger than {MAX_INDEX_BYTES} bytes; that is no index")
+    document = parse_json(path.read_bytes(), path)
+    weight_map = document.get("weight_map") if isinstance(document, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UnreadableError(f"{path} has no weight_map")
+    for name, file_name in weight_map.items():
+        if (
+            not isinstance(file_name, str)
+            or not file_name.endswith(".safetensors")
+            or Path(file_name).name != file_name
+        ):
+            raise UnreadableError(f"{path} places {name!r} in {file_name!r}: not a safetensors file of this folder")
+    return weight_map
+
+
+def _read_header(path: Path, descriptor: int, file_size_bytes: int, file: int) -> tuple[list[Tensor], dict[str, str]]:
+    prefix = os.pread(descriptor, 8, 0)
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < 8 or length + 8 > file_size_bytes:
+        raise UnreadableError(
+            f"{path} is cut short: its header claims {length} bytes, the file has {file_size_bytes}; copy it again"
+        )
+    if length > MAX_HEADER_BYTES:
+        raise UnreadableError(f"{path} has a header of {length} bytes; the format allows {MAX_HEADER_BYTES}")
+    document = parse_json(os.pread(descriptor, length, 8), path)
+    if not isinstance(document, dict):
+        raise UnreadableError(f"the header of {path} is not a JSON object")
+    metadata = document.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise UnreadableError(f"__metadata__ in the header of {path} is not a map of strings")
+    tensors = [_tensor(path, file, 8 + length, name, entry) for name, entry in document.items()]
+    _check_cover(path, tensors, 8 + length, file_size_bytes)
+    return tensors, metadata
+
+
+def _tensor(path: Path, file: int, data_start: int, name: str, entry: Any) -> Tensor:
+    where = f"tensor {name[:200]!r} in {path}"
+    if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES or not name.isprintable():
+        raise UnreadableError(f"{where} has a name that is too long or holds control characters")
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise UnreadableError(f"{where} is not described by dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEM_SIZE_BYTES:
+        raise UnreadableError(f"{where} has dtype {dtype!r}, which vlmsel does not know")
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(_is_count(n) for n in shape):
+        raise UnreadableError(f"{where} has no valid shape")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
+        raise UnreadableError(f"{where} has no valid data_offsets")
+    begin, end = offsets
+    size_bytes = math.prod(shape) * ITEM_SIZE_BYTES[dtype]
+    if end - begin != size_bytes:
+        raise UnreadableError(f"{where} occupies {end - begin} bytes, but {dtype} {shape} needs {size_bytes}")
+    return Tensor(name, dtype, tuple(shape), file, data_start + begin, size_bytes)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
+
+
+def _check_cover(path: Path, tensors: list[Tensor], data_start: int, file_size_bytes: int) -> None:
+    """Every byte behind the header belongs to exactly one tensor; the format demands it and overlaps hide tricks."""
+    at, before = data_start, "the header"
+    for tensor in sorted(tensors, key=lambda t: (t.offset, t.size_bytes)):
+        if tensor.offset < at:
+            raise UnreadableError(f"in {path} the bytes of {tensor.name!r} overlap those of {before}")
+        if tensor.offset > at:
+            raise UnreadableError(f"in {path} there are {tensor.offset - at} unclaimed bytes before {tensor.name!r}")
+        at, before = tensor.offset + tensor.size_bytes, repr(tensor.name)
+    if at > file_size_bytes:
+        raise UnreadableError(
+            f"{path} is cut short: {at} bytes are described, {file_size_bytes} are there; copy it again"
+        )
+    if at < file_size_bytes:
+        raise UnreadableError(f"{path} has {file_size_bytes - at} bytes behind its last tensor")
+
+
+def parse_json(data: bytes, path: Path) -> Any:
+    """Strict JSON: UTF-8, no doubled keys, no bottomless nesting. Raises UnreadableError naming ``path``."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a key occurs twice")
+        return found
+
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique)
+    except RecursionError as error:
+        raise UnreadableError(f"the JSON of {path} is nested too deeply") from error
+    except ValueError as error:
+        raise UnreadableError(f"the JSON of {path} cannot be read: {error}") from error

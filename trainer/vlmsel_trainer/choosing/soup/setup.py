@@ -1,0 +1,141 @@
+"""Everything a soup needs open and compared before the first byte is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vlmsel.errors import UsageError
+
+from .blend import Blender
+from .checkpoint import Checkpoint
+from .companions import Difference, check_companions, compare_companions, read_companions
+from .content_hash import fingerprint
+from .ingredient import Ingredient, check_tied, select_kept
+from .layout import plan_shards
+from .options import SoupOptions
+from .pantry import Pantry
+from .reporting import Reporter
+from .scores import Score, match_scores, parse_program, read_scores
+
+
+class Setup:
+    """The opened models and what was found about them. A context manager: leaving it closes the files.
+
+    Raises what :func:`~vlmsel_trainer.choosing.soup.make_soup` raises for models that do not fit together.
+    """
+
+    def __init__(self, options: SoupOptions, reporter: Reporter) -> None:
+        options.check()
+        self.options = options
+        self.reporter = reporter
+        self._stack = ExitStack()
+        try:
+            self.pantry = self._stack.enter_context(Pantry(options.models, options.weights, options.base))
+            self.ingredients = self.pantry.ingredients
+            self.keep_source = None if options.keep_from is None else self.pantry.open(options.keep_from)
+            self.kept: dict[str, Checkpoint] = {}
+            if self.keep_source is not None:
+                self.kept = select_kept(options.keep, self.keep_source, self.ingredients)
+            check_tied(self.ingredients, self.kept)
+            self.differences = self._compare_companions()
+            self.given_scores = self._read_scores()
+            tensors = list(self.ingredients[0].checkpoint.tensors.values())
+            self.shards = plan_shards(tensors, options.max_shard_bytes, self._metadata())
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> Setup:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def guarded(self) -> list[Path]:
+        """Folders that are read and must not be written into."""
+        options = self.options
+        return [*self.pantry.folders, *[p for p in (options.keep_from, options.companions_from) if p is not None]]
+
+    def blender(self, members: Sequence[Ingredient]) -> Blender:
+        """A blender of these members with the run's limits."""
+        return Blender(members, self.kept, self.options.n_threads, self.options.memory_bytes)
+
+    def carrier(self, members: Sequence[Ingredient]) -> Ingredient:
+        """The member whose companion files go along: decided by content, never by the order of arguments."""
+        return min(members, key=lambda m: (m.content_hash or m.fingerprint, self.companions_digest(m), m.label))
+
+    def carried(self, carrier: Ingredient) -> dict[str, bytes]:
+        """The companion files of the soup, by name."""
+        if self.options.companions_from is not None:
+            return read_companions(self.options.companions_from).files
+        return next(s.companions.files for s in self.pantry.stocked if s.ingredient is carrier)
+
+    def carrier_label(self, carrier: Ingredient) -> str:
+        """What reports call the folder that the companion files come from."""
+        chosen = self.options.companions_from
+        return carrier.label if chosen is None else Path(os.path.abspath(chosen)).name
+
+    def companions_digest(self, ingredient: Ingredient) -> str:
+        """Hash of an ingredient's companion files."""
+        return next(s.companions.digest for s in self.pantry.stocked if s.ingredient is ingredient)
+
+    def source_label(self, source: Checkpoint) -> str:
+        """What reports call a checkpoint that bytes come from."""
+        named = (i.label for i in self.ingredients if i.checkpoint is source and i.adapter is None)
+        return next(named, Path(os.path.abspath(source.path)).name)
+
+    def config(self) -> dict[str, Any]:
+        """The options that decide the content, for the output folder's manifest."""
+        options = self.options
+        companions = options.companions_from
+        return {
+            "accept_margin": options.accept_margin,
+            "companions_from": None if companions is None else read_companions(companions).digest,
+            "eval": options.eval_program,
+            "keep": sorted(options.keep),
+            "keep_from": None if self.keep_source is None else fingerprint(self.keep_source)[:32],
+            "max_shard_bytes": options.max_shard_bytes,
+            "method": options.method,
+            "report_eval": options.report_program,
+            "scores": {label: score.to_json() for label, score in sorted(self.given_scores.items())},
+            "top": options.top if options.method == "maximum" else None,
+            "weights": {i.label: i.weight for i in sorted(self.ingredients, key=lambda i: i.label)},
+        }
+
+    def inputs(self) -> list[dict[str, Any]]:
+        """The ingredients, for the output folder's manifest."""
+        return [
+            {"bytes": i.checkpoint.size_bytes, "fingerprint": i.fingerprint, "name": i.label}
+            for i in sorted(self.ingredients, key=lambda i: i.label)
+        ]
+
+    def _compare_companions(self) -> list[Difference]:
+        differences = compare_companions([(s.ingredient.label, s.companions) for s in self.pantry.stocked])
+        if self.options.companions_from is None:
+            check_companions(differences)
+        for difference in differences[:10]:
+            self.reporter.warn(str(difference))
+        return differences
+
+    def _read_scores(self) -> dict[str, Score]:
+        options = self.options
+        for program in (options.eval_program, options.report_program):
+            if program is not None:
+                parse_program(program)
+        if options.scores is None:
+            return {}
+        return match_scores(read_scores(options.scores), self.ingredients, options.scores)
+
+    def _metadata(self) -> dict[str, str]:
+        formats = {i.checkpoint.format_metadata.get("format", "pt") for i in self.ingredients}
+        if len(formats) > 1:
+            raise UsageError(f"the models were saved for different frameworks: {', '.join(sorted(formats))}")
+        return {"format": formats.pop()}

@@ -1,0 +1,150 @@
+"""Images of samples as pictures: read by byte range, measured before they are decoded, failures named.
+
+Nothing here raises for a bad image: `ImageError` carries the status that the sample's row gets.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+# Decoders that have no business in a crawl stay off: EPS starts a shell, others have had their share of holes.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+MAX_IMAGE_BYTES = 1 << 30
+# Pillow knows a format only once its plugin is imported, and a search by name fails before that.
+Image.init()
+_MAX_OPEN_FILES = 64
+
+
+class ImageError(Exception):
+    """An image that cannot be scored; ``status`` is the row's status."""
+
+    def __init__(self, status: str, detail: str) -> None:
+        super().__init__(f"{status}: {detail}")
+        self.status = status
+
+
+@dataclass(frozen=True)
+class ImageLocation:
+    """Where an image's bytes lie: a path, and the byte range (the whole file where ``size`` is None)."""
+
+    path: Path
+    offset: int = 0
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """``max_decode_pixels``: a header that claims more is refused; ``max_pixels``: a larger picture is shrunk to it."""
+
+    max_decode_pixels: int = 178_956_970
+    max_pixels: int | None = None
+
+
+class ByteReader:
+    """Reads byte ranges with pread from files that it keeps open (the 64 used last); safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[Path, io.FileIO] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, location: ImageLocation) -> bytes:
+        """The bytes at ``location``; `ImageError` ``image_missing`` or ``image_unreadable`` where they are not there."""
+        try:
+            file = self._open(location.path)
+            size = os.fstat(file.fileno()).st_size if location.size is None else location.size
+            if size > MAX_IMAGE_BYTES:
+                raise ImageError("image_too_large", f"{location.path}: {size} bytes")
+            parts, done = [], 0
+            while done < size:
+                part = os.pread(file.fileno(), size - done, location.offset + done)
+                if not part:
+                    raise ImageError("image_unreadable", f"{location.path} ends {size - done} bytes early")
+                parts.append(part)
+                done += len(part)
+            return b"".join(parts)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ImageError("image_missing", str(error)) from error
+        except OSError as error:
+            raise ImageError("image_unreadable", str(error)) from error
+
+    def _open(self, path: Path) -> io.FileIO:
+        with self._lock:
+            file = self._files.pop(path, None)
+            if file is None:
+                file = io.FileIO(path)
+            self._files[path] = file
+            if len(self._files) > _MAX_OPEN_FILES:
+                # Dropped, not closed: a thread may be reading it; the last reference closes it.
+                self._files.popitem(last=False)
+            return file
+
+
+def locate(
+    roots: Mapping[str, Mapping[str, str | None]], source: str, shard: str, image: Mapping[str, object]
+) -> ImageLocation:
+    """The place of one entry of the index's ``images``: in its shard, or a file below the source's image root."""
+    root = roots[source]
+    file = image["file"]
+    if file is None:
+        return ImageLocation(_below(root["path"], shard), int(str(image["offset"])), int(str(image["size"])))
+    return ImageLocation(_below(root.get("image_root") or root["path"], str(file)))
+
+
+def _below(root: str | None, relative: str) -> Path:
+    base = Path(root or ".")
+    if base.is_file() or not relative:
+        return base
+    if os.path.isabs(relative) or ".." in Path(relative).parts:
+        raise ImageError("image_missing", f"{relative!r:.200} leaves its root")
+    return base / relative
+
+
+def decode(data: bytes, limits: ImageLimits) -> Image.Image:
+    """A picture in RGB, turned as its EXIF orientation says, no larger than ``limits.max_pixels``.
+
+    Raises `ImageError`: ``image_too_large`` from the header alone, ``image_undecodable`` for everything else.
+    """
+    if not data:
+        raise ImageError("image_undecodable", "no bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own bomb warning: the limit below decides
+            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+                width, height = picture.size
+                if width * height > limits.max_decode_pixels:
+                    raise ImageError("image_too_large", f"{width}x{height} pixels")
+                if limits.max_pixels is not None and width * height > limits.max_pixels:
+                    picture.draft("RGB", shrunk_size(width, height, limits.max_pixels))
+                picture.load()
+                turned = ImageOps.exif_transpose(picture)
+                colour = turned.convert("RGB")
+        if limits.max_pixels is not None and colour.width * colour.height > limits.max_pixels:
+            colour = colour.resize(
+                shrunk_size(colour.width, colour.height, limits.max_pixels), Image.Resampling.BICUBIC
+            )
+        return colour
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError("image_too_large", str(error)) from error
+    except MemoryError as error:
+        raise ImageError("image_too_large", "not enough memory to decode it") from error
+    except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, struct.error, ...
+        raise ImageError("image_undecodable", f"{type(error).__name__}: {error}") from error
+
+
+def shrunk_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
+    """The size with the same shape and at most ``max_pixels`` pixels, sides at least 1."""
+    if width * height <= max_pixels:
+        return width, height
+    scale = (max_pixels / (width * height)) ** 0.5
+    return max(1, int(width * scale)), max(1, int(height * scale))

@@ -1,0 +1,346 @@
+"""`vlmsel score`: an index and a model folder in, a scores folder out, committed unit by unit.
+
+A run that is killed at any moment and started again gives the bytes of one clean run (fp32, CPU, the same number of
+threads): batches are planned within a unit, and a unit is committed whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import vlmsel
+from vlmsel.errors import MismatchError, ResourceError, StrictError, UnreadableError, UsageError
+
+from vlmsel_trainer.scoring import model as models
+from vlmsel_trainer.scoring import provenance as provenance_of
+from vlmsel_trainer.scoring.ahead import Ahead, PlannedUnit, ReadyBatch, TokenRules
+from vlmsel_trainer.scoring.conversations import caption_turns
+from vlmsel_trainer.scoring.encoding import TokenizerError
+from vlmsel_trainer.scoring.images import ImageLimits
+from vlmsel_trainer.scoring.index import Index
+from vlmsel_trainer.scoring.options import ScoreOptions
+from vlmsel_trainer.scoring.records import OK, Unit
+from vlmsel_trainer.scoring.samples import Preparer
+from vlmsel_trainer.scoring.scorer import BatchScorer, PendingRows
+from vlmsel_trainer.scoring.table import write_part
+from vlmsel_trainer.scoring.template import ChatTemplate, TemplateError
+
+# Rows that are in order but hold nothing to score; they never count as bad.
+EMPTY_STATUSES = frozenset({"no_text", "too_long"})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do: counted from the manifest and the model folder, before any weight is read."""
+
+    rows: int
+    units: int
+    model_bytes: int
+    config: dict[str, Any]
+    index: Index
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did. ``counts``: every input row by its status; ``scored_rows`` and the rates are of this run alone."""
+
+    output: Path
+    counts: dict[str, int]
+    scored_rows: int
+    wall_s: float
+    tokens: int
+
+    @property
+    def failed(self) -> int:
+        return self.counts["input"] - self.counts[OK]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How many rows may fail, and which statuses are no failure."""
+
+    strict: bool
+    max_bad_fraction: float
+    harmless: frozenset[str]
+
+
+@dataclass
+class Progress:
+    """How far a run is: rows of the whole and tokens (text and image, padding not counted) of this run."""
+
+    total_rows: int
+    rows: int = 0
+    tokens: int = 0
+
+
+def plan(model: Path, index: Path, options: ScoreOptions) -> Plan:
+    """Checks model folder and index and counts the work; hashes the model (its bytes are read once)."""
+    model_config = models.check_folder(model, trust_remote_code=options.trust_remote_code)
+    manifest = vlmsel.read_manifest(index)
+    if manifest.get("command") != "index":
+        raise UsageError(f"{index} is no index: `vlmsel {manifest.get('command')}` wrote it; give the index as --index")
+    opened = Index(index, manifest)
+    units = _limited(opened.units(options.samples_per_unit), options.limit)
+    files = provenance_of.list_model_files(model)
+    config = options.config() | {
+        "model_sha256": provenance_of.hash_model(model),
+        "architecture": ", ".join(model_config.get("architectures") or []),
+        "dtype": _resolved_dtype(options),
+        "image_backend": options.image_backend,
+    }
+    return Plan(sum(map(len, units)), len(units), sum(file.stat().st_size for file in files), config, opened)
+
+
+def score(
+    model: str | os.PathLike[str],
+    *,
+    index: str | os.PathLike[str] = "index",
+    output: str | os.PathLike[str] = "scores",
+    options: ScoreOptions | None = None,
+    overwrite: bool = False,
+    strict: bool = False,
+    max_bad_fraction: float = 0.001,
+    allow_bad_files: bool = False,
+    memory_limit: int | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Summary:
+    """Scores every row of ``index`` with the model in the folder ``model`` and writes the folder ``output``.
+
+    Raises NotFoundError and UsageError before any work; UnreadableError where more than ``max_bad_fraction`` of the rows
+    failed (StrictError at the first, under ``strict``): nothing is published then, what was scored stays for the next
+    run; MismatchError where ``output`` was begun with another model, configuration or index; LockedError; ResourceError.
+    ``allow_bad_files``: rows whose shard is missing or cut short do not count as failed. ``memory_limit`` (bytes): refuses,
+    before it is loaded, a model whose weights alone are larger.
+    """
+    options = options or ScoreOptions()
+    began = time.monotonic()
+    model, index = Path(model), Path(index)
+    planned = plan(model, index, options)
+    if memory_limit is not None and planned.model_bytes > memory_limit:
+        raise ResourceError(f"{model} has {planned.model_bytes:,} bytes of weights, --memory-limit is {memory_limit:,}")
+    harmless = EMPTY_STATUSES | {OK, "input"} | ({"image_missing", "image_unreadable"} if allow_bad_files else set())
+    with vlmsel.Output.begin(
+        output,
+        command="score",
+        config=planned.config,
+        inputs=planned.index.inputs(),
+        guarded=[index, model],
+        overwrite=overwrite,
+        extend=True,
+    ) as out:
+        if out.finished:
+            return Summary(out.path, dict(out.manifest["counts"]), 0, time.monotonic() - began, 0)
+        work = _Run(planned, options, out, Tolerance(strict, max_bad_fraction, frozenset(harmless)), on_progress)
+        todo = _limited(planned.index.units(options.samples_per_unit), options.limit)
+        work.progress.rows = sum(int(record["rows"]) for record in out.committed().values())
+        loaded = models.load(
+            model,
+            device=options.device,
+            dtype=planned.config["dtype"],
+            image_backend=options.image_backend,
+            trust_remote_code=options.trust_remote_code,
+        )
+        work.score_units(loaded, [unit for unit in todo if unit.name not in out.committed()])
+        return work.finish(began, str(loaded.device))
+
+
+class _Run:
+    """One run under way: counts, checks and commits."""
+
+    def __init__(
+        self,
+        planned: Plan,
+        options: ScoreOptions,
+        out: vlmsel.Output,
+        tolerance: Tolerance,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._plan = planned
+        self._options = options
+        self._out = out
+        self._tolerance = tolerance
+        self._on_progress = on_progress
+        self.progress = Progress(planned.rows)
+        self._provenance: dict[str, Any] = {}
+        self._counts: Counter[str] = Counter()
+        for record in out.committed().values():
+            self._counts.update(record["counts"])
+        self._n_before = self._counts["input"]
+
+    def score_units(self, loaded: models.LoadedModel, units: list[Unit]) -> None:
+        template = self._template(loaded)
+        self._provenance = self._describe(loaded, template)
+        self._refuse_other_provenance()
+        self._check_bad()
+        preparer = Preparer(
+            loaded.processor,
+            self._plan.index.roots,
+            ImageLimits(self._options.max_decode_pixels, self._options.max_pixels),
+            loaded.dtype,
+            template.image_token,
+            template.image_token_id,
+            loaded.max_positions,
+        )
+        rules = TokenRules(
+            template,
+            self._options.prompt,
+            self._options.max_text_tokens,
+            self._options.batch_tokens,
+            self._options.no_image_pass,
+        )
+        scorer = BatchScorer(loaded)
+        ahead = Ahead(preparer, rules, self._options.workers or min(16, os.cpu_count() or 1))
+        pending: list[tuple[bool, list[int], list[PendingRows]]] = []
+        with contextlib.closing(ahead.run(self._plan.index.read(units))) as batches:
+            scorer.begin_unit()
+            for ready in batches:
+                if ready.rows:
+                    pending.append((True, ready.rows, scorer.score(ready.prepared)))
+                if ready.prepared_no_image:
+                    pending.append((False, ready.rows, scorer.score(ready.prepared_no_image)))
+                self._report(ready)
+                if ready.is_last:
+                    _fetch(ready.planned, pending)
+                    pending.clear()
+                    self._commit(ready.planned)
+                    scorer.begin_unit()
+
+    def finish(self, began: float, device: str) -> Summary:
+        """Publishes the output."""
+        self._check_bad()
+        wall_s = time.monotonic() - began
+        scored_rows = self._counts["input"] - self._n_before
+        counts = {"input": 0, OK: 0} | dict(sorted(self._counts.items()))
+        run = {
+            "wall_s": round(wall_s, 3),
+            "rows": scored_rows,
+            "tokens": self.progress.tokens,
+            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
+            "batch_tokens": self._options.batch_tokens,
+        }
+        self._out.finish(counts=counts, provenance=self._provenance, run=run)
+        return Summary(self._out.path, counts, scored_rows, wall_s, self.progress.tokens)
+
+    def _commit(self, planned: PlannedUnit) -> None:
+        unit = planned.unit
+        name = f"{unit.name}.parquet"
+        write_part(
+            self._out.temporary(name),
+            [sample.uid for sample in planned.samples],
+            [sample.source for sample in planned.samples],
+            planned.scores,
+            self._provenance,
+            with_no_image=self._options.no_image_pass,
+        )
+        statuses = Counter(score.status for score in planned.scores)
+        counts = {"input": len(unit)} | dict(sorted(statuses.items()))
+        self._counts.update(counts)
+        for row, score_of_row in enumerate(planned.scores):
+            if self._tolerance.strict and score_of_row.status not in self._tolerance.harmless:
+                raise StrictError(
+                    f"row {unit.start + row} of {unit.part} (uid {planned.samples[row].uid.hex()}): {score_of_row.status}; "
+                    "without --strict it stays as a row with this status"
+                )
+        mark = hashlib.sha256(provenance_of.encode(self._provenance)).hexdigest()
+        self._out.commit(unit.name, [name], rows=len(unit), counts=counts, detail={"provenance": mark})
+        self._check_bad()
+
+    def _check_bad(self) -> None:
+        bad = {status: n for status, n in sorted(self._counts.items()) if status not in self._tolerance.harmless}
+        if sum(bad.values()) > self._tolerance.max_bad_fraction * self._plan.rows:
+            statuses = ", ".join(f"{n} {status}" for status, n in bad.items())
+            raise UnreadableError(
+                f"{sum(bad.values())} of {self._plan.rows} rows could not be scored ({statuses}), more than --max-bad-fraction "
+                f"{self._tolerance.max_bad_fraction}; `vlmsel doctor` says what is wrong with the data, and with a larger "
+                "fraction the same command goes on from here"
+            )
+
+    def _template(self, loaded: models.LoadedModel) -> ChatTemplate:
+        try:
+            return ChatTemplate(
+                loaded.processor,
+                count_end_token=self._options.count_end_token,
+                separate_answers=self._options.compat == "wepoints",
+            )
+        except (TemplateError, TokenizerError) as error:
+            raise UsageError(f"this model cannot score: {error}") from error
+
+    def _describe(self, loaded: models.LoadedModel, template: ChatTemplate) -> dict[str, Any]:
+        shown = template.show(caption_turns(self._options.prompt, "", 1))
+        return {
+            "model_sha256": self._plan.config["model_sha256"],
+            "architecture": self._plan.config["architecture"],
+            "prompt_sha256": provenance_of.hash_texts([shown]),
+            "dtype": loaded.dtype_name,
+            "attention": loaded.attention,
+            "image_backend": loaded.image_backend,
+            "image_processor": loaded.image_processor,
+            "max_pixels": self._options.max_pixels,
+            "max_text_tokens": self._options.max_text_tokens,
+            "end_token": template.end_token if self._options.count_end_token else None,
+            "compat": self._options.compat,
+            "software": {name: ".".join(version(name).split(".")[:2]) for name in ("torch", "transformers", "pillow")},
+        }
+
+    def _refuse_other_provenance(self) -> None:
+        """A run may go on only where its scores can stand beside those that are there already."""
+        mark = hashlib.sha256(provenance_of.encode(self._provenance)).hexdigest()
+        others = [unit for unit, record in self._out.committed().items() if record["detail"].get("provenance") != mark]
+        if others:
+            raise MismatchError(
+                f"{self._out.path}: {len(others)} units ({others[0]}, ...) were scored under other conditions than now "
+                f"({self._provenance}); their Parquet metadata says which. Go back to those versions, or --overwrite"
+            )
+
+    def _report(self, ready: ReadyBatch) -> None:
+        self.progress.rows += len(ready.rows)
+        self.progress.tokens += sum(map(len, ready.prepared)) + sum(map(len, ready.prepared_no_image))
+        if ready.is_last:
+            # Rows that failed before they reached a batch are done too.
+            self.progress.rows = self._counts["input"] + len(ready.planned.unit)
+        if self._on_progress is not None:
+            self._on_progress(replace(self.progress))
+
+
+def _fetch(planned: PlannedUnit, pending: list[tuple[bool, list[int], list[PendingRows]]]) -> None:
+    for is_main, rows, pieces in pending:
+        for piece in pieces:
+            for i, outcome in piece.fetch():
+                row = planned.scores[rows[i]]
+                if outcome.status != OK:
+                    row.status = outcome.status
+                elif is_main:
+                    row.nll_sum = outcome.nll_sum
+                else:
+                    row.nll_sum_no_image = outcome.nll_sum
+
+
+def _limited(units: list[Unit], limit: int | None) -> list[Unit]:
+    if limit is None:
+        return units
+    kept = []
+    for unit in units:
+        if limit <= 0:
+            break
+        kept.append(replace(unit, stop=min(unit.stop, unit.start + limit)))
+        limit -= len(kept[-1])
+    return kept
+
+
+def _resolved_dtype(options: ScoreOptions) -> str:
+    if options.dtype != "auto":
+        return options.dtype
+    on_gpu = options.device.startswith("cuda") or (options.device == "auto" and torch.cuda.is_available())
+    return "bfloat16" if on_gpu else "float32"
