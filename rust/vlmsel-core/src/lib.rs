@@ -8,3 +8,5 @@ pub mod quantity;
 pub mod score_key;
 
 pub use score_key::ScoreKey;
+
+pub mod hash;

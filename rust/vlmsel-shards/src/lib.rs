@@ -14,3 +14,8 @@ pub mod quarantine;
 pub mod verify;
 
 pub use error::{Error, Result};
+
+pub mod image_header;
+pub mod samples;
+pub mod source;
+pub mod tar;
