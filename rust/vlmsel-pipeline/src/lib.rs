@@ -7,3 +7,7 @@ pub mod error;
 pub mod progress;
 
 pub use error::{Error, Result};
+
+pub mod index;
+pub mod policy;
+pub mod sources;
