@@ -5,6 +5,7 @@
 pub mod histogram;
 pub mod names;
 pub mod quantity;
+pub mod random;
 pub mod score_key;
 
 pub use score_key::ScoreKey;

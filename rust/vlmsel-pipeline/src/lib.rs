@@ -5,6 +5,7 @@
 
 pub mod error;
 pub mod progress;
+pub mod select;
 
 pub use error::{Error, Result};
 

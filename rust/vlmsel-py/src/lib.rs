@@ -2,8 +2,10 @@
 //!
 //! Options and summaries cross as JSON text, tables as Arrow streams, ids as buffers; never one object per row.
 
+mod arrow;
 mod door;
 mod output;
+mod select;
 
 use pyo3::prelude::*;
 
@@ -11,5 +13,7 @@ use pyo3::prelude::*;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     output::register(module)?;
+    arrow::register(module)?;
+    select::register(module)?;
     Ok(())
 }

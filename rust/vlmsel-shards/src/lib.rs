@@ -4,13 +4,17 @@
 //! a killed run leaves the old state or the new one. It decides nothing about *which* samples are wanted (that is
 //! `vlmsel-core`) and runs nothing in parallel by itself (that is `vlmsel-pipeline`).
 
+pub mod disk;
 pub mod error;
 pub mod fingerprint;
 pub mod inputs;
 pub mod lock;
 pub mod manifest;
+pub mod npy;
 pub mod output;
+pub mod parquet_writer;
 pub mod quarantine;
+pub mod tables;
 pub mod verify;
 
 pub use error::{Error, Result};

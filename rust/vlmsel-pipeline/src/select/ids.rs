@@ -1,0 +1,211 @@
+//! Lists of ids to include or exclude: text, Parquet, CSV, JSON lines, or DataComp's `.npy` subset files.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use arrow_array::{Array, ArrayRef};
+use arrow_schema::DataType;
+use vlmsel_shards::inputs::InputFile;
+use vlmsel_shards::npy::read_uids;
+use vlmsel_shards::tables::schema::{Role, Wanted, resolve};
+use vlmsel_shards::tables::{Table, is_table, open};
+
+use crate::error::{Error, Result};
+
+/// A set of ids in one canonical form: 16 bytes and their 32 hexadecimal digits are the same id.
+#[derive(Debug, Default)]
+pub struct IdSet {
+    wide: Vec<u128>,
+    other: HashSet<Box<[u8]>>,
+    files: Vec<PathBuf>,
+}
+
+/// An id as the set knows it.
+enum Canonical<'a> {
+    Wide(u128),
+    Other(&'a [u8]),
+}
+
+fn canonical(id: &[u8], may_be_hex: bool) -> Canonical<'_> {
+    if let Ok(bytes) = <[u8; 16]>::try_from(id).map_err(|_| ()).and_then(|b| if may_be_hex { Err(()) } else { Ok(b) }) {
+        return Canonical::Wide(u128::from_be_bytes(bytes));
+    }
+    if may_be_hex {
+        if let Some(value) = parse_hex(id) {
+            return Canonical::Wide(value);
+        }
+    }
+    Canonical::Other(id)
+}
+
+/// The value of exactly 32 hexadecimal digits.
+pub fn parse_hex(id: &[u8]) -> Option<u128> {
+    if id.len() != 32 || !id.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    u128::from_str_radix(std::str::from_utf8(id).ok()?, 16).ok()
+}
+
+impl IdSet {
+    /// Reads the lists; `id_column` names the column of tables, `id_type` is the working type of the ids they are for.
+    ///
+    /// # Errors
+    /// Missing files, files that are no list of ids, ids that cannot be of `id_type`.
+    pub fn read(paths: &[PathBuf], id_column: &str, id_type: &DataType) -> Result<Self> {
+        let mut set = Self::default();
+        for path in paths {
+            if !path.exists() {
+                return Err(vlmsel_shards::Error::NotFound { path: path.clone(), hint: " (a list of ids)".to_owned() }.into());
+            }
+            let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+            if extension == "npy" {
+                set.wide.extend(read_uids(path)?);
+            } else if is_table(path) {
+                set.read_table(path, id_column)?;
+            } else {
+                set.read_text(path, id_type)?;
+            }
+            set.files.push(path.clone());
+        }
+        set.wide.sort_unstable();
+        set.wide.dedup();
+        if set.wide.is_empty() && set.other.is_empty() {
+            return Err(Error::usage(format!("{}: no ids in it", paths[0].display())));
+        }
+        Ok(set)
+    }
+
+    /// The files that were read, for the fingerprint.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    fn insert(&mut self, id: &[u8], may_be_hex: bool) {
+        match canonical(id, may_be_hex) {
+            Canonical::Wide(value) => self.wide.push(value),
+            Canonical::Other(bytes) => {
+                self.other.insert(bytes.into());
+            }
+        }
+    }
+
+    fn read_text(&mut self, path: &Path, id_type: &DataType) -> Result<()> {
+        let bytes = std::fs::read(path)
+            .map_err(|source| vlmsel_shards::Error::Io { action: "read", path: path.to_path_buf(), source })?;
+        for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if line.is_empty() {
+                continue;
+            }
+            let wrong = |what: &str| {
+                let shown: String = String::from_utf8_lossy(line).chars().take(80).collect();
+                Error::usage(format!("{}, line {}: {shown:?} is not {what}", path.display(), at + 1))
+            };
+            if id_type.is_integer() {
+                let number: i128 =
+                    std::str::from_utf8(line).ok().and_then(|text| text.trim().parse().ok()).ok_or_else(|| wrong("an integer id"))?;
+                self.insert(number.to_string().as_bytes(), false);
+            } else if matches!(id_type, DataType::FixedSizeBinary(16)) && parse_hex(line).is_none() {
+                return Err(wrong("an id of 32 hexadecimal digits"));
+            } else {
+                self.insert(line, true);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_table(&mut self, path: &Path, id_column: &str) -> Result<()> {
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let table = open(&InputFile { path: path.to_path_buf(), name, folder: None })?;
+        let find = |name: &str, required| {
+            resolve(std::slice::from_ref(&table), &[Wanted { name: name.to_owned(), role: Role::Id, required }])
+        };
+        // A list made by vlmsel has `uid` whatever the scores call it.
+        let column = match find(id_column, false)?.columns.pop().flatten() {
+            Some(column) => column,
+            None => find("uid", true)?.columns.pop().flatten().ok_or_else(|| Error::Bug("no id column".to_owned()))?,
+        };
+        match &table {
+            Table::Parquet(parquet) => {
+                for group in 0..parquet.groups() {
+                    parquet.read(group, None, &[&column], &mut |batch| {
+                        self.insert_array(batch.column(0));
+                        Ok(())
+                    })?;
+                }
+            }
+            Table::Text(text) => {
+                let mut wrong = None;
+                text.read(
+                    &[(&column, Role::Id)],
+                    &mut |batch| {
+                        self.insert_array(batch.column(0));
+                        Ok(())
+                    },
+                    &mut |bad| {
+                        wrong.get_or_insert(bad);
+                        Ok(())
+                    },
+                )?;
+                if let Some(bad) = wrong {
+                    let line = bad.position.unwrap_or(0);
+                    return Err(Error::usage(format!("{}, line {line}: {} ({})", path.display(), bad.reason, bad.detail)));
+                }
+            }
+            Table::Memory(_) => {}
+        }
+        Ok(())
+    }
+
+    fn insert_array(&mut self, array: &ArrayRef) {
+        let may_be_hex = matches!(array.data_type(), DataType::Utf8View);
+        for_each_id(array, |_, id| {
+            if let Some(id) = id {
+                self.insert(id, may_be_hex);
+            }
+        });
+    }
+
+    /// Whether each id of `array` is in the set; a null never is.
+    pub fn contains_each(&self, array: &ArrayRef, found: &mut Vec<bool>) {
+        found.clear();
+        let may_be_hex = matches!(array.data_type(), DataType::Utf8View);
+        for_each_id(array, |_, id| {
+            found.push(id.is_some_and(|id| match canonical(id, may_be_hex) {
+                Canonical::Wide(value) => self.wide.binary_search(&value).is_ok(),
+                Canonical::Other(bytes) => self.other.contains(bytes),
+            }));
+        });
+    }
+}
+
+/// Calls `visit` with each id's bytes: integers as decimal digits, strings and binaries as they are.
+pub fn for_each_id(array: &ArrayRef, mut visit: impl FnMut(usize, Option<&[u8]>)) {
+    match array.data_type() {
+        DataType::FixedSizeBinary(_) => {
+            let ids = array.as_fixed_size_binary();
+            (0..ids.len()).for_each(|at| visit(at, (!ids.is_null(at)).then(|| ids.value(at))));
+        }
+        DataType::Utf8View => {
+            let ids = array.as_string_view();
+            (0..ids.len()).for_each(|at| visit(at, (!ids.is_null(at)).then(|| ids.value(at).as_bytes())));
+        }
+        DataType::BinaryView => {
+            let ids = array.as_binary_view();
+            (0..ids.len()).for_each(|at| visit(at, (!ids.is_null(at)).then(|| ids.value(at))));
+        }
+        DataType::UInt64 => {
+            let ids = array.as_primitive::<arrow_array::types::UInt64Type>();
+            (0..ids.len()).for_each(|at| visit(at, (!ids.is_null(at)).then(|| ids.value(at).to_string()).as_deref().map(str::as_bytes)));
+        }
+        _ => {
+            if let Ok(wide) = arrow_cast::cast(array, &DataType::Int64) {
+                let ids = wide.as_primitive::<Int64Type>();
+                (0..ids.len())
+                    .for_each(|at| visit(at, (!ids.is_null(at)).then(|| ids.value(at).to_string()).as_deref().map(str::as_bytes)));
+            }
+        }
+    }
+}

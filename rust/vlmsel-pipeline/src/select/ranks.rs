@@ -1,0 +1,77 @@
+//! Keys at ranks: exact ones by counting digits, and a first guess of the cut from a sample.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use vlmsel_core::histogram::{DigitCounts, KeyRank, Narrowed};
+use vlmsel_shards::tables::Table;
+use vlmsel_shards::tables::score::ScoreClass;
+
+use super::plan::{Request, Resolved};
+use super::scan::{Keying, Scan, Sink};
+use crate::error::Result;
+use crate::progress::Progress;
+
+/// Row groups that the first guess looks into.
+const SAMPLED_GROUPS: usize = 32;
+/// Scores that it reads of each.
+const SAMPLED_ROWS: usize = 32 << 10;
+/// Fewer rows are not worth a guess.
+const LEAST_ROWS: u64 = 4 << 20;
+
+/// The exact key at `rank` of the eligible rows; one pass per 16 bits of the key.
+///
+/// # Errors
+/// Those of the passes.
+pub fn key_at_rank(scan: &Scan<'_>, rank: u64, progress: &Progress) -> Result<Option<KeyRank>> {
+    let mut counts = DigitCounts::highest();
+    loop {
+        let shared = Mutex::new(counts);
+        progress.restart();
+        scan.run(&Sink::Count(&shared), progress)?;
+        counts = shared.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match counts.narrow(rank) {
+            None => return Ok(None),
+            Some(Narrowed::Key(found)) => return Ok(Some(found)),
+            Some(Narrowed::Next(next)) => counts = next,
+        }
+    }
+}
+
+/// A key that about `wanted` rows are expected to stay below, with a margin; rows above it are not collected at first.
+/// A guess that is too low is noticed by the walk, which is then repeated without one.
+pub fn guess_cut(request: &Request, resolved: &Resolved, left_out: &BTreeMap<usize, String>, keying: Keying, wanted: u64) -> Option<u64> {
+    let Keying::Score { turned } = keying else { return None };
+    let filtered = resolved.include.is_some() || resolved.exclude.is_some() || resolved.columns.tokens.is_some();
+    let mut groups = Vec::new();
+    let mut total = 0;
+    for (at, table) in resolved.tables.iter().enumerate().filter(|(at, _)| !left_out.contains_key(at)) {
+        let Table::Parquet(parquet) = table else { return None };
+        total += parquet.rows();
+        groups.extend((0..parquet.groups()).map(|group| (at, group)));
+    }
+    if filtered || total < LEAST_ROWS || wanted.saturating_mul(8) > total {
+        return None;
+    }
+    let mut sample = Vec::new();
+    let mut seen = 0_u64;
+    let step = groups.len().div_ceil(SAMPLED_GROUPS).max(1);
+    for (at, group) in groups.into_iter().step_by(step) {
+        let Table::Parquet(parquet) = &resolved.tables[at] else { continue };
+        let outcome = parquet.visit_first_scores(group, &resolved.columns.score, SAMPLED_ROWS, request.refuses_negative(), &mut |block| {
+            seen += block.keys.len() as u64;
+            let finite = |at: usize| block.classes.is_none_or(|classes| classes[at] == ScoreClass::Finite);
+            let keys = block.keys.iter().enumerate().filter(|(at, _)| finite(*at));
+            sample.extend(keys.map(|(_, key)| if turned { !*key } else { *key }));
+            Ok(())
+        });
+        // A broken table is reported by the pass itself.
+        outcome.ok()?;
+    }
+    let expected = sample.len() as f64 * (wanted as f64 / total as f64) * (sample.len() as f64 / seen.max(1) as f64).recip().max(1.0);
+    let rank = (expected * 1.1 + 4.0 * expected.sqrt() + 16.0) as usize;
+    if rank + 1 >= sample.len() {
+        return None;
+    }
+    Some(*sample.select_nth_unstable(rank).1)
+}

@@ -1,0 +1,294 @@
+//! The rows that may win, cut back as they pile up.
+//!
+//! A row is one byte string whose byte order is the total order: key (8 bytes, big-endian), id, then source and kept
+//! columns, each in arrow-row's self-delimiting encoding, then tokens (8 bytes) where the size is a budget. Its tag is the length of the id's part.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::sorter::{Arena, Merge, Sorter};
+use super::walk::{Limit, Rule, Verdict, Walk};
+use crate::error::Result;
+
+/// Bytes of the key at the front of a row.
+pub const KEY_BYTES: usize = 8;
+/// Rows collected before the first cut is worth its sort.
+const LEAST_ROWS: usize = 64 << 10;
+
+/// The id's bytes of a row.
+pub fn id_of(row: &[u8], tag: u32) -> &[u8] {
+    &row[KEY_BYTES..KEY_BYTES + tag as usize]
+}
+
+/// The key of a row.
+pub fn key_of(row: &[u8]) -> u64 {
+    let mut key = [0; KEY_BYTES];
+    key.copy_from_slice(&row[..KEY_BYTES]);
+    u64::from_be_bytes(key)
+}
+
+/// The tokens of a row: its last eight bytes, where the size is a budget.
+fn tokens_of(row: &[u8], rule: &Rule) -> u64 {
+    if !matches!(rule.limit, Limit::Tokens(_)) {
+        return 0;
+    }
+    let mut tokens = [0; 8];
+    tokens.copy_from_slice(&row[row.len() - 8..]);
+    u64::from_be_bytes(tokens)
+}
+
+/// What the collection ended with.
+pub enum Collected {
+    /// All in memory, sorted.
+    Memory(Arena),
+    /// In sorted runs on disk.
+    Disk(Merge),
+}
+
+/// Shared by the scanning threads.
+pub struct Collector {
+    rule: Rule,
+    first_rank: u64,
+    budget: u64,
+    /// Rows kept before a cut is looked for.
+    room: usize,
+    may_cut: bool,
+    /// Keys above this cannot win.
+    cut: AtomicU64,
+    /// Whether a row was dropped because of a cut that was found or guessed (not one that was asked for).
+    dropped: AtomicBool,
+    state: Mutex<State>,
+}
+
+struct State {
+    arena: Arena,
+    disk: Sorter,
+}
+
+impl Collector {
+    /// Collects for `rule` within `budget` bytes. Rows above `guess` are dropped from the start; `may_cut` allows cuts.
+    pub fn new(rule: Rule, first_rank: u64, budget: u64, scratch: &Path, guess: Option<u64>, may_cut: bool) -> Self {
+        let room = match rule.limit {
+            Limit::Rows(k) => usize::try_from(k.saturating_add(rule.start_rank - first_rank).saturating_mul(2)).unwrap_or(usize::MAX),
+            Limit::Tokens(_) => 0,
+            Limit::All => usize::MAX,
+        };
+        Self {
+            rule,
+            first_rank,
+            budget,
+            room: room.max(LEAST_ROWS),
+            may_cut,
+            cut: AtomicU64::new(guess.unwrap_or(u64::MAX)),
+            dropped: AtomicBool::new(false),
+            state: Mutex::new(State { arena: Arena::default(), disk: Sorter::new(scratch, budget) }),
+        }
+    }
+
+    /// Keys above this need not be collected. Whoever leaves one out must call [`Collector::note_dropped`].
+    pub fn cut(&self) -> u64 {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    /// Remembers that a row was left out because of [`Collector::cut`].
+    pub fn note_dropped(&self) {
+        self.dropped.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes over a thread's rows.
+    ///
+    /// # Errors
+    /// Those of the scratch disk.
+    pub fn take(&self, rows: &mut Arena) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        state.arena.append(rows);
+        if state.arena.len() >= self.room || state.arena.memory_bytes() > self.budget {
+            self.cut_back(&mut state)?;
+        }
+        Ok(())
+    }
+
+    fn cut_back(&self, state: &mut State) -> Result<()> {
+        state.arena.sort();
+        if self.may_cut {
+            let (needed, stopped) = walk(&state.arena, self.rule, self.first_rank);
+            if stopped && needed < state.arena.len() {
+                let bound = if needed == 0 { 0 } else { key_of(state.arena.get(needed - 1).0) };
+                self.cut.fetch_min(bound, Ordering::Relaxed);
+                self.note_dropped();
+                state.arena.truncate(needed);
+            }
+        }
+        if state.arena.memory_bytes() > self.budget / 2 {
+            state.disk.add_run(&state.arena)?;
+            state.arena.clear();
+        }
+        Ok(())
+    }
+
+    /// Everything that was collected, in order, and whether cuts dropped rows.
+    ///
+    /// # Errors
+    /// Those of the scratch disk.
+    pub fn finish(self) -> Result<(Collected, bool)> {
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        let State { mut arena, mut disk } = self.state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        arena.sort();
+        if !disk.has_runs() {
+            return Ok((Collected::Memory(arena), dropped));
+        }
+        disk.add_run(&arena)?;
+        drop(arena);
+        Ok((Collected::Disk(disk.finish()?), dropped))
+    }
+}
+
+/// How many of the sorted rows a walk needs, and whether it stopped before or at the last.
+fn walk(arena: &Arena, rule: Rule, first_rank: u64) -> (usize, bool) {
+    let mut walk = Walk::new(rule, first_rank);
+    let mut seen: HashSet<&[u8]> = HashSet::new();
+    for at in 0..arena.len() {
+        let (row, tag) = arena.get(at);
+        let verdict = walk.judge(tokens_of(row, &rule), || Ok::<_, std::convert::Infallible>(!seen.insert(id_of(row, tag))));
+        if verdict == Ok(Verdict::Stop) {
+            return (at, true);
+        }
+    }
+    (arena.len(), false)
+}
+
+/// What a walk over all collected rows came to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Chosen {
+    /// Rows selected.
+    pub selected: u64,
+    /// Rows at or above the last selected one whose id was taken.
+    pub repeated: u64,
+    /// Key of the last selected row.
+    pub last_key: Option<u64>,
+    /// Whether the size was reached; if not, and rows were dropped, the walk must be repeated without cuts.
+    pub complete: bool,
+}
+
+/// Walks the collected rows and hands the selected ones to `emit`, in order.
+///
+/// # Errors
+/// Those of `emit` and of the scratch disk.
+pub fn choose(
+    collected: Collected,
+    rule: Rule,
+    first_rank: u64,
+    scratch: &Path,
+    budget: u64,
+    emit: &mut dyn FnMut(&[u8], u32) -> Result<()>,
+) -> Result<Chosen> {
+    match collected {
+        Collected::Memory(arena) => choose_in_memory(&arena, rule, first_rank, emit),
+        Collected::Disk(merge) => choose_on_disk(merge, rule, first_rank, scratch, budget, emit),
+    }
+}
+
+fn choose_in_memory(
+    arena: &Arena,
+    rule: Rule,
+    first_rank: u64,
+    emit: &mut dyn FnMut(&[u8], u32) -> Result<()>,
+) -> Result<Chosen> {
+    let mut walk = Walk::new(rule, first_rank);
+    let mut chosen = Chosen::default();
+    let mut seen: hashbrown::HashSet<&[u8]> = hashbrown::HashSet::with_capacity(if rule.distinct { arena.len() } else { 0 });
+    for at in 0..arena.len() {
+        let (row, tag) = arena.get(at);
+        match walk.judge(tokens_of(row, &rule), || Ok::<_, crate::Error>(!seen.insert(id_of(row, tag))))? {
+            Verdict::Selected => {
+                emit(row, tag)?;
+                chosen.last_key = Some(key_of(row));
+            }
+            Verdict::Stop => {
+                chosen.complete = true;
+                break;
+            }
+            Verdict::Repeated | Verdict::Outranked => {}
+        }
+    }
+    if let Limit::Rows(wanted) = rule.limit {
+        chosen.complete |= walk.selected == wanted;
+    }
+    chosen.selected = walk.selected;
+    chosen.repeated = walk.repeated();
+    Ok(chosen)
+}
+
+/// The same with disk in place of memory: the set of seen ids becomes a sort by id, which finds each id's first row, and
+/// a sort back into the total order. Repeats are kept aside and counted when the last selected row is known.
+fn choose_on_disk(
+    mut merge: Merge,
+    rule: Rule,
+    first_rank: u64,
+    scratch: &Path,
+    budget: u64,
+    emit: &mut dyn FnMut(&[u8], u32) -> Result<()>,
+) -> Result<Chosen> {
+    let mut chosen = Chosen::default();
+    let in_range = Rule { distinct: false, limit: Limit::All, ..rule };
+    let mut ranks = Walk::new(in_range, first_rank);
+    let mut by_id = Sorter::new(scratch, budget / 3);
+    let mut rows = Sorter::new(scratch, budget / 3);
+    while let Some((row, tag)) = merge.next()? {
+        match ranks.judge(0, || Ok::<_, crate::Error>(false))? {
+            Verdict::Stop => {
+                chosen.complete = true;
+                break;
+            }
+            Verdict::Selected if rule.distinct => by_id.push(&[id_of(&row, tag), &row], tag)?,
+            Verdict::Selected => rows.push(&[&row], tag)?,
+            Verdict::Repeated | Verdict::Outranked => {}
+        }
+    }
+    drop(merge);
+    let mut repeats = Sorter::new(scratch, budget / 3);
+    if rule.distinct {
+        let mut by_id = by_id.finish()?;
+        let mut last: Option<Vec<u8>> = None;
+        while let Some((record, tag)) = by_id.next()? {
+            let (id, row) = record.split_at(tag as usize);
+            if last.as_deref() == Some(id) {
+                repeats.push(&[row], tag)?;
+            } else {
+                rows.push(&[row], tag)?;
+                last = Some(id.to_vec());
+            }
+        }
+    }
+    // Ranks were settled above; what is left is the size.
+    let mut walk = Walk::new(Rule { start_rank: 0, end_rank: None, distinct: false, limit: rule.limit }, 0);
+    let mut rows = rows.finish()?;
+    let mut last_row = None;
+    while let Some((row, tag)) = rows.next()? {
+        match walk.judge(tokens_of(&row, &rule), || Ok::<_, crate::Error>(false))? {
+            Verdict::Selected => {
+                emit(&row, tag)?;
+                chosen.last_key = Some(key_of(&row));
+                last_row = Some(row);
+            }
+            _ => {
+                chosen.complete = true;
+                break;
+            }
+        }
+    }
+    if let Limit::Rows(wanted) = rule.limit {
+        chosen.complete |= walk.selected == wanted;
+    }
+    let mut repeats = repeats.finish()?;
+    while let (Some((row, _)), Some(last)) = (repeats.next()?, &last_row) {
+        if row >= *last {
+            break;
+        }
+        chosen.repeated += 1;
+    }
+    chosen.selected = walk.selected;
+    Ok(chosen)
+}

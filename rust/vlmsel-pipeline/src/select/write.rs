@@ -1,0 +1,129 @@
+//! Writing a selection: `selection.parquet` in rank order, `uids.npy` sorted.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, RecordBatch};
+use arrow_schema::DataType;
+use vlmsel_shards::error::IoContext;
+use vlmsel_shards::npy::write_uids;
+use vlmsel_shards::output::Output;
+use vlmsel_shards::parquet_writer::TableWriter;
+
+use super::gather::Decoder;
+use super::ids::parse_hex;
+use super::sorter::{Arena, Sorter};
+use crate::error::Result;
+
+/// The table's name in a selection folder.
+pub const TABLE: &str = "selection.parquet";
+/// The subset file's name.
+pub const UIDS: &str = "uids.npy";
+/// Rows decoded at a time.
+const BATCH_ROWS: usize = 16 << 10;
+
+/// Takes the selected rows in order.
+pub struct SelectionWriter {
+    decoder: Decoder,
+    pending: Arena,
+    rank: u64,
+    table: TableWriter,
+    /// 128-bit ids so far; `None` once an id was seen that is not one.
+    uids: Option<Sorter>,
+    uids_path: PathBuf,
+    /// Score key of the last row.
+    pub last_score: Option<u64>,
+}
+
+impl SelectionWriter {
+    /// Writes to the temporary places of `output`; `budget` bounds the memory for sorting the ids.
+    pub fn new(output: &Output, decoder: Decoder, scratch: &Path, budget: u64) -> Result<Self> {
+        let table = TableWriter::create(&output.temporary(TABLE)?, decoder.schema(), &[])?;
+        Ok(Self {
+            pending: Arena::default(),
+            rank: 0,
+            table,
+            uids: Some(Sorter::new(scratch, budget)),
+            uids_path: output.temporary(UIDS)?,
+            last_score: None,
+            decoder,
+        })
+    }
+
+    /// Adds the next row.
+    pub fn push(&mut self, row: &[u8], tag: u32) -> Result<()> {
+        self.pending.push(&[row], tag);
+        if self.pending.len() >= BATCH_ROWS { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.pending.len() == 0 {
+            return Ok(());
+        }
+        let (row, tag) = self.pending.get(self.pending.len() - 1);
+        self.last_score = Some(self.decoder.score_key(row, tag));
+        let batch = self.decoder.decode(&self.pending, self.rank)?;
+        self.rank += self.pending.len() as u64;
+        self.pending.clear();
+        self.collect_uids(&batch)?;
+        self.table.write(&batch)?;
+        Ok(())
+    }
+
+    fn collect_uids(&mut self, batch: &RecordBatch) -> Result<()> {
+        let Some(sorter) = &mut self.uids else { return Ok(()) };
+        let ids = batch.column(0);
+        // `None` for an id that is not 128 bits wide; a string of 16 bytes is a string.
+        let wide: Option<Vec<[u8; 16]>> = match ids.data_type() {
+            DataType::FixedSizeBinary(16) => {
+                let ids = ids.as_fixed_size_binary();
+                (0..ids.len()).map(|at| <[u8; 16]>::try_from(ids.value(at)).ok()).collect()
+            }
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
+                let views = arrow_cast::cast(ids, &DataType::Utf8View)
+                    .map_err(|error| crate::Error::Bug(error.to_string()))?;
+                let views = views.as_string_view();
+                (0..views.len()).map(|at| parse_hex(views.value(at).as_bytes()).map(u128::to_be_bytes)).collect()
+            }
+            _ => None,
+        };
+        match wide {
+            Some(wide) => wide.iter().try_for_each(|id| sorter.push(&[id], 0))?,
+            None => self.uids = None,
+        }
+        Ok(())
+    }
+
+    /// Ends the files. Returns the names to commit and the number of rows.
+    pub fn finish(mut self, has_wide_ids: bool) -> Result<(Vec<(&'static str, blake3::Hash)>, u64, Option<u64>)> {
+        self.flush()?;
+        let mut names = vec![(TABLE, self.table.finish()?)];
+        if let (Some(sorter), true) = (self.uids, self.rank > 0 || has_wide_ids) {
+            let mut merge = sorter.finish()?;
+            let sorted = std::iter::from_fn(|| match merge.next() {
+                Ok(Some((bytes, _))) => {
+                    let mut id = [0; 16];
+                    id.copy_from_slice(&bytes);
+                    Some(Ok(u128::from_be_bytes(id)))
+                }
+                Ok(None) => None,
+                Err(error) => Some(Err(vlmsel_shards::Error::Usage(error.to_string()))),
+            });
+            write_uids(&self.uids_path, self.rank, sorted)?;
+            let file = File::open(&self.uids_path).at("read", &self.uids_path)?;
+            names.push((UIDS, vlmsel_shards::output::hash_file(file, &self.uids_path)?));
+        }
+        Ok((names, self.rank, self.last_score))
+    }
+}
+
+/// Writes the list of quarantined records as one more file of the selection.
+pub fn write_quarantine(output: &Output, lines: &[u8]) -> Result<(&'static str, blake3::Hash)> {
+    const NAME: &str = "quarantine.jsonl";
+    let path = output.temporary(NAME)?;
+    let mut file = File::create(&path).at("create", &path)?;
+    file.write_all(lines).at("write", &path)?;
+    Ok((NAME, blake3::hash(lines)))
+}

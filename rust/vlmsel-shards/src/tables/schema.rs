@@ -1,0 +1,215 @@
+//! Which columns a command wants of its tables, what types they may have, and whether the tables agree.
+
+use std::sync::Arc;
+
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use vlmsel_core::names::near;
+
+use super::Table;
+use crate::error::{Error, Result};
+
+/// An id may be this long; longer ones are refused as damage.
+pub const MAX_ID_BYTES: usize = 64 << 10;
+
+/// What a column is wanted for; decides which types are accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Identity of the sample: fixed-size binary, string, binary or integer.
+    Id,
+    /// What is ranked: any numeric type.
+    Score,
+    /// A count of tokens: an integer.
+    Tokens,
+    /// `ok` or a reason.
+    Status,
+    /// Name of the sample's source.
+    Source,
+    /// Carried along: anything that can be ordered.
+    Kept,
+    /// Read as it is.
+    Any,
+}
+
+/// A wanted column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its name in the tables.
+    pub name: String,
+    /// What for.
+    pub role: Role,
+    /// Whether a table without it is an error.
+    pub required: bool,
+}
+
+/// The columns as found, the same in every table.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// In the order they were wanted; `None` where an optional one is absent everywhere.
+    pub columns: Vec<Option<Column>>,
+}
+
+/// A found column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// The type it has while vlmsel works on it: views for strings, values for dictionaries.
+    pub working: DataType,
+    /// The type it has in outputs: that of the first table, dictionaries resolved.
+    pub output: DataType,
+}
+
+/// The schema of a table that has the wanted columns in their order, as Arrow sees it; text tables have what is asked of them.
+fn found_in(table: &Table, wanted: &Wanted) -> Result<Option<DataType>> {
+    let schema: SchemaRef = match table {
+        Table::Parquet(table) => table.schema().clone(),
+        Table::Memory(table) => table.schema.clone(),
+        Table::Text(table) => {
+            return Ok(match table.has_column(&wanted.name) {
+                Some(false) => None,
+                _ => Some(text_type(wanted.role)),
+            });
+        }
+    };
+    let same: Vec<&Arc<Field>> = schema.fields().iter().filter(|f| *f.name() == wanted.name).collect();
+    if same.len() > 1 {
+        return Err(Error::Usage(format!("{}: column {:?} stands there twice", table.label(), wanted.name)));
+    }
+    Ok(same.first().map(|field| field.data_type().clone()))
+}
+
+/// The type that a text table's column is read as.
+pub fn text_type(role: Role) -> DataType {
+    match role {
+        Role::Score => DataType::Float64,
+        Role::Tokens => DataType::UInt64,
+        _ => DataType::Utf8,
+    }
+}
+
+fn column_names(table: &Table) -> Vec<String> {
+    match table {
+        Table::Parquet(table) => table.schema().fields().iter().map(|f| f.name().clone()).collect(),
+        Table::Memory(table) => table.schema.fields().iter().map(|f| f.name().clone()).collect(),
+        Table::Text(table) => table.header().map(<[String]>::to_vec).unwrap_or_default(),
+    }
+}
+
+/// The type a column is worked on in; `None` if the role does not allow the type.
+fn working_type(role: Role, found: &DataType) -> Option<DataType> {
+    let value = match found {
+        DataType::Dictionary(_, value) => value.as_ref(),
+        other => other,
+    };
+    let viewed = match value {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8View,
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => DataType::BinaryView,
+        other => other.clone(),
+    };
+    let allowed = match role {
+        Role::Id => {
+            matches!(viewed, DataType::Utf8View | DataType::BinaryView | DataType::FixedSizeBinary(_)) || viewed.is_integer()
+        }
+        Role::Score => match &viewed {
+            DataType::Decimal32(..) | DataType::Decimal64(..) => true,
+            DataType::Decimal128(precision, _) => *precision <= 18,
+            other => other.is_integer() || other.is_floating(),
+        },
+        Role::Tokens => viewed.is_integer(),
+        Role::Status | Role::Source => viewed == DataType::Utf8View,
+        Role::Any => true,
+        Role::Kept => arrow_row::RowConverter::supports_fields(&[arrow_row::SortField::new(viewed.clone())]),
+    };
+    allowed.then_some(viewed)
+}
+
+fn output_type(found: &DataType) -> DataType {
+    match found {
+        DataType::Dictionary(_, value) => value.as_ref().clone(),
+        other => other.clone(),
+    }
+}
+
+fn expectation(role: Role) -> &'static str {
+    match role {
+        Role::Id => "an id must be fixed-size binary, string, binary or integer",
+        Role::Score => "a score must be a float, an integer or a decimal of at most 18 digits; cast it first",
+        Role::Tokens => "a token count must be an integer",
+        Role::Status | Role::Source => "this column must hold strings",
+        Role::Kept | Role::Any => "a kept column's type must have an order",
+    }
+}
+
+/// Finds the wanted columns and checks that all tables agree on their types.
+///
+/// # Errors
+/// [`Error::Usage`] for a missing column (with the near names), a wrong type, or tables that disagree (naming both).
+pub fn resolve(tables: &[Table], wanted: &[Wanted]) -> Result<Resolved> {
+    let mut columns = Vec::with_capacity(wanted.len());
+    for want in wanted {
+        let mut first: Option<(usize, Column)> = None;
+        let mut absent: Option<usize> = None;
+        for (at, table) in tables.iter().enumerate() {
+            let Some(found) = found_in(table, want)? else {
+                absent.get_or_insert(at);
+                continue;
+            };
+            let Some(working) = working_type(want.role, &found) else {
+                return Err(Error::Usage(format!(
+                    "{}: column {:?} is {found}; {}",
+                    table.label(),
+                    want.name,
+                    expectation(want.role)
+                )));
+            };
+            match &first {
+                None => first = Some((at, Column { name: want.name.clone(), working, output: output_type(&found) })),
+                Some((before, column)) if column.working != working => {
+                    return Err(Error::Usage(format!(
+                        "column {:?} is {} in {} and {found} in {}; select needs one type, cast one of them",
+                        want.name,
+                        column.output,
+                        tables[*before].label(),
+                        table.label()
+                    )));
+                }
+                Some(_) => {}
+            }
+        }
+        match (first, absent) {
+            (Some((before, _)), Some(without)) => {
+                return Err(Error::Usage(format!(
+                    "column {:?} is in {} but not in {}; all tables must have the same columns",
+                    want.name,
+                    tables[before].label(),
+                    tables[without].label()
+                )));
+            }
+            (None, Some(without)) if want.required => return Err(missing(&tables[without], want)),
+            (first, _) => columns.push(first.map(|(_, column)| column)),
+        }
+    }
+    Ok(Resolved { columns })
+}
+
+fn missing(table: &Table, want: &Wanted) -> Error {
+    let names = column_names(table);
+    let close = near(&want.name, names.iter().map(String::as_str));
+    let hint = if close.is_empty() {
+        let shown: Vec<&str> = names.iter().take(12).map(String::as_str).collect();
+        format!("it has {}{}", shown.join(", "), if names.len() > 12 { ", ..." } else { "" })
+    } else {
+        format!("did you mean {}?", close.join(" or "))
+    };
+    let option = match want.role {
+        Role::Id => " (choose it with --id-column)",
+        Role::Score => " (choose it with --score-column)",
+        _ => "",
+    };
+    Error::Usage(format!("{}: no column {:?}{option}; {hint}", table.label(), want.name))
+}
+
+/// A schema of the columns in their working types.
+pub fn working_schema(columns: &[&Column]) -> SchemaRef {
+    Arc::new(Schema::new(columns.iter().map(|c| Field::new(&c.name, c.working.clone(), true)).collect::<Vec<_>>()))
+}
