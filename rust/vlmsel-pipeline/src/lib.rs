@@ -12,3 +12,4 @@ pub use error::{Error, Result};
 pub mod index;
 pub mod policy;
 pub mod sources;
+pub mod shard;

@@ -4,20 +4,23 @@
 //! alone, and the file carries no time and no version but the schema's.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::builder::{BinaryBuilder, FixedSizeBinaryBuilder, StringBuilder, UInt32Builder, UInt64Builder};
+use arrow_array::cast::AsArray;
 use arrow_array::types::Int32Type;
-use arrow_array::{ArrayRef, DictionaryArray, Int32Array, ListArray, RecordBatch, StringArray, StructArray};
+use arrow_array::{ArrayRef, BooleanArray, DictionaryArray, FixedSizeBinaryArray, Int32Array, ListArray, RecordBatch, StringArray, StructArray};
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef};
-use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::{ArrowPredicateFn, ParquetRecordBatchReaderBuilder, RowFilter};
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use vlmsel_core::hash::Hash128;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, IoContext, Result};
 
 /// A row group ends at this many rows, or
 const GROUP_ROWS: usize = 16_384;
@@ -277,11 +280,37 @@ fn to_batch(rows: &[IndexRow], source: &str, shard: &str) -> Result<RecordBatch>
     RecordBatch::try_new(schema(), columns).map_err(arrow)
 }
 
+/// Reads the rows of an index part whose ids `is_wanted`, batch by batch; only their other columns are decoded.
+pub fn filtered_batches(
+    path: &Path,
+    is_wanted: impl Fn(&FixedSizeBinaryArray) -> BooleanArray + Send + 'static,
+    mut take: impl FnMut(RecordBatch) -> Result<()>,
+) -> Result<()> {
+    let file = std::fs::File::open(path).at("open", path)?;
+    let unreadable = |error: parquet::errors::ParquetError| Error::unreadable(path, error);
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(unreadable)?;
+    let descriptor = builder.metadata().file_metadata().schema_descr_ptr();
+    let predicate = ArrowPredicateFn::new(ProjectionMask::columns(&descriptor, ["uid"]), move |batch: RecordBatch| {
+        match batch.column(0).as_fixed_size_binary_opt() {
+            Some(uids) => Ok(is_wanted(uids)),
+            None => Err(arrow_schema::ArrowError::SchemaError("column uid is not of 16 bytes".to_owned())),
+        }
+    });
+    let reader = builder
+        .with_batch_size(4096)
+        .with_row_filter(RowFilter::new(vec![Box::new(predicate)]))
+        .build()
+        .map_err(unreadable)?;
+    for batch in reader {
+        take(batch.map_err(|error| Error::unreadable(path, error))?)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use arrow_array::Array;
-    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     fn table(rows: u32) -> Vec<u8> {
         let mut writer = IndexTableWriter::new(Vec::new(), "s", "a/0.tar").unwrap();
