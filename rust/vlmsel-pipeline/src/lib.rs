@@ -13,3 +13,4 @@ pub mod index;
 pub mod policy;
 pub mod sources;
 pub mod shard;
+pub mod doctor;
