@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     from vlmsel.outputs import fingerprint as fingerprint
     from vlmsel.outputs import read_manifest as read_manifest
     from vlmsel.outputs import verify as verify
+    from vlmsel.selection import Selection as Selection
+    from vlmsel.selection import select as select
 
 _HOMES = {
     "__version__": "vlmsel._core",
     "Output": "vlmsel.outputs",
+    "Selection": "vlmsel.selection",
     "fingerprint": "vlmsel.outputs",
     "read_manifest": "vlmsel.outputs",
+    "select": "vlmsel.selection",
     "verify": "vlmsel.outputs",
 }
 

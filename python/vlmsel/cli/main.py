@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -91,7 +92,9 @@ class Commands(click.Group):
         plug_in = _plug_ins().get(cmd_name)
         return _load(plug_in) if plug_in is not None else super().get_command(ctx, cmd_name)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, with the nearest names where there is no such command."""
         name = args[0]
         if name.startswith("-") or ctx.resilient_parsing or name in self.list_commands(ctx):
@@ -148,7 +151,9 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
     metavar="DIR",
     help="Folder of index/ scores/ selection/ shards/; here by default. Also an option of each command.",
 )
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
+)
 @click.pass_context
 def commands(ctx: click.Context, workspace: Path | None) -> None:
     """Choose the image-text pairs worth training a vision-language model on.
@@ -206,7 +211,9 @@ def _failed(error: Exception) -> int:
         _complain(f"Error: {error}")
         return error.exit_code
     if isinstance(error, MemoryError):
-        _complain("Error: out of memory; lower --memory-limit or --threads, or free memory, and run the same command again")
+        _complain(
+            "Error: out of memory; lower --memory-limit or --threads, or free memory, and run the same command again"
+        )
         return ResourceError.exit_code
     if isinstance(error, OSError) and error.errno in _RESOURCE_ERRNOS:
         where = f"{error.filename}: " if error.filename else ""
@@ -220,10 +227,8 @@ def _failed(error: Exception) -> int:
 
 
 def _complain(text: str) -> None:
-    try:
+    with suppress(OSError):  # Where nobody reads stderr, the exit code still tells.
         print(printable(text, newlines=True), file=sys.stderr, flush=True)
-    except OSError:
-        pass  # Nobody reads stderr; the exit code still tells.
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:

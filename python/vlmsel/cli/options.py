@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -24,13 +24,25 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 WORKSPACE_KEY = "vlmsel.workspace"
 """Where ``vlmsel -w DIR COMMAND`` leaves DIR in click's context for the command."""
 
-_COUNT = re.compile(r"(?P<number>\d[\d_]*(?:\.\d+)?|\.\d+)(?:e(?P<exponent>\d{1,2}))?\s*(?P<unit>[kmgbt]?)", re.IGNORECASE)
+_NUMBER = r"[0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?|\.[0-9]+"
+_COUNT = re.compile(rf"(?P<number>{_NUMBER})(?:e(?P<exponent>[0-9]{{1,2}}))?\s*(?P<unit>[kmgbt]?)", re.IGNORECASE)
 _COUNT_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
-_SIZE = re.compile(r"(?P<number>\d[\d_]*(?:\.\d+)?|\.\d+)\s*(?P<unit>[a-z]*)", re.IGNORECASE)
+_SIZE = re.compile(rf"(?P<number>{_NUMBER})\s*(?P<unit>[a-z]*)", re.IGNORECASE)
 _SIZE_UNITS = {
-    **{"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12},
-    **{"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
-    **{"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40},
+    "": 1,
+    "B": 1,
+    "K": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
 }
 _MAX_COUNT = 2**64 - 1
 _MAX_DIGITS = 18
@@ -84,7 +96,13 @@ def parse_fraction(text: str) -> str:
     return plain
 
 
-class Parsed(click.ParamType):
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # Generic in click's types, in older versions not at run time.
+
+
+class Parsed(ParamType):
     """A parameter whose text one of the functions above reads."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
@@ -119,7 +137,7 @@ class Common:
     """Bytes; None: the command's own default."""
     strict: bool = False
     max_bad_fraction: float = 0.001
-    allow_bad_files: bool = False
+    allow_bad_files: int = 0
     overwrite: bool = False
     quiet: bool = False
 
@@ -145,7 +163,14 @@ _OPTIONS = [
         metavar="F",
         help="Fail, and commit nothing, if more than this part of the records is unreadable.",
     ),
-    click.option("--allow-bad-files", is_flag=True, help="Go on without files that cannot be read at all; they are listed."),
+    click.option(
+        "--allow-bad-files",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Go on without up to N files that cannot be read; they are listed.",
+    ),
     click.option("--overwrite", is_flag=True, help="Replace an output that vlmsel made of other inputs or options."),
     click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors on stderr."),
 ]  # fmt: skip
@@ -161,7 +186,16 @@ def common_options(function: Function) -> Function:
             max_bad_fraction=float(kwargs.pop("max_bad_fraction")),
             **{
                 name: kwargs.pop(name)
-                for name in ("json", "dry_run", "threads", "memory_limit", "strict", "allow_bad_files", "overwrite", "quiet")
+                for name in (
+                    "json",
+                    "dry_run",
+                    "threads",
+                    "memory_limit",
+                    "strict",
+                    "allow_bad_files",
+                    "overwrite",
+                    "quiet",
+                )
             },
         )
         return function(*args, common=common, **kwargs)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 from vlmsel.cli.report import printable
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
     from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 PLAIN_INTERVAL_S = 30.0
 BAR_INTERVAL_S = 0.1
@@ -144,7 +144,9 @@ class Progress:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._over.set()
         if self._thread is not None:
             self._thread.join(timeout=5.0)
@@ -181,6 +183,7 @@ class BarFace:
         from rich.console import Console
         from rich.progress import BarColumn, SpinnerColumn, TextColumn
         from rich.progress import Progress as RichProgress
+        from rich.table import Column
 
         self.interval_s = BAR_INTERVAL_S
         self._unit = unit
@@ -188,7 +191,7 @@ class BarFace:
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
-            TextColumn("{task.fields[words]}", markup=False),
+            TextColumn("{task.fields[words]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=Console(file=stream),
             transient=True,
             auto_refresh=False,
@@ -199,7 +202,9 @@ class BarFace:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
 
     def show(self, counters: Counters, pace: Pace) -> None:
@@ -222,10 +227,13 @@ def describe(counters: Counters, pace: Pace, unit: str) -> str:
     parts = []
     records_s, bytes_s = pace.rates()
     if counters.done or counters.total or not counters.bytes_done:
-        parts.append(f"{_of(f'{counters.done:,}', counters.total, f'{counters.total or 0:,}', counters.done)} {unit}")
+        parts.append(
+            _of(f"{counters.done:,}", counters.done, f"{counters.total or 0:,} {unit}", counters.total)
+            or f"{counters.done:,} {unit}"
+        )
     if counters.bytes_done or counters.bytes_total:
-        whole = format_bytes(counters.bytes_total or 0)
-        parts.append(_of(format_bytes(counters.bytes_done), counters.bytes_total, whole, counters.bytes_done))
+        done, whole = format_bytes(counters.bytes_done), format_bytes(counters.bytes_total or 0)
+        parts.append(_of(done, counters.bytes_done, whole, counters.bytes_total) or done)
     if records_s >= 0.05:
         parts.append(f"{records_s:,.0f} {unit}/s" if records_s >= 10 else f"{records_s:.1f} {unit}/s")
     if bytes_s >= 1:
@@ -238,8 +246,8 @@ def describe(counters: Counters, pace: Pace, unit: str) -> str:
     return ", ".join(parts)
 
 
-def _of(done: str, total: int | None, whole: str, count: int) -> str:
-    return f"{done} of {whole} ({min(count / total, 1):.0%})" if total else done
+def _of(done: str, count: int, whole: str, total: int | None) -> str:
+    return f"{done} of {whole} ({min(count / total, 1):.0%})" if total else ""
 
 
 def format_bytes(size_bytes: float) -> str:

@@ -46,6 +46,8 @@ pub struct ParquetTable {
     pub bytes: u64,
     file: Arc<File>,
     metadata: ArrowReaderMetadata,
+    /// The schema as the file's writer meant it; `metadata` has strings as views.
+    original: SchemaRef,
     /// First row of each row group.
     starts: Vec<u64>,
 }
@@ -64,10 +66,10 @@ impl ParquetTable {
         }
         check_ends(&file, path, bytes)?;
         let input = Pread { file: Arc::new(file), bytes };
-        let metadata = guarded(path, || {
+        let (metadata, original) = guarded(path, || {
             let plain = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new())?;
-            let schema = viewed(plain.schema());
-            ArrowReaderMetadata::try_new(plain.metadata().clone(), ArrowReaderOptions::new().with_schema(schema))
+            let options = ArrowReaderOptions::new().with_schema(viewed(plain.schema()));
+            Ok((ArrowReaderMetadata::try_new(plain.metadata().clone(), options)?, plain.schema().clone()))
         })?;
         let mut starts = Vec::new();
         let mut next = 0_u64;
@@ -77,7 +79,7 @@ impl ParquetTable {
             starts.push(next);
             next = next.checked_add(rows).filter(|n| *n < 1 << 48).ok_or_else(|| Error::unreadable(path, "more rows than a file can hold"))?;
         }
-        let table = Self { path: path.to_path_buf(), name: name.to_owned(), bytes, file: input.file, metadata, starts };
+        let table = Self { path: path.to_path_buf(), name: name.to_owned(), bytes, file: input.file, metadata, original, starts };
         table.check_row_groups()?;
         Ok(table)
     }
@@ -113,9 +115,9 @@ impl ParquetTable {
         Ok(())
     }
 
-    /// The file's Arrow schema, strings as views.
+    /// The file's Arrow schema.
     pub fn schema(&self) -> &SchemaRef {
-        self.metadata.schema()
+        &self.original
     }
 
     /// Value of a key in the file's metadata.

@@ -1,0 +1,217 @@
+"""``vlmsel.select`` equals sort-and-take, for every type, size and layout."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import struct
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from selection_oracle import Expected, Row, select
+
+import vlmsel
+
+ID_TYPES = {
+    "binary16": (pa.binary(16), lambda n: n.to_bytes(16, "big")),
+    "string": (pa.string(), lambda n: f"id-{n}" if n % 3 else f"{'x' * n}é\u202e{n}"),
+    "large_string": (pa.large_string(), lambda n: f"{n:032x}"),
+    "binary": (pa.binary(), lambda n: bytes([n % 256]) * (n % 40) + struct.pack(">H", n)),
+    "int32": (pa.int32(), lambda n: n - 3),
+    "uint64": (pa.uint64(), lambda n: 2**64 - 1 - n),
+    "int64": (pa.int64(), lambda n: -(2**63) + n),
+    "dictionary": (pa.dictionary(pa.int32(), pa.string()), lambda n: f"d{n % 7}-{n}"),
+}
+FLOATS = [0.0, -0.0, 1.5, 1.5, -2.25, math.nan, math.inf, -math.inf, None, 3.0, 0.1, 5e-324, 1e30]
+SCORE_TYPES = {
+    "float32": (pa.float32(), [struct.unpack("f", struct.pack("f", f))[0] if f is not None else None for f in FLOATS]),
+    "float64": (pa.float64(), FLOATS),
+    "int8": (pa.int8(), [0, 1, -128, 127, 1, None]),
+    "int64": (pa.int64(), [2**63 - 1, -(2**63), 2**53 + 1, 2**53, 0, None]),
+    "uint64": (pa.uint64(), [2**64 - 1, 2**64 - 2, 2**53 + 1, 0, None]),
+    "uint16": (pa.uint16(), [0, 7, 7, 65535, None]),
+}
+
+
+def write(rows: list[Row], folder: Path, id_type: pa.DataType, score_type: pa.DataType, *, files: int = 1, group_rows: int = 7, version: str = "1.0", kept: bool = True) -> Path:
+    """Rows as Parquet files, spread in order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    share = max(1, -(-len(rows) // files))
+    for at in range(files):
+        part = rows[at * share : (at + 1) * share]
+        columns = {
+            "uid": pa.array([r.id for r in part], pa.string() if pa.types.is_dictionary(id_type) else id_type),
+            "score": pa.array([r.score for r in part], score_type),
+            "source": pa.array([r.source for r in part], pa.string()),
+            "n_tokens": pa.array([r.n_tokens for r in part], pa.uint32()),
+        }
+        if pa.types.is_dictionary(id_type):
+            columns["uid"] = columns["uid"].dictionary_encode()
+        if kept:
+            columns["extra"] = pa.array([r.kept[0] if r.kept else None for r in part], pa.int16())
+        pq.write_table(pa.table(columns), folder / f"part-{at}.parquet", row_group_size=group_rows, data_page_version=version, compression=["snappy", "zstd", "none", "gzip"][at % 4])
+    return folder
+
+
+def check(selection: vlmsel.Selection, expected: Expected, total: int) -> None:
+    """Same ids, scores, sources in the same order, and the same classes."""
+    table = pa.table(selection.table())
+    found = list(zip(table["uid"].to_pylist(), table["score"].to_pylist(), table["source"].to_pylist(), strict=True))
+    wanted = [(row.id, row.score if row.score else abs(row.score), row.source) for row in expected.rows]
+    assert found == wanted
+    assert table["rank"].to_pylist() == list(range(len(wanted)))
+    assert selection.rejected == expected.rejected
+    assert selection.input == total == selection.selected + sum(selection.rejected.values()) + selection.quarantined
+
+
+def make_rows(seed: int, count: int, id_of: Any, scores: list[Any], *, ids: int) -> list[Row]:
+    """Rows with repeated ids and tied scores."""
+    rng = random.Random(seed)
+    return [
+        Row(
+            None if rng.random() < 0.03 else id_of(rng.randrange(ids)),
+            rng.choice(scores),
+            rng.choice([None, "a", "b"]),
+            (rng.choice([None, 1, -5]),),
+            rng.choice([1, 2, 3, 10]),
+        )
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("id_name", ID_TYPES)
+@pytest.mark.parametrize("score_name", SCORE_TYPES)
+def test_every_id_and_score_type(tmp_path: Path, id_name: str, score_name: str) -> None:
+    id_type, id_of = ID_TYPES[id_name]
+    score_type, scores = SCORE_TYPES[score_name]
+    rows = make_rows(1, 120, id_of, scores, ids=50)
+    folder = write(rows, tmp_path / "in", id_type, score_type, files=3)
+    for at, (order, k) in enumerate(itertools.product(["asc", "desc"], [0, 1, 13, 120, 500])):
+        found = vlmsel.select(folder, k=k, order=order, score_column="score", output=tmp_path / f"out{at}", keep_columns=["extra"])
+        check(found, select(rows, k=k, descending=order == "desc"), len(rows))
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_larger_tables_in_many_pages(tmp_path: Path, version: str, threads: int) -> None:
+    rng = random.Random(5)
+    rows = [Row(rng.randrange(40_000).to_bytes(16, "big"), rng.choice([rng.random() * 100, 7.0, 3.5])) for _ in range(60_000)]
+    folder = write(rows, tmp_path / "in", pa.binary(16), pa.float64(), files=4, group_rows=9_000, version=version, kept=False)
+    for k in (1_000, 30_000):
+        found = vlmsel.select(folder, k=k, score_column="score", output=tmp_path / f"out-{k}", threads=threads)
+        check(found, select(rows, k=k), len(rows))
+
+
+SIZES = st.one_of(
+    st.fixed_dictionaries({"k": st.integers(0, 40)}),
+    st.fixed_dictionaries({"fraction": st.sampled_from(["0", "0.29", "1", "0.5", "0.3333"])}),
+    st.fixed_dictionaries({"threshold": st.sampled_from([-1.0, 0.0, 0.1, 1.5, math.inf, -math.inf, 2.9999999])}),
+    st.fixed_dictionaries({"band": st.sampled_from([("0", "100"), ("10", "30"), ("33.3", "66.6"), ("50", "50"), ("0", "0.5")])}),
+    st.fixed_dictionaries({"token_budget": st.integers(0, 60)}),
+)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 10**6),
+    count=st.integers(0, 40),
+    ids=st.integers(1, 30),
+    size=SIZES,
+    descending=st.booleans(),
+    repeats=st.sampled_from(["drop", "keep"]),
+    scores=st.sampled_from([FLOATS, [1.0], [math.nan], [0.0, -0.0], [1.0, 2.0, 3.0]]),
+    tokens=st.sampled_from([(None, None), (2, None), (None, 3), (2, 3)]),
+    lists=st.sampled_from(["none", "include", "exclude", "both"]),
+    memory_limit=st.sampled_from([1, 1 << 30]),
+    where=st.sampled_from(["parquet", "memory"]),
+)
+def test_any_request(tmp_path_factory: pytest.TempPathFactory, **case: Any) -> None:
+    tmp_path = tmp_path_factory.mktemp("case")
+    rows = make_rows(case["seed"], case["count"], lambda n: f"i{n}", case["scores"], ids=case["ids"])
+    source: Any = write(rows, tmp_path / "in", pa.string(), pa.float64(), files=2)
+    if case["where"] == "memory":
+        source = pq.read_table(source)
+    listed = {f"i{n}" for n in range(0, 30, 2)}
+    (tmp_path / "ids.txt").write_text("\n".join(sorted(listed)))
+    include = listed if case["lists"] in ("include", "both") else None
+    exclude = {"i0", "i1"} if case["lists"] in ("exclude", "both") else set()
+    (tmp_path / "no.txt").write_text("i0\ni1\n")
+    low, high = case["tokens"]
+    found = vlmsel.select(
+        source,
+        score_column="score",
+        order="desc" if case["descending"] else "asc",
+        repeats=case["repeats"],
+        min_tokens=low,
+        max_tokens=high,
+        include=[tmp_path / "ids.txt"] if include else None,
+        exclude=[tmp_path / "no.txt"] if exclude else None,
+        output=tmp_path / "out",
+        memory_limit=case["memory_limit"],
+        **case["size"],
+    )
+    expected = select(
+        rows, descending=case["descending"], repeats=case["repeats"], min_tokens=low, max_tokens=high, include=include, exclude=exclude, **case["size"]
+    )
+    check(found, expected, len(rows))
+
+
+def test_spilling_changes_nothing(tmp_path: Path) -> None:
+    rng = random.Random(9)
+    rows = [Row(f"{rng.randrange(30_000):032x}", rng.choice([1.0, 2.0, rng.random()]), "s") for _ in range(50_000)]
+    folder = write(rows, tmp_path / "in", pa.string(), pa.float64(), files=3, group_rows=5_000)
+    hashes = set()
+    for at, limit in enumerate([1, 3 << 20, 4 << 30]):
+        found = vlmsel.select(folder, k=25_000, score_column="score", output=tmp_path / f"out{at}", memory_limit=limit)
+        hashes.add((found.path / "selection.parquet").read_bytes() + (found.path / "uids.npy").read_bytes())
+    assert len(hashes) == 1
+    check(found, select(rows, k=25_000), len(rows))
+
+
+def test_order_of_files_and_threads_change_nothing(tmp_path: Path) -> None:
+    rows = make_rows(3, 400, lambda n: n.to_bytes(16, "big"), FLOATS, ids=90)
+    folder = write(rows, tmp_path / "in", pa.binary(16), pa.float64(), files=4)
+    files = sorted(folder.glob("*.parquet"))
+    seen = set()
+    for at, (order, threads) in enumerate(itertools.product([files, files[::-1], files[2:] + files[:2]], [1, 2, 8])):
+        found = vlmsel.select(order, k=50, score_column="score", output=tmp_path / f"out{at}", threads=threads)
+        seen.add(tuple((found.path / name).read_bytes() for name in ("selection.parquet", "uids.npy", "manifest.json")))
+    assert len(seen) == 1
+
+
+def test_selections_merge(tmp_path: Path) -> None:
+    rows = make_rows(8, 300, lambda n: f"i{n}", [1.0, 2.0, 3.0, 4.5], ids=120)
+    left = vlmsel.select(write(rows[:150], tmp_path / "a", pa.string(), pa.float64()), k=40, score_column="score", output=tmp_path / "sa")
+    right = vlmsel.select(write(rows[150:], tmp_path / "b", pa.string(), pa.float64()), k=40, score_column="score", output=tmp_path / "sb")
+    both = vlmsel.select([left.path, right.path], k=40, score_column="score", output=tmp_path / "sab")
+    whole = vlmsel.select(write(rows, tmp_path / "ab", pa.string(), pa.float64()), k=40, score_column="score", output=tmp_path / "s")
+    assert pa.table(both.table()).equals(pa.table(whole.table()))
+
+
+def test_controls_use_the_same_eligible_rows(tmp_path: Path) -> None:
+    rows = make_rows(4, 300, lambda n: f"i{n}", [float(n) for n in range(100)], ids=200)
+    folder = write(rows, tmp_path / "in", pa.string(), pa.float64(), files=2)
+    found = vlmsel.select(folder, k=30, score_column="score", output=tmp_path / "out", control=["random", "worst", "middle"], seed=7)
+    assert set(found.controls) == {"random-s7", "worst", "middle"}
+    check(found.controls["worst"], select(rows, k=30, descending=True), len(rows))
+    n = sum(1 for row in rows if row.id is not None)
+    ordered = sorted((row for row in rows if row.id is not None), key=lambda row: (row.score, row.id.encode(), *((0,) if row.source is None else (1, row.source))))
+    taken: list[str] = []
+    for row in ordered[(n - 30) // 2 :]:
+        if len(taken) < 30 and row.id not in taken:
+            taken.append(row.id)
+    assert pa.table(found.controls["middle"].table())["uid"].to_pylist() == taken
+    again = vlmsel.select(sorted(folder.glob("*.parquet"))[::-1], k=30, score_column="score", output=tmp_path / "again", control="random", seed=7)
+    first, second = (pa.table(s.controls["random-s7"].table()) for s in (found, again))
+    assert first.equals(second)
+    assert len(set(first["uid"].to_pylist())) == 30
+    other = vlmsel.select(folder, k=30, score_column="score", output=tmp_path / "other", control="random", seed=8)
+    assert set(pa.table(other.controls["random-s8"].table())["uid"].to_pylist()) != set(first["uid"].to_pylist())
+    for control in found.controls.values():
+        assert control.input == control.selected + sum(control.rejected.values())
