@@ -32,7 +32,7 @@ def run_json(*args: str | os.PathLike[str], code: int = 0) -> dict[str, Any]:
     return result
 
 
-def picture(number: int, width: int = 40, height: int = 30, kind: str = "JPEG") -> bytes:
+def picture(number: int, width: int = 48, height: int = 36, kind: str = "JPEG") -> bytes:
     """An image whose pixels depend on ``number``."""
     image = Image.new("RGB", (width, height))
     image.putdata([((x * 7 + number) % 256, (number * 13) % 256, (x // width * 5) % 256) for x in range(width * height)])
@@ -58,7 +58,7 @@ def pairs(first: int, count: int) -> list[tuple[str, bytes]]:
     for n in range(first, first + count):
         members.append((f"{n:06d}.jpg", picture(n)))
         members.append((f"{n:06d}.txt", f"caption  {n}".encode()))
-        members.append((f"{n:06d}.json", json.dumps({"n": n, "big": 2**63 + n, "x": 0.1}).encode()))
+        members.append((f"{n:06d}.json", json.dumps({"n": n, "big": 2**62 + n, "x": 0.1}).encode()))
     return members
 
 

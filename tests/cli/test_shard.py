@@ -84,7 +84,7 @@ def test_webdataset_and_datasets_read_it(indexed: Path) -> None:
     assert len(loaded) == 60
     for row in loaded:
         assert row["txt"] == f"caption  {int(keys[row['__key__']])}" and row["json"]["n"] == int(keys[row["__key__"]])
-        assert row["jpg"].size == (40, 30)
+        assert row["jpg"].size == (48, 36)
 
 
 def test_datacomp_subsets_repeats_and_selections(indexed: Path) -> None:

@@ -23,12 +23,6 @@ def split_sources(words: tuple[str, ...]) -> dict[str, str]:
     return pairs
 
 
-def bad_files(common: Common) -> int:
-    """How many damaged files ``--allow-bad-files`` covers: a flag allows any number."""
-    allowed = common.allow_bad_files
-    return 2**62 if allowed is True else int(allowed)
-
-
 @click.command("index")
 @click.argument("src", nargs=-1)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write; index/ in the workspace by default.")
@@ -67,7 +61,7 @@ def command(
             memory_limit=common.memory_limit,
             strict=common.strict,
             max_bad_fraction=common.max_bad_fraction,
-            allow_bad_files=bad_files(common),
+            allow_bad_files=common.allow_bad_files,
             overwrite=common.overwrite,
             dry_run=common.dry_run,
             watch=progress.update,

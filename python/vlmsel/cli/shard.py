@@ -32,7 +32,7 @@ def command(
     image_root: Path | None,
 ) -> None:
     """Copy the selected pairs into new tar shards, byte for byte."""
-    from vlmsel.cli.index import bad_files, split_sources
+    from vlmsel.cli.index import split_sources
     from vlmsel.cli.progress import Progress
     from vlmsel.cli.report import Report
     from vlmsel.sharding import shard
@@ -51,7 +51,7 @@ def command(
             memory_limit=common.memory_limit,
             strict=common.strict,
             max_bad_fraction=common.max_bad_fraction,
-            allow_bad_files=bad_files(common),
+            allow_bad_files=common.allow_bad_files,
             overwrite=common.overwrite,
             dry_run=common.dry_run,
             watch=progress.update,

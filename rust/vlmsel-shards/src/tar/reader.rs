@@ -137,7 +137,9 @@ impl<'a, S: ReadAt + ?Sized> TarReader<'a, S> {
             if self.size - data < padded(header.size) {
                 return Ok(damage(at, "truncated", "the file ends inside an extended header"));
             }
-            let body = self.window.copy(self.source, data, header.size as usize)?;
+            // A long name ends at its NUL, as in `tarfile`, not at its size: so the whole blocks are read.
+            let length = if header.kind == b'L' { padded(header.size) } else { header.size };
+            let body = self.window.copy(self.source, data, length as usize)?;
             let said = match header.kind {
                 b'K' => Overrides::default(),
                 b'L' => {
