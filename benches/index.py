@@ -1,20 +1,24 @@
 """`vlmsel index` beside a walk with Python's tarfile; the floor is `cat` of the same bytes.
 
-    python benches/index.py --gigabytes 10 --folder bench-data/index --out benches/runs/<date>-<machine>/index.json
+python benches/index.py --gigabytes 10 --folder bench-data/index --out benches/runs/<date>-<machine>/index.json
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import shutil
 import sys
-from pathlib import Path
 
-from tar_corpus import make_tars, measure, table, warm
+# This folder goes behind the standard library: `select.py` lies in both.
+sys.path.append(sys.path.pop(0))
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import shutil  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from tar_corpus import make_tars, measure, table, warm  # noqa: E402
 
 WALK = """
-import sys, tarfile
+import sys, tarfile  # noqa: E402
 members = size = 0
 for path in sys.argv[1:]:
     with tarfile.open(path) as tar:
@@ -23,7 +27,7 @@ for path in sys.argv[1:]:
 print(members, size)
 """
 WALK_AND_HASH = """
-import sys, tarfile, xxhash
+import sys, tarfile, xxhash  # noqa: E402
 members = size = 0
 for path in sys.argv[1:]:
     with tarfile.open(path) as tar:
@@ -47,7 +51,18 @@ def main() -> None:
     tars = make_tars(options.folder / "tars", options.gigabytes)
     names, output = [str(path) for path in tars], options.folder / "out"
     size_bytes = warm(tars)
-    vlmsel = [sys.executable, "-m", "vlmsel.cli.main", "index", *names, "-q", "--json", "--overwrite", "-o", str(output)]
+    vlmsel = [
+        sys.executable,
+        "-m",
+        "vlmsel.cli.main",
+        "index",
+        *names,
+        "-q",
+        "--json",
+        "--overwrite",
+        "-o",
+        str(output),
+    ]
     contenders = {
         "cat (floor)": ["sh", "-c", 'cat "$@" | cat > /dev/null', "cat", *names],
         "vlmsel index": vlmsel,

@@ -8,20 +8,24 @@ files stands beside plain `cp`.
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
-import shutil
-import subprocess
 import sys
-import tarfile
-from pathlib import Path
 
-import pyarrow.parquet as pq
-from tar_corpus import make_tars, measure, table, warm
+# This folder goes behind the standard library: `select.py` lies in both.
+sys.path.append(sys.path.pop(0))
+
+import argparse  # noqa: E402
+import hashlib  # noqa: E402
+import json  # noqa: E402
+import shutil  # noqa: E402
+import subprocess  # noqa: E402
+import tarfile  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pyarrow.parquet as pq  # noqa: E402
+from tar_corpus import make_tars, measure, table, warm  # noqa: E402
 
 LOOP = """
-import sys, webdataset
+import sys, webdataset  # noqa: E402
 output, ids, *tars = sys.argv[1:]
 wanted = set(open(ids).read().split())
 with webdataset.ShardWriter(output + "/%08d.tar", maxcount=10000, verbose=0) as sink:
@@ -53,14 +57,41 @@ def main() -> None:
     tars = make_tars(options.folder / "tars", options.gigabytes)
     index, output, loop_output = (options.folder / name for name in ("index", "shards", "loop"))
     vlmsel = [sys.executable, "-m", "vlmsel.cli.main"]
-    subprocess.run([*vlmsel, "index", *map(str, tars), "-q", "--overwrite", "-o", str(index)], check=True, stdout=subprocess.DEVNULL)
-    rows = [row for path in sorted(index.glob("*.parquet")) for row in pq.read_table(path, columns=["uid", "key"]).to_pylist()]
+    subprocess.run(
+        [*vlmsel, "index", *map(str, tars), "-q", "--overwrite", "-o", str(index)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    rows = [
+        row
+        for path in sorted(index.glob("*.parquet"))
+        for row in pq.read_table(path, columns=["uid", "key"]).to_pylist()
+    ]
     chosen = sorted(rows, key=lambda row: hashlib.blake2b(row["key"].encode()).digest())[: len(rows) // 5]
     (options.folder / "uids.txt").write_text("\n".join(row["uid"].hex() for row in chosen))
     (options.folder / "keys.txt").write_text("\n".join(row["key"] for row in chosen))
     warm(tars)
-    shard = [*vlmsel, "shard", "--selection", str(options.folder / "uids.txt"), "--index", str(index), "-q", "-o", str(output)]
-    loop = [sys.executable, "-W", "ignore", "-c", LOOP, str(loop_output), str(options.folder / "keys.txt"), *map(str, tars)]
+    shard = [
+        *vlmsel,
+        "shard",
+        "--selection",
+        str(options.folder / "uids.txt"),
+        "--index",
+        str(index),
+        "-q",
+        "-o",
+        str(output),
+    ]
+    loop = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        LOOP,
+        str(loop_output),
+        str(options.folder / "keys.txt"),
+        *map(str, tars),
+    ]
     measured, results = [], []
     for name, words in {"vlmsel shard": shard, "webdataset loop": loop}.items():
         runs = []
@@ -87,7 +118,9 @@ def main() -> None:
     print(table(results, size_bytes, "cp (floor)"))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps({"bytes": size_bytes, "samples": len(chosen), "rows": results}, indent=1) + "\n")
+        options.out.write_text(
+            json.dumps({"bytes": size_bytes, "samples": len(chosen), "rows": results}, indent=1) + "\n"
+        )
     for folder in (copy, output, loop_output):
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -20,7 +20,11 @@ def jpeg_like(rng: random.Random, noise: bytes) -> bytes:
     """A JPEG header with a real size, then noise: what an index reads of a picture, without the cost of encoding one."""
     size = rng.randint(*IMAGE_BYTES)
     start = rng.randrange(len(noise) - size)
-    head = b"\xff\xd8\xff\xc0\x00\x11\x08" + rng.randint(200, 800).to_bytes(2, "big") + rng.randint(200, 800).to_bytes(2, "big")
+    head = (
+        b"\xff\xd8\xff\xc0\x00\x11\x08"
+        + rng.randint(200, 800).to_bytes(2, "big")
+        + rng.randint(200, 800).to_bytes(2, "big")
+    )
     return head + noise[start : start + size] + b"\xff\xd9"
 
 
@@ -40,8 +44,14 @@ def make_tars(folder: Path, gigabytes: float, seed: int = 0) -> list[Path]:
             for sample in range(SAMPLES_PER_TAR):
                 key = f"{number:05d}{sample:05d}"
                 text = " ".join(rng.choices(words, k=rng.randint(5, 40)))
-                record = json.dumps({"key": key, "url": f"https://example.org/{key}.jpg", "caption": text, "width": 512})
-                for extension, data in (("jpg", jpeg_like(rng, noise)), ("txt", text.encode()), ("json", record.encode())):
+                record = json.dumps(
+                    {"key": key, "url": f"https://example.org/{key}.jpg", "caption": text, "width": 512}
+                )
+                for extension, data in (
+                    ("jpg", jpeg_like(rng, noise)),
+                    ("txt", text.encode()),
+                    ("json", record.encode()),
+                ):
                     info = tarfile.TarInfo(f"{key}.{extension}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))

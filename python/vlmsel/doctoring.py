@@ -58,7 +58,12 @@ def doctor(
         "named_sources": named(named_sources),
         "image_root": None if image_root is None else os.fspath(image_root),
         "run": run_options(
-            threads=threads, memory_limit=memory_limit, strict=False, max_bad_fraction=1.0, allow_bad_files=0, dry_run=dry_run
+            threads=threads,
+            memory_limit=memory_limit,
+            strict=False,
+            max_bad_fraction=1.0,
+            allow_bad_files=0,
+            dry_run=dry_run,
         ),
     }
     found: dict[str, Any] = json.loads(_core.doctor(json.dumps(options), watch))

@@ -35,7 +35,9 @@ def run_json(*args: str | os.PathLike[str], code: int = 0) -> dict[str, Any]:
 def picture(number: int, width: int = 48, height: int = 36, kind: str = "JPEG") -> bytes:
     """An image whose pixels depend on ``number``."""
     image = Image.new("RGB", (width, height))
-    image.putdata([((x * 7 + number) % 256, (number * 13) % 256, (x // width * 5) % 256) for x in range(width * height)])
+    image.putdata(
+        [((x * 7 + number) % 256, (number * 13) % 256, (x // width * 5) % 256) for x in range(width * height)]
+    )
     out = io.BytesIO()
     image.save(out, kind)
     return out.getvalue()

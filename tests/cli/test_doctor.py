@@ -54,7 +54,17 @@ def test_examples_cannot_steer_the_terminal(tmp_path: Path) -> None:
 
 def test_json_sources(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(picture(1))
-    rows = [{"id": 1, "image": "a.jpg", "caption": "x"}, {"id": 1, "image": "b.jpg", "caption": "y"}, {"id": 2, "image": "a.jpg", "caption": ""}]
+    rows = [
+        {"id": 1, "image": "a.jpg", "caption": "x"},
+        {"id": 1, "image": "b.jpg", "caption": "y"},
+        {"id": 2, "image": "a.jpg", "caption": ""},
+    ]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "{\n")
     found = counts(run_json("doctor", tmp_path / "d.jsonl"))
-    assert found == {"repeated_key": 1, "missing_image": 1, "empty_caption": 1, "one_image_many_captions": 1, "bad_json": 1}
+    assert found == {
+        "repeated_key": 1,
+        "missing_image": 1,
+        "empty_caption": 1,
+        "one_image_many_captions": 1,
+        "bad_json": 1,
+    }

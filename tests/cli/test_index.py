@@ -79,7 +79,13 @@ def test_every_image_format(tmp_path: Path, kind: str) -> None:
 def test_bad_records_are_put_aside_with_file_offset_key_and_reason(tmp_path: Path) -> None:
     members = pairs(0, 3)
     members[3] = (members[3][0], b"")
-    members += [("bad.jpg", b"no picture"), ("bad.txt", b"t"), ("utf.txt", b"\xff\xfe"), ("js.jpg", picture(9)), ("js.json", b"{")]
+    members += [
+        ("bad.jpg", b"no picture"),
+        ("bad.txt", b"t"),
+        ("utf.txt", b"\xff\xfe"),
+        ("js.jpg", picture(9)),
+        ("js.json", b"{"),
+    ]
     members += [("000000.txt", b"again"), ("../up.txt", b"t"), ("/abs.txt", b"t")]
     write_tar(tmp_path / "p" / "0.tar", members)
     assert run("index", tmp_path / "p", "-o", tmp_path / "index").returncode == 3
@@ -117,7 +123,9 @@ def test_a_damaged_tar_is_no_shorter_tar(tmp_path: Path) -> None:
         assert len(tar.getmembers()) == 15
     done = run("index", tmp_path / "p", "-o", tmp_path / "index")
     assert done.returncode == 3 and "bad_checksum" in done.stderr and "00001.tar" in done.stderr
-    result = run_json("index", tmp_path / "p", "-o", tmp_path / "index", "--allow-bad-files", "1", "--max-bad-fraction", "0.1")
+    result = run_json(
+        "index", tmp_path / "p", "-o", tmp_path / "index", "--allow-bad-files", "1", "--max-bad-fraction", "0.1"
+    )
     assert len(result["damaged"]) == 1 and result["ok"] == 24 + 4
 
 
@@ -149,7 +157,9 @@ def test_a_parquet_file_that_appears_later_is_noticed(tmp_path: Path) -> None:
 
 def test_img2dataset_rows_join_by_key(tmp_path: Path) -> None:
     keys = [f"{n:06d}" for n in range(6)]
-    write_tar(tmp_path / "i" / "00000.tar", [(f"{key}.jpg", picture(n)) for n, key in enumerate(keys) if n not in {2, 4}])
+    write_tar(
+        tmp_path / "i" / "00000.tar", [(f"{key}.jpg", picture(n)) for n, key in enumerate(keys) if n not in {2, 4}]
+    )
     (tmp_path / "i" / "00000_stats.json").write_text("{}")
     order = [5, 3, 1, 4, 2, 0]
     pq.write_table(
@@ -173,9 +183,21 @@ def test_img2dataset_rows_join_by_key(tmp_path: Path) -> None:
 
 
 LLAVA = [
-    {"id": 7, "image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A."}]},
-    {"id": 7, "image": ["a.jpg", "sub/b.png"], "conversations": [{"from": "human", "value": "Both?"}, {"from": "gpt", "value": "Yes."}]},
-    {"id": "text", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}], "quality": 1e-7},
+    {
+        "id": 7,
+        "image": "a.jpg",
+        "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A."}],
+    },
+    {
+        "id": 7,
+        "image": ["a.jpg", "sub/b.png"],
+        "conversations": [{"from": "human", "value": "Both?"}, {"from": "gpt", "value": "Yes."}],
+    },
+    {
+        "id": "text",
+        "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}],
+        "quality": 1e-7,
+    },
     {"image": "a.jpg", "caption": "a  caption"},
 ]
 
@@ -215,7 +237,13 @@ def test_hostile_records_are_quarantined(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text("\n".join(lines))
     result = run_json("index", tmp_path / "d.jsonl", "-o", tmp_path / "index", "--max-bad-fraction", "0.9")
     assert result["ok"] == 1
-    assert set(result["reasons"]) == {"parent_path", "absolute_path", "missing_image", "unreadable_image", "json_too_deep"}
+    assert set(result["reasons"]) == {
+        "parent_path",
+        "absolute_path",
+        "missing_image",
+        "unreadable_image",
+        "json_too_deep",
+    }
 
 
 def test_two_roots_of_one_name_are_refused(tmp_path: Path) -> None:

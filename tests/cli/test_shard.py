@@ -55,10 +55,16 @@ def test_the_members_of_the_selected_samples_unchanged(indexed: Path) -> None:
     assert (result["input"], result["written"], result["shards"]) == (20, 20, 3)
     originals = dict(pairs(0, 60))
     expected = [
-        (f"{uid}.{extension}", originals[f"{keys[uid]}.{extension}"]) for uid in chosen for extension in ("jpg", "txt", "json")
+        (f"{uid}.{extension}", originals[f"{keys[uid]}.{extension}"])
+        for uid in chosen
+        for extension in ("jpg", "txt", "json")
     ]
     assert members_of(indexed / "shards") == expected
-    assert json.loads((indexed / "shards" / "sizes.json").read_text()) == {"00000000.tar": 8, "00000001.tar": 8, "00000002.tar": 4}
+    assert json.loads((indexed / "shards" / "sizes.json").read_text()) == {
+        "00000000.tar": 8,
+        "00000001.tar": 8,
+        "00000002.tar": 4,
+    }
     assert json.loads((indexed / "shards" / "00000001_stats.json").read_text()) == {"successes": 8}
     ids = np.load(indexed / "shards" / "sample_ids.npy")
     assert [f"{int(a):016x}{int(b):016x}" for a, b in ids] == chosen
@@ -120,7 +126,9 @@ def test_ids_that_are_not_there_are_counted(indexed: Path) -> None:
     assert run("shard", "--selection", indexed / "ids.txt", "-w", indexed, "--strict").returncode == 5
     result = run_json("shard", "--selection", indexed / "ids.txt", "-w", indexed, "--max-bad-fraction", "0.5")
     assert (result["input"], result["written"], result["quarantined"]) == (5, 3, 2)
-    reasons = [json.loads(line)["reason"] for line in (indexed / "shards" / "quarantine.jsonl").read_text().splitlines()]
+    reasons = [
+        json.loads(line)["reason"] for line in (indexed / "shards" / "quarantine.jsonl").read_text().splitlines()
+    ]
     assert reasons == ["bad_id", "not_in_index"]
 
 
@@ -171,7 +179,11 @@ def test_json_sources_become_tars(tmp_path: Path) -> None:
         (tmp_path / "images" / f"{n}.png").write_bytes(picture(n, kind="PNG"))
     rows = [
         {"id": 1, "image": "0.png", "caption": "one"},
-        {"id": 2, "image": ["0.png", "1.png"], "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+        {
+            "id": 2,
+            "image": ["0.png", "1.png"],
+            "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}],
+        },
         {"id": 3, "text": "only words", "extra": 1.50},
     ]
     (tmp_path / "d.json").write_text(json.dumps(rows))
@@ -185,7 +197,9 @@ def test_json_sources_become_tars(tmp_path: Path) -> None:
         ("1", "txt"): b"one",
         ("2", "0.png"): picture(0, kind="PNG"),
         ("2", "1.png"): picture(1, kind="PNG"),
-        ("2", "json"): json.dumps({"conversations": rows[1]["conversations"]}).replace('{"conversations": ', '{"conversations":', 1).encode(),
+        ("2", "json"): json.dumps({"conversations": rows[1]["conversations"]})
+        .replace('{"conversations": ', '{"conversations":', 1)
+        .encode(),
         ("3", "txt"): b"only words",
         ("3", "json"): json.dumps(rows[2]).encode(),
     }
@@ -206,7 +220,15 @@ def test_killed_at_any_moment_the_next_run_ends_in_the_bytes_of_a_clean_one(tmp_
     write_ids(tmp_path / "ids.txt", list(uids_of(tmp_path)))
     words = {
         "index": ["index", str(tmp_path / "pool"), "--threads", "2"],
-        "shard": ["shard", "--selection", str(tmp_path / "ids.txt"), "--index", str(tmp_path / "index"), "--samples-per-shard", "20"],
+        "shard": [
+            "shard",
+            "--selection",
+            str(tmp_path / "ids.txt"),
+            "--index",
+            str(tmp_path / "index"),
+            "--samples-per-shard",
+            "20",
+        ],
     }[stage]
     run_json(*words, "-o", tmp_path / "clean")
     output = tmp_path / "out"
@@ -214,7 +236,9 @@ def test_killed_at_any_moment_the_next_run_ends_in_the_bytes_of_a_clean_one(tmp_
     partial = tmp_path / "out.partial" / "parts"
     kills = 0
     for wanted in range(1, 40, 6):
-        process = subprocess.Popen([*COMMAND, *words, "-o", str(output)], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*COMMAND, *words, "-o", str(output)], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
         while process.poll() is None and (len(list(partial.glob("*.json"))) if partial.exists() else 0) < wanted:
             time.sleep(0.0005)
         if process.poll() is None:

@@ -12,9 +12,14 @@ from vlmsel.cli.options import Common, common_options
 
 @click.command("doctor")
 @click.argument("src", nargs=-1)
-@click.option("--source", "named", multiple=True, metavar="NAME=PATH", help="A source with a name of your own; repeatable.")
 @click.option(
-    "--image-root", type=click.Path(path_type=Path), metavar="DIR", help="Folder that image paths in JSON records are relative to."
+    "--source", "named", multiple=True, metavar="NAME=PATH", help="A source with a name of your own; repeatable."
+)
+@click.option(
+    "--image-root",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder that image paths in JSON records are relative to.",
 )
 @common_options
 def command(common: Common, src: tuple[str, ...], named: tuple[str, ...], image_root: Path | None) -> None:
@@ -45,8 +50,8 @@ def command(common: Common, src: tuple[str, ...], named: tuple[str, ...], image_
         report.text(f"would read {found.files:,} files of {format_bytes(found.bytes)}")
     else:
         lines = [
-            f"{found.records:,} records in {found.files:,} files of {format_bytes(found.bytes)}: "
-            f"{found.images:,} images, {found.texts:,} texts"
+            f"{found.records:,} records in {found.files:,} files of {format_bytes(found.bytes)}",
+            f"{found.images:,} images, {found.texts:,} texts",
         ]
         for kind, finding in sorted(found.findings.items(), key=lambda item: (-item[1].count, item[0])):
             lines.append(f"{finding.count:>10,}  {kind}")

@@ -25,10 +25,17 @@ def split_sources(words: tuple[str, ...]) -> dict[str, str]:
 
 @click.command("index")
 @click.argument("src", nargs=-1)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write; index/ in the workspace by default.")
-@click.option("--source", "named", multiple=True, metavar="NAME=PATH", help="A source with a name of your own; repeatable.")
 @click.option(
-    "--image-root", type=click.Path(path_type=Path), metavar="DIR", help="Folder that image paths in JSON records are relative to."
+    "-o", "--output", type=click.Path(path_type=Path), help="Folder to write; index/ in the workspace by default."
+)
+@click.option(
+    "--source", "named", multiple=True, metavar="NAME=PATH", help="A source with a name of your own; repeatable."
+)
+@click.option(
+    "--image-root",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder that image paths in JSON records are relative to.",
 )
 @click.option("--id-column", metavar="NAME", help="JSON field or Parquet column with ids of 32 hexadecimal characters.")
 @common_options
@@ -71,7 +78,9 @@ def command(
     elif done.already_finished:
         report.say(f"{done.path} is up to date: {done.ok:,} pairs of {done.shards:,} shards; nothing was touched")
     else:
-        report.say(f"indexed {done.ok:,} pairs of {done.shards:,} shards ({done.shards_read:,} read now) into {done.path}")
+        report.say(
+            f"indexed {done.ok:,} pairs of {done.shards:,} shards ({done.shards_read:,} read now) into {done.path}"
+        )
     if done.quarantined:
         kinds = ", ".join(f"{count:,} {reason}" for reason, count in sorted(done.reasons.items()))
         report.warn(f"{done.quarantined:,} of {done.input:,} records put aside: {kinds}")

@@ -12,14 +12,41 @@ from vlmsel.cli.options import COUNT, Common, common_options
 
 @click.command("shard")
 @click.option(
-    "--selection", type=click.Path(path_type=Path), metavar="PATH", help="Selection folder, DataComp .npy, or text file of ids; selection/ by default."
+    "--selection",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Selection folder, DataComp .npy, or text file of ids; selection/ by default.",
 )
-@click.option("--index", "index_folder", type=click.Path(path_type=Path), metavar="DIR", help="Folder of vlmsel index; index/ by default.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write; shards/ in the workspace by default.")
-@click.option("--samples-per-shard", type=COUNT, default=10_000, show_default=True, metavar="N", help="Samples in each tar but the last.")
-@click.option("--shuffle", type=click.IntRange(0, 2**64 - 1), metavar="SEED", help="Shuffle by this seed; in the order of ids by default.")
-@click.option("--source", "named", multiple=True, metavar="NAME=PATH", help="Where a source lies now, if it moved; repeatable.")
-@click.option("--image-root", type=click.Path(path_type=Path), metavar="DIR", help="Where the images of JSON records lie now.")
+@click.option(
+    "--index",
+    "index_folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of vlmsel index; index/ by default.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Folder to write; shards/ in the workspace by default."
+)
+@click.option(
+    "--samples-per-shard",
+    type=COUNT,
+    default=10_000,
+    show_default=True,
+    metavar="N",
+    help="Samples in each tar but the last.",
+)
+@click.option(
+    "--shuffle",
+    type=click.IntRange(0, 2**64 - 1),
+    metavar="SEED",
+    help="Shuffle by this seed; in the order of ids by default.",
+)
+@click.option(
+    "--source", "named", multiple=True, metavar="NAME=PATH", help="Where a source lies now, if it moved; repeatable."
+)
+@click.option(
+    "--image-root", type=click.Path(path_type=Path), metavar="DIR", help="Where the images of JSON records lie now."
+)
 @common_options
 def command(
     common: Common,
