@@ -1,6 +1,6 @@
 """`vlmsel index` beside a walk with Python's tarfile; the floor is `cat` of the same bytes.
 
-python benches/index.py --gigabytes 10 --folder bench-data/index --out benches/runs/<date>-<machine>/index.json
+    python benches/index.py --gigabytes 10 --folder bench-data/index --out benches/runs/<date>-<machine>/index.json
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path  # noqa: E402
 from tar_corpus import make_tars, measure, table, warm  # noqa: E402
 
 WALK = """
-import sys, tarfile  # noqa: E402
+import sys, tarfile
 members = size = 0
 for path in sys.argv[1:]:
     with tarfile.open(path) as tar:
@@ -27,7 +27,7 @@ for path in sys.argv[1:]:
 print(members, size)
 """
 WALK_AND_HASH = """
-import sys, tarfile, xxhash  # noqa: E402
+import sys, tarfile, xxhash
 members = size = 0
 for path in sys.argv[1:]:
     with tarfile.open(path) as tar:

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq  # noqa: E402
 from tar_corpus import make_tars, measure, table, warm  # noqa: E402
 
 LOOP = """
-import sys, webdataset  # noqa: E402
+import sys, webdataset
 output, ids, *tars = sys.argv[1:]
 wanted = set(open(ids).read().split())
 with webdataset.ShardWriter(output + "/%08d.tar", maxcount=10000, verbose=0) as sink:
