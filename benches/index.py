@@ -10,12 +10,12 @@ import sys
 # This folder goes behind the standard library: `select.py` lies in both.
 sys.path.append(sys.path.pop(0))
 
-import argparse  # noqa: E402
-import json  # noqa: E402
-import shutil  # noqa: E402
-from pathlib import Path  # noqa: E402
+import argparse
+import json
+import shutil
+from pathlib import Path
 
-from tar_corpus import make_tars, measure, table, warm  # noqa: E402
+from tar_corpus import make_tars, measure, table, warm
 
 WALK = """
 import sys, tarfile

@@ -13,16 +13,16 @@ import sys
 # This folder goes behind the standard library: `select.py` lies in both.
 sys.path.append(sys.path.pop(0))
 
-import argparse  # noqa: E402
-import hashlib  # noqa: E402
-import json  # noqa: E402
-import shutil  # noqa: E402
-import subprocess  # noqa: E402
-import tarfile  # noqa: E402
-from pathlib import Path  # noqa: E402
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
 
-import pyarrow.parquet as pq  # noqa: E402
-from tar_corpus import make_tars, measure, table, warm  # noqa: E402
+import pyarrow.parquet as pq
+from tar_corpus import make_tars, measure, table, warm
 
 LOOP = """
 import sys, webdataset
