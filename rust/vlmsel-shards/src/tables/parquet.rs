@@ -1,11 +1,12 @@
 //! Parquet tables: the footer once, then row groups in any order from any thread.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use ::parquet::arrow::ProjectionMask;
 use ::parquet::arrow::arrow_reader::{
@@ -173,6 +174,10 @@ impl ParquetTable {
         let leaf = leaves.next()?;
         let descr = parquet.column(leaf);
         (leaves.next().is_none() && descr.max_rep_level() == 0 && descr.max_def_level() <= 1).then_some(leaf)
+    }
+
+    pub(super) fn flat_leaf(&self, column: &Column) -> Option<usize> {
+        self.leaf(column)
     }
 
     pub(super) fn chunk_metadata(&self, group: usize, leaf: usize) -> &ColumnChunkMetaData {
@@ -343,6 +348,13 @@ impl ParquetTable {
         columns: &[&Column],
         visit: &mut dyn FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<()> {
+        if let [id] = columns {
+            if let Some(ids) = super::pages::gather_ids(self, group, rows, id)? {
+                let schema = super::schema::working_schema(columns);
+                let batch = RecordBatch::try_new(schema, vec![ids]).map_err(|error| Error::unreadable(&self.path, error))?;
+                return visit(&batch);
+            }
+        }
         self.read(group, Some(rows), columns, visit)
     }
 }
@@ -448,13 +460,30 @@ fn check_ends(file: &File, path: &Path, bytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// Runs the parquet crate on bytes that may be hostile: its errors and panics name the file.
+/// Runs the parquet crate on bytes that may be hostile: its errors and panics name the file. The panic's own message is
+/// held back, because the error says it better.
 pub(super) fn guarded<T>(path: &Path, work: impl FnOnce() -> ParquetResult<T>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(work)) {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !GUARDED.get() {
+                usual(info);
+            }
+        }));
+    });
+    let before = GUARDED.replace(true);
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    GUARDED.set(before);
+    match outcome {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(Error::unreadable(path, format!("damaged Parquet: {error}"))),
         Err(_) => Err(Error::unreadable(path, "damaged Parquet: its pages make no sense")),
     }
+}
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A file read by position: many readers share it without sharing a cursor.
