@@ -58,6 +58,11 @@ def main() -> None:
     parser.add_argument("--peer-repeats", type=int, default=1, help="runs of the peer, which takes minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=ROOT / "bench-data" / "soup")
+    installed = ROOT / ".venv" / "bin" / "vlmsel"
+    parser.add_argument(
+        "--vlmsel", default=str(installed) if installed.exists() else None, help="the installed command"
+    )
+    parser.add_argument("--no-peer", action="store_true", help="only the floor and vlmsel")
     parser.add_argument("--mergekit", default=shutil.which("mergekit-yaml") or _beside("mergekit-yaml"))
     parser.add_argument("--out", type=Path, help="where the raw numbers go (JSON)")
     parser.add_argument("--kernels", action="store_true", help="measure the arithmetic alone")
@@ -82,15 +87,16 @@ def measure_soups(options: argparse.Namespace) -> dict[str, Any]:
     recipe = target / "linear.yml"
     lines = [f"  - model: {model}\n    parameters: {{weight: 1.0}}" for model in models]
     recipe.write_text("models:\n" + "\n".join(lines) + "\nmerge_method: linear\ndtype: bfloat16\n")
+    vlmsel = [options.vlmsel] if options.vlmsel else [sys.executable, "-c", _VLMSEL]
     contenders: dict[str, tuple[list[str], Path]] = {
         "floor": ([sys.executable, "-c", _FLOOR, str(target / "floor"), *map(str, files)], target / "floor"),
         "vlmsel": (
-            [sys.executable, "-c", _VLMSEL, "soup", "average",
+            [*vlmsel, "soup", "average",
              *map(str, models), "-o", str(target / "vlmsel"), "-q"],
             target / "vlmsel",
         ),
     }  # fmt: skip
-    if options.mergekit:
+    if options.mergekit and not options.no_peer:
         contenders["mergekit linear"] = (
             [options.mergekit, str(recipe), str(target / "mergekit"), "--no-copy-tokenizer", "--out-shard-size", "5B"],
             target / "mergekit",

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers.utils import logging
 
 from vlmsel_trainer.demo import glyphs
 from vlmsel_trainer.demo import model as scorer
@@ -87,7 +88,8 @@ def fine_tune(
     record = json.dumps({"base": asdict(base_plan), **asdict(plan)}, indent=1, sort_keys=True) + "\n"
     if (folder / _RECORD).is_file() and (folder / _RECORD).read_text(encoding="utf-8") == record:
         return
-    processor = AutoProcessor.from_pretrained(base, backend="pil")
+    logging.disable_progress_bar()
+    processor = AutoProcessor.from_pretrained(base, backend="pil")  # type: ignore[no-untyped-call]
     model = LlavaForConditionalGeneration.from_pretrained(base, dtype=torch.float32).train()
     names = captions(base_plan)
     pictures, texts = draw_pictures(base_plan, names), tokenise(processor, names)
@@ -110,7 +112,7 @@ def fine_tune(
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model.eval().save_pretrained(partial)
+    model.train(False).save_pretrained(partial)
     processor.save_pretrained(partial)
     (partial / "README.md").write_text(f"---\ndatasets:\n- demo glyphs, {plan.style}\n---\n", encoding="utf-8")
     (partial / _RECORD).write_text(record, encoding="utf-8")
@@ -120,8 +122,9 @@ def fine_tune(
 
 def score(folder: Path, split: str, views: int = 1, batch_size: int = 64) -> dict[str, float]:
     """Minus the mean NLL, in nats per caption token, of held-out pictures by style and over all; larger is better."""
-    processor = AutoProcessor.from_pretrained(folder, backend="pil")
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    logging.disable_progress_bar()
+    processor = AutoProcessor.from_pretrained(folder, backend="pil")  # type: ignore[no-untyped-call]
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).train(False)
     pictures, names = _held_out(split, views)
     texts = tokenise(processor, names)
     scores = {}
@@ -129,7 +132,7 @@ def score(folder: Path, split: str, views: int = 1, batch_size: int = 64) -> dic
         numbers = torch.Generator().manual_seed(7)
         losses = []
         with torch.inference_mode():
-            for rows in torch.arange(len(pictures.names)).split(batch_size):
+            for rows in torch.split(torch.arange(len(pictures.names)), batch_size):
                 pixels = spoil(pictures.batch(rows, numbers), numbers)
                 losses.append(answer_nll(model, pixels, *_rows_of(texts, pictures.names[rows])))
         scores[style] = -float(torch.cat(losses).double().mean())
