@@ -53,16 +53,21 @@ def main(workspace: Path, base_steps: int, steps: int, seed: int) -> None:
 def _train(workspace: Path, folder: Path, base_steps: int, steps: int, seed: int) -> list[str]:
     _say("1. The demo's scorer, as `make demo` trains it.")
     with _show("training the scorer", "steps") as progress:
-        progress.update(0, base_steps, note="loading torch, drawing")
+        progress.update(0, base_steps, note="loading torch")
         import torch
 
         from vlmsel_trainer.demo import styles
-        from vlmsel_trainer.demo.train import TrainingPlan, available_threads, train
+        from vlmsel_trainer.demo.train import TrainingPlan, available_threads, is_trained, train
 
-        base_plan = TrainingPlan(n_steps=base_steps, seed=seed)
-        base = train(
-            base_plan, workspace / "scorer", lambda step, loss: progress.update(step, base_steps, note=f"{loss:.2f}")
-        )
+        base_plan, base = TrainingPlan(n_steps=base_steps, seed=seed), workspace / "scorer"
+
+        def show_base(step: int, loss: float) -> None:
+            progress.update(step, base_steps, note=f"loss {loss:.2f} nats/token")
+
+        if is_trained(base_plan, base):
+            _say(f"   It is there already: {base}")
+        else:
+            train(base_plan, base, show_base)
     _say("2. Three fine-tunes of it, one for each style of picture; half of every batch stays plain.")
     torch.set_num_threads(available_threads())
     for style in styles.STYLES:

@@ -88,7 +88,7 @@ def fine_tune(
     record = json.dumps({"base": asdict(base_plan), **asdict(plan)}, indent=1, sort_keys=True) + "\n"
     if (folder / _RECORD).is_file() and (folder / _RECORD).read_text(encoding="utf-8") == record:
         return
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     processor = AutoProcessor.from_pretrained(base, backend="pil")  # type: ignore[no-untyped-call]
     model = LlavaForConditionalGeneration.from_pretrained(base, dtype=torch.float32).train()
     names = captions(base_plan)
@@ -122,7 +122,7 @@ def fine_tune(
 
 def score(folder: Path, split: str, views: int = 1, batch_size: int = 64) -> dict[str, float]:
     """Minus the mean NLL, in nats per caption token, of held-out pictures by style and over all; larger is better."""
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     processor = AutoProcessor.from_pretrained(folder, backend="pil")  # type: ignore[no-untyped-call]
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).train(False)
     pictures, names = _held_out(split, views)
