@@ -6,8 +6,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-# The Python that .venv/ is made from.
-PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3; do \
+# The Python that .venv/ is made from; constraints.txt was tried with the first.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 DEMO_WORKSPACE ?= demo-workspace
 BENCH_ARGS ?=
@@ -65,9 +65,9 @@ $(VENV)/.built: $(RUST_SOURCES) pyproject.toml | $(VENV)/.data
 	  VIRTUAL_ENV=$(CURDIR)/$(VENV) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/maturin develop --release --uv --quiet)
 	@touch $@
 
-$(VENV)/.trainer: trainer/pyproject.toml constraints.txt | $(VENV)/.built
+$(VENV)/.trainer: trainer/pyproject.toml pyproject.toml constraints.txt | $(VENV)/.built
 	$(call step,installing vlmsel-trainer with torch (20 s and 6 GB of disk),\
-	  $(UV) -e './trainer[demo]')
+	  $(UV) -e './trainer[demo]' --group test-train)
 	@touch $@
 
 .tools/bin/cargo-deny:
@@ -116,7 +116,7 @@ demo-soup: build ## fine-tune twice and average the results (3 min)
 .venv-bench/.made: benches/requirements.txt constraints.txt $(VENV)/.built
 	$(call step,making .venv-bench/ with the peers (1 min and 3 GB of disk),\
 	  test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench;\
-	  $(BIN)/uv pip install --quiet --python .venv-bench/bin/python -r benches/requirements.txt)
+	  $(BIN)/uv pip install --quiet --python .venv-bench/bin/python -c constraints.txt -r benches/requirements.txt)
 	@touch $@
 
 .PHONY: bench

@@ -157,12 +157,12 @@ def test_every_flag_arrives(seen: list[Common]) -> None:
         "--strict",
         "--max-bad-fraction",
         "1%",
-        "--allow-bad-files",
+        "--allow-bad-files=4",
         "--overwrite",
         "-q",
     ]
     assert run(["seeing", *args]) == 0
-    expected = Common(Path("ws"), True, True, 3, 2 * 10**9, True, 0.01, True, True, True)
+    expected = Common(Path("ws"), True, True, 3, 2 * 10**9, True, 0.01, 4, True, True)
     assert seen == [expected]
     changed = [
         field.name

@@ -2,12 +2,13 @@
 
 use std::ffi::CStr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::ffi_stream::{RecordBatchStreamReader, FFI_ArrowArrayStream};
 use arrow_array::types::{Float16Type, Float32Type, Float64Type, Int64Type, UInt64Type};
 use arrow_array::{Array, RecordBatch, RecordBatchIterator, RecordBatchReader};
-use arrow_schema::{DataType, SchemaRef};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyCapsule, PyDict, PyList};
 use vlmsel_pipeline::Error;
@@ -67,7 +68,7 @@ fn parquet_batches(
     py: Python<'_>,
     paths: &[String],
     columns: &[String],
-    mut visit: impl FnMut(&RecordBatch) -> PyResult<()>,
+    mut visit: impl FnMut(&RecordBatch, &SchemaRef) -> PyResult<()>,
 ) -> PyResult<SchemaRef> {
     let files = expand(paths, KINDS, &is_table).map_err(|error| raise_shards(py, error))?;
     let mut schema = None;
@@ -83,13 +84,14 @@ fn parquet_batches(
         let found = resolve(std::slice::from_ref(&table), &wanted).map_err(|error| raise_shards(py, error))?;
         let found: Vec<_> = found.columns.into_iter().flatten().collect();
         let found: Vec<_> = found.iter().collect();
-        schema.get_or_insert_with(|| vlmsel_shards::tables::schema::working_schema(&found));
+        let outputs = found.iter().map(|column| Field::new(&column.name, column.output.clone(), true));
+        let outputs: SchemaRef = schema.get_or_insert_with(|| Arc::new(Schema::new(outputs.collect::<Vec<_>>()))).clone();
         for group in 0..parquet.groups() {
             let mut failed = None;
             parquet
                 .read(group, None, &found, &mut |batch| {
                     if failed.is_none() {
-                        failed = visit(batch).err();
+                        failed = visit(batch, &outputs).err();
                     }
                     Ok(())
                 })
@@ -109,8 +111,11 @@ fn parquet_batches(
 #[allow(clippy::needless_pass_by_value, reason = "pyo3 converts arguments by value")]
 fn read_table(py: Python<'_>, paths: Vec<String>, columns: Vec<String>) -> PyResult<ArrowTable> {
     let mut batches = Vec::new();
-    let schema = parquet_batches(py, &paths, &columns, |batch| {
-        batches.push(batch.clone());
+    let schema = parquet_batches(py, &paths, &columns, |batch, schema| {
+        let arrays = batch.columns().iter().zip(schema.fields());
+        let arrays = arrays.map(|(array, field)| arrow_cast::cast(array, field.data_type())).collect::<Result<Vec<_>, _>>();
+        let batch = arrays.and_then(|arrays| RecordBatch::try_new(schema.clone(), arrays));
+        batches.push(batch.map_err(|error| raise(py, &Error::usage(error.to_string())))?);
         Ok(())
     })?;
     Ok(ArrowTable { schema, batches })
@@ -128,7 +133,7 @@ fn read_rows<'py>(
 ) -> PyResult<Bound<'py, PyList>> {
     let wanted: Option<std::collections::HashSet<Vec<u8>>> = uids.map(|uids| uids.into_iter().collect());
     let rows = PyList::empty(py);
-    parquet_batches(py, &paths, &columns, |batch| {
+    parquet_batches(py, &paths, &columns, |batch, _| {
         let ids = batch.column_by_name("uid");
         for row in 0..batch.num_rows() {
             if let (Some(wanted), Some(ids)) = (&wanted, ids) {

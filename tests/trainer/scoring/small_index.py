@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from PIL import Image
 
 IMAGE = pa.struct(
@@ -93,23 +92,22 @@ def write_index(folder: Path, data: Path, shards: dict[str, Sequence[Pair]], row
                 except OSError:
                     width = height = 0
                 digest = hashlib.blake2b(content, digest_size=16).digest()
-                images.append(
-                    dict(file=None, offset=offset, size=size, width=width, height=height, hash=digest, phash=None)
-                )
+                place = {"file": None, "offset": offset, "size": size, "width": width, "height": height}
+                images.append(place | {"hash": digest, "phash": None})
             rows.append(
-                dict(
-                    uid=hashlib.blake2b(f"pool\0{shard}\0{i}".encode(), digest_size=16).digest(),
-                    key=f"{i:06d}",
-                    source="pool",
-                    shard=shard,
-                    images=images,
-                    members=[],
-                    text=pair.text,
-                    conversations=pair.conversations,
-                    n_turns=2 if pair.conversations else 0,
-                    text_hash=None,
-                    metadata=None,
-                )
+                {
+                    "uid": hashlib.blake2b(f"pool\0{shard}\0{i}".encode(), digest_size=16).digest(),
+                    "key": f"{i:06d}",
+                    "source": "pool",
+                    "shard": shard,
+                    "images": images,
+                    "members": [],
+                    "text": pair.text,
+                    "conversations": pair.conversations,
+                    "n_turns": 2 if pair.conversations else 0,
+                    "text_hash": None,
+                    "metadata": None,
+                }
             )
         name = shard.removesuffix(".tar") + ".parquet"
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / name, row_group_size=row_group_size)

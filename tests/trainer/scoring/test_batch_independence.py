@@ -18,10 +18,10 @@ from vlmsel_trainer.scoring.batches import collate
 from vlmsel_trainer.scoring.images import ImageLimits
 from vlmsel_trainer.scoring.model import LoadedModel
 from vlmsel_trainer.scoring.nll import answer_nll
-from vlmsel_trainer.scoring.samples import Preparer, PreparedRow, read_tokens
+from vlmsel_trainer.scoring.records import Sample
+from vlmsel_trainer.scoring.samples import PreparedRow, Preparer, read_tokens
 from vlmsel_trainer.scoring.scorer import BatchScorer
 from vlmsel_trainer.scoring.template import ChatTemplate
-from vlmsel_trainer.scoring.units import Sample
 
 PROMPT = "Describe this image."
 EPSILON = 1e-5  # nats per token, fp32

@@ -101,7 +101,8 @@ def test_every_row_ends_in_one_class(model: Path, index: Path, tmp_path: Path) -
             assert row["n_tokens"] >= 1
             assert row["ppl"] == pytest.approx(math.exp(row["nll_sum"] / row["n_tokens"]), rel=1e-6)
         else:
-            assert row["ppl"] is None and row["nll_sum"] is None
+            assert row["ppl"] is None
+            assert row["nll_sum"] is None
     assert by_uid[order[len(GOOD) + 3]]["n_tokens"] == 1, "an empty caption has its end token"
     assert by_uid[order[len(GOOD) + 5]]["n_image_tokens"] == 0
     assert by_uid[order[len(GOOD) + 6]]["n_image_tokens"] == 2 * by_uid[order[0]]["n_image_tokens"] > 0
@@ -209,7 +210,8 @@ def test_out_of_memory_halves_the_batch_and_loses_no_row(
 
     monkeypatch.setattr(scorer, "answer_nll", starved)
     run.score(model, index=index, output=tmp_path / "starved", options=options, max_bad_fraction=0.5)
-    assert max(sizes) == 5 and sizes.count(1) >= len(GOOD)
+    assert max(sizes) == 5
+    assert sizes.count(1) >= len(GOOD)
     golden, starved_scores = read_scores(tmp_path / "golden"), read_scores(tmp_path / "starved")
     for uid, row in golden.items():
         assert starved_scores[uid]["status"] == row["status"]
@@ -255,7 +257,8 @@ def test_scores_that_are_not_finite_are_a_class(
     original = scorer.answer_nll
     monkeypatch.setattr(scorer, "answer_nll", lambda *args: original(*args) * torch.nan)
     summary = run.score(model, index=index, output=tmp_path / "scores", options=OPTIONS, max_bad_fraction=1.0)
-    assert summary.counts["ok"] == 0 and summary.counts["not_finite"] == len(GOOD) + EXPECTED.count("ok")
+    assert summary.counts["ok"] == 0
+    assert summary.counts["not_finite"] == len(GOOD) + EXPECTED.count("ok")
 
 
 def test_too_many_bad_rows_publish_nothing_and_go_on_later(model: Path, index: Path, tmp_path: Path) -> None:
@@ -278,7 +281,8 @@ def test_finished_output_is_left_alone(model: Path, index: Path, tmp_path: Path)
     run.score(model, index=index, output=tmp_path / "scores", options=OPTIONS, max_bad_fraction=0.5)
     before = hash_folder(tmp_path / "scores")
     summary = run.score(model, index=index, output=tmp_path / "scores", options=OPTIONS, max_bad_fraction=0.5)
-    assert summary.scored_rows == 0 and hash_folder(tmp_path / "scores") == before
+    assert summary.scored_rows == 0
+    assert hash_folder(tmp_path / "scores") == before
 
 
 def test_new_shards_extend_to_the_bytes_of_one_run(model: Path, tmp_path: Path) -> None:
@@ -340,7 +344,8 @@ def test_model_with_pickled_weights_is_refused(model: Path, index: Path, tmp_pat
     weights.unlink()
     with pytest.raises(UsageError, match="pickle"):
         run.score(pickled, index=index, output=tmp_path / "scores", options=OPTIONS)
-    assert not (tmp_path / "scores").exists() and not (tmp_path / "scores.partial").exists()
+    assert not (tmp_path / "scores").exists()
+    assert not (tmp_path / "scores.partial").exists()
 
 
 def test_model_with_code_of_its_own_is_refused(model: Path, index: Path, tmp_path: Path) -> None:

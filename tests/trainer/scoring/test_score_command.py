@@ -28,15 +28,18 @@ def test_stdout_is_the_path_alone(workspace: Path, family_folder: Callable[[str]
     done = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     assert done.stdout == f"{workspace / 'scores'}\n"
-    assert "pairs/s" in done.stderr and "tokens/s" in done.stderr
+    assert "pairs/s" in done.stderr
+    assert "tokens/s" in done.stderr
 
 
 def test_json_is_one_object(workspace: Path, family_folder: Callable[[str], Path]) -> None:
     arguments = ["--model", str(family_folder("llava_qwen2")), "-w", str(workspace), "--json", "-q"]
     done = CliRunner().invoke(command, arguments, catch_exceptions=False)
     result = json.loads(done.stdout)
-    assert result["schema"] == 1 and result["command"] == "score"
-    assert result["input"] == result["ok"] == result["scored"] == 6 and result["failed"] == 0
+    assert result["schema"] == 1
+    assert result["command"] == "score"
+    assert result["input"] == result["ok"] == result["scored"] == 6
+    assert result["failed"] == 0
     assert done.stderr == ""
 
 
@@ -49,7 +52,15 @@ def test_dry_run_writes_nothing(workspace: Path, family_folder: Callable[[str], 
 
 
 def test_impossible_option_is_a_usage_error(workspace: Path, family_folder: Callable[[str], Path]) -> None:
-    arguments = ["--model", str(family_folder("llava_qwen2")), "-w", str(workspace), "--compat", "wepoints", "--no-end-token"]
+    arguments = [
+        "--model",
+        str(family_folder("llava_qwen2")),
+        "-w",
+        str(workspace),
+        "--compat",
+        "wepoints",
+        "--no-end-token",
+    ]
     with pytest.raises(UsageError, match="wepoints"):
         CliRunner().invoke(command, arguments, catch_exceptions=False)
 
@@ -60,5 +71,7 @@ def test_command_module_does_not_import_torch() -> None:
         "print([name for name in ('torch', 'transformers', 'pyarrow', 'PIL', 'numpy') if name in sys.modules])"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, timeout=60
+    )
     assert done.stdout.strip() == "[]"

@@ -116,7 +116,8 @@ def test_end_token_can_be_left_out(family: Callable[[str], LoadedModel]) -> None
 def test_trailing_newline_of_chatml_is_never_scored(family: Callable[[str], LoadedModel]) -> None:
     template = ChatTemplate(family("llava_qwen2").processor)
     tokens = template.tokenise(caption_turns("?", "a bird", 1))
-    assert tokens.labels[-1] is False and tokens.labels[-2] is True
+    assert tokens.labels[-1] is False
+    assert tokens.labels[-2] is True
 
 
 def test_wepoints_tokenises_the_answer_alone(family: Callable[[str], LoadedModel]) -> None:
@@ -144,8 +145,11 @@ def test_truncation_cuts_text_and_says_so(template: ChatTemplate) -> None:
     turns = caption_turns("?", "many words " * 50, 2)
     whole = template.tokenise(turns)
     cut = template.tokenise(turns, max_text_tokens=40)
-    assert cut.truncated and not whole.truncated
-    assert len(cut.ids) == 40 + 2 and cut.ids == whole.ids[:42] and cut.labels == whole.labels[:42]
+    assert cut.truncated
+    assert not whole.truncated
+    assert len(cut.ids) == 40 + 2
+    assert cut.ids == whole.ids[:42]
+    assert cut.labels == whole.labels[:42]
     exact = template.tokenise(turns, max_text_tokens=len(whole.ids) - 2)
     assert exact == whole
 

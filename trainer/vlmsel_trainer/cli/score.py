@@ -23,9 +23,13 @@ DEFAULTS = ScoreOptions()
 @click.command(name="score", short_help="Score every pair by its perplexity under a vision-language model.")
 @click.option("--model", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Local model folder.")
 @click.option("--index", type=click.Path(path_type=Path), metavar="DIR", help="The index; index/ by default.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Where to write; scores/ by default.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Where to write; scores/ by default."
+)
 @click.option("--prompt", default=DEFAULTS.prompt, show_default=True, help="What the user asks beside the image.")
-@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
+)
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="cpu, cuda, cuda:1, ...")
 @click.option("--image-backend", type=click.Choice(["auto", "pil", "torchvision"]), default="auto", show_default=True)
 @click.option(
@@ -52,11 +56,15 @@ DEFAULTS = ScoreOptions()
     metavar="N",
     help="Cut the end of longer texts; such rows say `truncated`.",
 )
-@click.option("--end-token/--no-end-token", default=True, show_default=True, help="Score the token that closes an answer.")
+@click.option(
+    "--end-token/--no-end-token", default=True, show_default=True, help="Score the token that closes an answer."
+)
 @click.option("--no-image-pass", is_flag=True, help="Score every text without its images too (nll_sum_no_image).")
 @click.option("--compat", type=click.Choice(["wepoints"]), help="Tokenise answers as the filter released with POINTS.")
 @click.option("--samples-per-unit", type=COUNT, default=DEFAULTS.samples_per_unit, show_default=True, metavar="N")
-@click.option("--workers", type=click.IntRange(0, 256), default=0, help="Threads that decode images; 0: one per core, at most 16.")
+@click.option(
+    "--workers", type=click.IntRange(0, 256), default=0, help="Threads that decode images; 0: one per core, at most 16."
+)
 @click.option("--limit", type=COUNT, metavar="N", help="Score only the first N rows.")
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that the model folder brings along.")
 @common_options

@@ -14,10 +14,9 @@ from typing import Any
 from vlmsel.errors import ResourceError
 
 from vlmsel_trainer.scoring.batches import plan_batches
-from vlmsel_trainer.scoring.samples import Preparer, PreparedRow, ReadRow, RowError, read_tokens
-from vlmsel_trainer.scoring.table import Score
+from vlmsel_trainer.scoring.records import Sample, Score, Unit
+from vlmsel_trainer.scoring.samples import PreparedRow, Preparer, ReadRow, RowError, read_tokens
 from vlmsel_trainer.scoring.template import ChatTemplate
-from vlmsel_trainer.scoring.units import Sample, Unit
 
 # No image takes this long; a file system that hangs must not hang the run.
 ROW_TIMEOUT_S = 600.0
@@ -105,7 +104,9 @@ class Ahead:
                 continue
             lengths.append(len(reads[i].tokens.ids) + sum(map(self._estimate_tokens, sample.images)))
         readable = list(reads)
-        planned.batches = [[readable[i] for i in rows] for rows in plan_batches(lengths, self._rules.batch_tokens)] or [[]]
+        planned.batches = [[readable[i] for i in rows] for rows in plan_batches(lengths, self._rules.batch_tokens)] or [
+            []
+        ]
         return planned, reads
 
     def _prepare(self, sample: Sample, read: ReadRow) -> tuple[PreparedRow, PreparedRow | None] | RowError:

@@ -55,9 +55,7 @@ def padded_tokens(rows: Sequence[PreparedRow]) -> int:
     return max(len(row) for row in rows) * len(rows)
 
 
-def collate(
-    rows: Sequence[PreparedRow], pad_token_id: int, padding_side: Literal["right", "left"] = "right"
-) -> Batch:
+def collate(rows: Sequence[PreparedRow], pad_token_id: int, padding_side: Literal["right", "left"] = "right") -> Batch:
     """Lays rows side by side.
 
     Right padding by default: under a causal mask no real token sees it and positions count from 0 by themselves. With left

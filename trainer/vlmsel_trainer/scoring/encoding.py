@@ -7,6 +7,7 @@ stretches of a text are users' text and reads the markers there as the character
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ class TextEncoder:
 
     def __init__(self, tokenizer: Any, template: str) -> None:
         if not getattr(tokenizer, "is_fast", False):
-            raise TokenizerError("the tokenizer gives no character offsets: a fast tokenizer (tokenizer.json) is needed")
+            raise TokenizerError(
+                "the tokenizer gives no character offsets: a fast tokenizer (tokenizer.json) is needed"
+            )
         self._tokenizer = tokenizer
         self._ids = {
             token.content: int(token_id)
@@ -63,7 +66,8 @@ class TextEncoder:
         """Encodes ``text``; control tokens count only outside ``user_spans``; no token crosses one of ``borders``."""
         bos = self._tokenizer.bos_token
         add_special_tokens = not (bos is not None and text.startswith(bos))
-        controls, markers = [], []
+        controls: list[re.Match[str]] = []
+        markers: list[re.Match[str]] = []
         for match in self._pattern.finditer(text):
             is_users = any(first < match.end() and match.start() < last for first, last in user_spans)
             (markers if is_users else controls).append(match)
@@ -81,7 +85,7 @@ class TextEncoder:
         for control in [*controls, None]:
             end = len(text) if control is None else control.start()
             stops = [position, *sorted(cut for cut in cuts if position < cut < end), end]
-            for start, stop in zip(stops, stops[1:], strict=False):
+            for start, stop in itertools.pairwise(stops):
                 if start < stop:
                     self._encode_plain(text[start:stop], start, ids, offsets)
             if control is not None:

@@ -128,7 +128,9 @@ def decode(data: bytes, limits: ImageLimits) -> Image.Image:
                 turned = ImageOps.exif_transpose(picture)
                 colour = turned.convert("RGB")
         if limits.max_pixels is not None and colour.width * colour.height > limits.max_pixels:
-            colour = colour.resize(shrunk_size(colour.width, colour.height, limits.max_pixels), Image.Resampling.BICUBIC)
+            colour = colour.resize(
+                shrunk_size(colour.width, colour.height, limits.max_pixels), Image.Resampling.BICUBIC
+            )
         return colour
     except ImageError:
         raise

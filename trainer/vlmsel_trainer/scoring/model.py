@@ -91,10 +91,11 @@ def load(
         dtype = "bfloat16" if where.type == "cuda" else "float32"
     if dtype not in DTYPES:
         raise UsageError(f"unknown dtype {dtype!r}; one of auto, {', '.join(DTYPES)}")
-    transformers_logging.disable_progress_bar()  # its bars would break into the run's own
+    silence: Any = transformers_logging.disable_progress_bar
+    silence()  # its bars would break into the run's own
     processor, backend = load_processor(path, image_backend, trust_remote_code=trust_remote_code)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
+        model: Any = AutoModelForImageTextToText.from_pretrained(
             path,
             dtype=DTYPES[dtype],
             use_safetensors=True,
@@ -126,16 +127,19 @@ def load_processor(path: Path, image_backend: str, *, trust_remote_code: bool) -
             raise UsageError(f"unknown image backend {image_backend!r}; one of auto, pil, torchvision")
         wanted = ("pil",) if image_backend == "pil" else ("torchvision",)
     problem: Exception | None = None
+    factory: Any = AutoProcessor
     for backend in wanted:
         try:
-            processor = AutoProcessor.from_pretrained(
+            processor = factory.from_pretrained(
                 path, backend=backend, local_files_only=True, trust_remote_code=trust_remote_code
             )
         except (ImportError, ValueError, OSError) as error:
             problem = problem or error
             continue
         if not hasattr(processor, "image_processor") or not hasattr(processor, "image_token"):
-            raise UsageError(f"{path}: its processor ({type(processor).__name__}) takes no images by a placeholder token")
+            raise UsageError(
+                f"{path}: its processor ({type(processor).__name__}) takes no images by a placeholder token"
+            )
         if (backend == "pil") == type(processor.image_processor).__name__.endswith("Pil"):
             return processor, backend
         problem = problem or UsageError(f"transformers gave {type(processor.image_processor).__name__} for {backend}")

@@ -28,12 +28,13 @@ from vlmsel_trainer.scoring.ahead import Ahead, PlannedUnit, ReadyBatch, TokenRu
 from vlmsel_trainer.scoring.conversations import caption_turns
 from vlmsel_trainer.scoring.encoding import TokenizerError
 from vlmsel_trainer.scoring.images import ImageLimits
+from vlmsel_trainer.scoring.index import Index
 from vlmsel_trainer.scoring.options import ScoreOptions
+from vlmsel_trainer.scoring.records import OK, Unit
 from vlmsel_trainer.scoring.samples import Preparer
 from vlmsel_trainer.scoring.scorer import BatchScorer, PendingRows
-from vlmsel_trainer.scoring.table import OK, write_part
+from vlmsel_trainer.scoring.table import write_part
 from vlmsel_trainer.scoring.template import ChatTemplate, TemplateError
-from vlmsel_trainer.scoring.units import Index, Unit
 
 # Rows that are in order but hold nothing to score; they never count as bad.
 EMPTY_STATUSES = frozenset({"no_text", "too_long"})
@@ -343,4 +344,3 @@ def _resolved_dtype(options: ScoreOptions) -> str:
         return options.dtype
     on_gpu = options.device.startswith("cuda") or (options.device == "auto" and torch.cuda.is_available())
     return "bfloat16" if on_gpu else "float32"
-

@@ -16,10 +16,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlmsel_trainer.scoring.conversations import ConversationError, Turn, caption_turns, parse_conversation, without_images
+from vlmsel_trainer.scoring.conversations import (
+    ConversationError,
+    Turn,
+    caption_turns,
+    parse_conversation,
+    without_images,
+)
 from vlmsel_trainer.scoring.images import ByteReader, ImageError, ImageLimits, decode, locate, shrunk_size
+from vlmsel_trainer.scoring.records import Sample
 from vlmsel_trainer.scoring.template import ChatTemplate, TemplateError, Tokens
-from vlmsel_trainer.scoring.units import Sample
 
 _TOKEN_KEYS = ("token_type_ids", "mm_token_type_ids")
 

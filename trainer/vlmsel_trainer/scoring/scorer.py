@@ -57,7 +57,11 @@ class BatchScorer:
         while waiting:
             indices = waiting.pop()
             chosen = [rows[i] for i in indices]
-            if len(indices) > 1 and self._too_large_tokens is not None and padded_tokens(chosen) >= self._too_large_tokens:
+            if (
+                len(indices) > 1
+                and self._too_large_tokens is not None
+                and padded_tokens(chosen) >= self._too_large_tokens
+            ):
                 waiting += _halves(indices)
                 continue
             problem: Exception | None = None

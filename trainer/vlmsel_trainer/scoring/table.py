@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlmsel_trainer.scoring import provenance as provenance_of
-
-OK = "ok"
-
-
-@dataclass
-class Score:
-    """The score of one sample; sums are in nats. Only rows of status ``ok`` carry them."""
-
-    status: str = OK
-    nll_sum: float | None = None
-    n_tokens: int = 0
-    n_image_tokens: int = 0
-    truncated: bool = False
-    nll_sum_no_image: float | None = None
-
-    @property
-    def perplexity(self) -> float | None:
-        """exp of the mean NLL (POINTS, arXiv 2409.04828, section 3.2); inf where a float64 cannot hold it."""
-        if self.status != OK or self.nll_sum is None:
-            return None
-        try:
-            return math.exp(self.nll_sum / self.n_tokens)
-        except OverflowError:
-            return math.inf
+from vlmsel_trainer.scoring.records import OK, Score
 
 
 def schema(provenance: dict[str, Any], *, with_no_image: bool) -> pa.Schema:

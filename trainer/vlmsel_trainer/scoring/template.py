@@ -111,7 +111,9 @@ class ChatTemplate:
     def show(self, turns: Sequence[Turn]) -> str:
         """The conversation as the template writes it, texts put in: what decides the prompt."""
         texts = [part for turn in turns for part in turn.parts if part is not None]
-        return "".join(piece.text if piece.slot is None else texts[piece.slot] for piece in self._skeleton(turns).pieces)
+        return "".join(
+            piece.text if piece.slot is None else texts[piece.slot] for piece in self._skeleton(turns).pieces
+        )
 
     def _label(self, encoding: Encoding, answers: Sequence[tuple[int, int]]) -> list[bool]:
         ids, starts, ends = encoding.ids, encoding.starts, encoding.ends

@@ -203,11 +203,6 @@ fn inputs(request: &Request, resolved: &Resolved, progress: &Progress) -> Result
 fn memory_fingerprint(table: &MemoryTable) -> Result<InputRecord> {
     let mut hasher = blake3::Hasher::new();
     let mut bytes = 0;
-    for batch in &table.batches {
-        for column in batch.columns() {
-            bytes += column.get_array_memory_size() as u64;
-        }
-    }
     let sortable: Vec<usize> = (0..table.schema.fields().len())
         .filter(|at| {
             arrow_row::RowConverter::supports_fields(&[arrow_row::SortField::new(table.schema.field(*at).data_type().clone())])
@@ -222,6 +217,7 @@ fn memory_fingerprint(table: &MemoryTable) -> Result<InputRecord> {
             let slice = slice.project(&sortable).map_err(wrong)?;
             for row in &converter.convert_columns(slice.columns()).map_err(wrong)? {
                 hasher.update(row.as_ref());
+                bytes += row.as_ref().len() as u64;
             }
         }
     }

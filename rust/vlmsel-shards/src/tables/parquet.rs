@@ -1,11 +1,12 @@
 //! Parquet tables: the footer once, then row groups in any order from any thread.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use ::parquet::arrow::ProjectionMask;
 use ::parquet::arrow::arrow_reader::{
@@ -46,6 +47,8 @@ pub struct ParquetTable {
     pub bytes: u64,
     file: Arc<File>,
     metadata: ArrowReaderMetadata,
+    /// The schema as the file's writer meant it; `metadata` has strings as views.
+    original: SchemaRef,
     /// First row of each row group.
     starts: Vec<u64>,
 }
@@ -64,10 +67,10 @@ impl ParquetTable {
         }
         check_ends(&file, path, bytes)?;
         let input = Pread { file: Arc::new(file), bytes };
-        let metadata = guarded(path, || {
+        let (metadata, original) = guarded(path, || {
             let plain = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new())?;
-            let schema = viewed(plain.schema());
-            ArrowReaderMetadata::try_new(plain.metadata().clone(), ArrowReaderOptions::new().with_schema(schema))
+            let options = ArrowReaderOptions::new().with_schema(viewed(plain.schema()));
+            Ok((ArrowReaderMetadata::try_new(plain.metadata().clone(), options)?, plain.schema().clone()))
         })?;
         let mut starts = Vec::new();
         let mut next = 0_u64;
@@ -77,7 +80,7 @@ impl ParquetTable {
             starts.push(next);
             next = next.checked_add(rows).filter(|n| *n < 1 << 48).ok_or_else(|| Error::unreadable(path, "more rows than a file can hold"))?;
         }
-        let table = Self { path: path.to_path_buf(), name: name.to_owned(), bytes, file: input.file, metadata, starts };
+        let table = Self { path: path.to_path_buf(), name: name.to_owned(), bytes, file: input.file, metadata, original, starts };
         table.check_row_groups()?;
         Ok(table)
     }
@@ -113,9 +116,9 @@ impl ParquetTable {
         Ok(())
     }
 
-    /// The file's Arrow schema, strings as views.
+    /// The file's Arrow schema.
     pub fn schema(&self) -> &SchemaRef {
-        self.metadata.schema()
+        &self.original
     }
 
     /// Value of a key in the file's metadata.
@@ -171,6 +174,10 @@ impl ParquetTable {
         let leaf = leaves.next()?;
         let descr = parquet.column(leaf);
         (leaves.next().is_none() && descr.max_rep_level() == 0 && descr.max_def_level() <= 1).then_some(leaf)
+    }
+
+    pub(super) fn flat_leaf(&self, column: &Column) -> Option<usize> {
+        self.leaf(column)
     }
 
     pub(super) fn chunk_metadata(&self, group: usize, leaf: usize) -> &ColumnChunkMetaData {
@@ -341,6 +348,13 @@ impl ParquetTable {
         columns: &[&Column],
         visit: &mut dyn FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<()> {
+        if let [id] = columns {
+            if let Some(ids) = super::pages::gather_ids(self, group, rows, id)? {
+                let schema = super::schema::working_schema(columns);
+                let batch = RecordBatch::try_new(schema, vec![ids]).map_err(|error| Error::unreadable(&self.path, error))?;
+                return visit(&batch);
+            }
+        }
         self.read(group, Some(rows), columns, visit)
     }
 }
@@ -446,13 +460,30 @@ fn check_ends(file: &File, path: &Path, bytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// Runs the parquet crate on bytes that may be hostile: its errors and panics name the file.
+/// Runs the parquet crate on bytes that may be hostile: its errors and panics name the file. The panic's own message is
+/// held back, because the error says it better.
 pub(super) fn guarded<T>(path: &Path, work: impl FnOnce() -> ParquetResult<T>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(work)) {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !GUARDED.get() {
+                usual(info);
+            }
+        }));
+    });
+    let before = GUARDED.replace(true);
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    GUARDED.set(before);
+    match outcome {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(Error::unreadable(path, format!("damaged Parquet: {error}"))),
         Err(_) => Err(Error::unreadable(path, "damaged Parquet: its pages make no sense")),
     }
+}
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A file read by position: many readers share it without sharing a cursor.

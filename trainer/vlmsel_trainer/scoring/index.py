@@ -1,4 +1,4 @@
-"""Score units: fixed ranges of rows of the index's parts, named by what they hold."""
+"""The index as scoring reads it: in units, fixed ranges of rows of its parts, named by what they hold."""
 
 from __future__ import annotations
 
@@ -12,33 +12,10 @@ import pyarrow.parquet as pq
 import vlmsel
 from vlmsel.errors import UnreadableError
 
+from vlmsel_trainer.scoring.records import Sample, Unit
+
 # `uid`, `images` and the texts; `members` and `metadata` can be most of an index and no score needs them.
 _COLUMNS = ["uid", "source", "shard", "images", "text", "conversations"]
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Rows ``start`` to ``stop`` of one index part; ``name`` is made of the part's name and ``start``."""
-
-    part: Path
-    name: str
-    start: int
-    stop: int
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One row of the index as scoring needs it."""
-
-    uid: bytes
-    source: str
-    shard: str
-    images: tuple[dict[str, Any], ...]
-    text: str | None
-    conversations: str | None
 
 
 @dataclass(frozen=True)
@@ -100,7 +77,9 @@ def _read_rows(file: pq.ParquetFile, unit: Unit) -> list[Sample]:
         base += n_rows
     table = pa.concat_tables(tables).slice(unit.start - (first or 0), len(unit))
     if table.num_rows != len(unit):
-        raise UnreadableError(f"{unit.part} holds fewer rows than its manifest says; run `vlmsel verify {unit.part.parent}`")
+        raise UnreadableError(
+            f"{unit.part} holds fewer rows than its manifest says; run `vlmsel verify {unit.part.parent}`"
+        )
     return [
         Sample(row["uid"], row["source"], row["shard"], tuple(row["images"] or ()), row["text"], row["conversations"])
         for row in table.to_pylist()

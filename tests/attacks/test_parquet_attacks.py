@@ -1,0 +1,82 @@
+"""Damaged and hostile Parquet ends in a clear error, never in a panic, a hang or a wrong selection (promises 11, 18)."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import vlmsel
+from vlmsel.errors import UnreadableError, UsageError
+
+
+@pytest.fixture(scope="module", params=["v1-snappy", "v2-zstd", "v1-none"])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A small file in one of the usual layouts."""
+    version, compression = request.param.split("-")
+    rng = random.Random(1)
+    ids = [rng.randbytes(16) for _ in range(300)]
+    table = pa.table({"uid": pa.array(ids, pa.binary(16)), "ppl": pa.array([rng.choice([1.0, 2.5, None, rng.random()]) for _ in ids], pa.float32())})
+    path = tmp_path_factory.mktemp("whole") / "t.parquet"
+    pq.write_table(table, path, row_group_size=100, compression=compression, data_page_version="2.0" if version == "v2" else "1.0")
+    return path.read_bytes()
+
+
+def attempt(data: bytes, folder: Path, at: int) -> vlmsel.Selection | None:
+    """Select from these bytes; None if that ended in an error of the family that names the file."""
+    path = folder / "t.parquet"
+    path.write_bytes(data)
+    try:
+        return vlmsel.select(path, k=10, output=folder / f"out{at}")
+    except (UnreadableError, UsageError) as error:
+        assert "t.parquet" in str(error)
+        assert not (folder / f"out{at}").exists()
+        return None
+
+
+def test_truncated_at_every_byte(whole: bytes, tmp_path: Path) -> None:
+    step = max(1, len(whole) // 700)
+    for cut in [*range(0, len(whole), step), *range(max(0, len(whole) - 300), len(whole))]:
+        assert attempt(whole[:cut], tmp_path, cut) is None
+
+
+def test_flipped_bytes_never_panic(whole: bytes, tmp_path: Path) -> None:
+    rng = random.Random(2)
+    places = [rng.randrange(len(whole)) for _ in range(250)] + list(range(len(whole) - 200, len(whole)))
+    for at, place in enumerate(places):
+        data = bytearray(whole)
+        data[place] ^= 1 << rng.randrange(8)
+        found = attempt(bytes(data), tmp_path, at)
+        if found is not None:
+            assert found.input == found.selected + sum(found.rejected.values()) + found.quarantined
+
+
+def test_long_values_in_a_dictionary_are_not_spread_out(tmp_path: Path) -> None:
+    """One value of 8 MB that 200,000 rows share: 1.6 TB if each row had its own."""
+    big = pa.DictionaryArray.from_arrays(pa.array([0] * 200_000, pa.int32()), pa.array(["x" * (8 << 20)]))
+    table = pa.table({"uid": pa.array(range(200_000), pa.int64()), "ppl": pa.array([1.0] * 200_000), "text": big})
+    pq.write_table(table, tmp_path / "t.parquet", compression="zstd")
+    pq.write_table(table.set_column(0, "uid", big), tmp_path / "ids.parquet", compression="zstd")
+    with pytest.raises(UsageError, match="an id of 8388608 bytes"):
+        vlmsel.select(tmp_path / "ids.parquet", k=10, output=tmp_path / "ids")
+    assert vlmsel.select(tmp_path / "t.parquet", k=10, output=tmp_path / "out").selected == 10
+
+
+def test_ids_are_kept_exactly(tmp_path: Path) -> None:
+    ids = ["é", "e\u0301", "\u202eabc", "../x", "x" * 4096, "", " ", "\x00", "a\x00", "a", "A", "\U0001f600"]
+    pq.write_table(pa.table({"uid": ids, "ppl": [1.0] * len(ids)}), tmp_path / "t.parquet")
+    found = vlmsel.select(tmp_path / "t.parquet", k=100, output=tmp_path / "out")
+    assert pa.table(found.table())["uid"].to_pylist() == sorted(ids, key=str.encode)
+
+
+@pytest.mark.parametrize("name", ["bomb.csv", "bomb.jsonl", "bomb.jsonl.zst"])
+def test_a_record_without_an_end_does_not_fill_the_memory(tmp_path: Path, name: str) -> None:
+    import zstandard
+
+    data = b'uid,ppl\n"' + b"x" * (40 << 20) if name == "bomb.csv" else b'{"uid": "' + b"x" * (40 << 20)
+    (tmp_path / name).write_bytes(zstandard.compress(data) if name.endswith(".zst") else data)
+    with pytest.raises((UnreadableError, UsageError), match="bomb"):
+        vlmsel.select(tmp_path / name, k=1, output=tmp_path / "out")

@@ -1,0 +1,150 @@
+"""Images: byte ranges, headers before pixels, and every way to be broken ends in a status."""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from small_index import draw_png
+from vlmsel_trainer.scoring.images import (
+    ByteReader,
+    ImageError,
+    ImageLimits,
+    ImageLocation,
+    decode,
+    locate,
+    shrunk_size,
+)
+
+
+def encode(picture: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def bomb_png(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size that its few bytes of pixels do not have."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1"])
+def test_every_mode_of_every_format_becomes_rgb(kind: str, mode: str) -> None:
+    picture = Image.open(io.BytesIO(draw_png(3))).convert(mode)
+    if (kind, mode) in {("JPEG", "RGBA"), ("JPEG", "P"), ("JPEG", "1"), ("WEBP", "1")}:
+        picture = picture.convert("RGB")
+    result = decode(encode(picture, kind), ImageLimits())
+    assert result.mode == "RGB"
+    assert result.size == (40, 40)
+
+
+def test_exif_orientation_is_applied() -> None:
+    picture = Image.new("RGB", (40, 20))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    assert decode(encode(picture, "JPEG", exif=exif), ImageLimits()).size == (20, 40)
+
+
+def test_bomb_is_refused_by_its_header() -> None:
+    with pytest.raises(ImageError) as error:
+        decode(bomb_png(60_000, 60_000), ImageLimits())
+    assert error.value.status == "image_too_large"
+
+
+def test_max_pixels_shrinks_and_keeps_the_shape() -> None:
+    result = decode(draw_png(1, 400, 100), ImageLimits(max_pixels=10_000))
+    assert result.width * result.height <= 10_000
+    assert result.width / result.height == pytest.approx(4, rel=0.05)
+
+
+@given(st.integers(1, 50_000), st.integers(1, 50_000), st.integers(1, 10**8))
+def test_law_shrunk_size(width: int, height: int, max_pixels: int) -> None:
+    new_width, new_height = shrunk_size(width, height, max_pixels)
+    assert 1 <= new_width <= width
+    assert 1 <= new_height <= height
+    # A line one pixel wide cannot keep its shape; everything else holds the limit.
+    assert new_width * new_height <= max_pixels or 1 in (new_width, new_height)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_bytes_never_raise_anything_else(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF"]))
+    content = bytearray(encode(Image.open(io.BytesIO(draw_png(1))).convert("RGB"), kind))
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(content)))
+    try:
+        decode(bytes(content[:cut]), ImageLimits(max_decode_pixels=10_000_000))
+    except ImageError as error:
+        assert error.status in {"image_undecodable", "image_too_large"}  # noqa: PT017
+
+
+@pytest.mark.parametrize("content", [b"", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"<svg/>", b"GIF89a"])
+def test_what_is_no_picture_is_undecodable(content: bytes) -> None:
+    with pytest.raises(ImageError, match="image_undecodable"):
+        decode(content, ImageLimits())
+
+
+def test_many_threads_read_many_files(tmp_path: Path) -> None:
+    """More files than are kept open, read at once: every range is right though files are closed under way."""
+    for i in range(100):
+        (tmp_path / f"{i}").write_bytes(bytes([i]) * 1000)
+    reader, wrong = ByteReader(), []
+
+    def read(seed: int) -> None:
+        for i in np.random.default_rng(seed).integers(0, 100, 300).tolist():
+            if reader.read(ImageLocation(tmp_path / f"{i}", 100, 50)) != bytes([i]) * 50:
+                wrong.append(i)  # noqa: PERF401
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert wrong == []
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_whole_file_and_short_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    reader = ByteReader()
+    assert reader.read(ImageLocation(tmp_path / "a")) == b"0123456789"
+    with pytest.raises(ImageError, match="image_unreadable"):
+        reader.read(ImageLocation(tmp_path / "a", 5, 10))
+    with pytest.raises(ImageError, match="image_missing"):
+        reader.read(ImageLocation(tmp_path / "b"))
+
+
+def test_places_of_the_index() -> None:
+    roots = {
+        "web": {"path": "/data/web", "image_root": None},
+        "llava": {"path": "/data/llava.json", "image_root": "/images"},
+    }
+    inside = {"file": None, "offset": 512, "size": 9}
+    assert locate(roots, "web", "00/a.tar", inside) == ImageLocation(Path("/data/web/00/a.tar"), 512, 9)
+    beside = {"file": "coco/1.jpg", "offset": 0, "size": 9}
+    assert locate(roots, "llava", "llava.json", beside) == ImageLocation(Path("/images/coco/1.jpg"))
+
+
+@pytest.mark.parametrize("file", ["../../etc/passwd", "/etc/passwd", "a/../../b"])
+def test_files_outside_their_root_are_not_read(file: str) -> None:
+    roots = {"llava": {"path": "/data", "image_root": "/images"}}
+    with pytest.raises(ImageError, match="image_missing"):
+        locate(roots, "llava", "x.json", {"file": file, "offset": 0, "size": 9})
