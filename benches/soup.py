@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """``vlmsel soup average`` beside mergekit's linear merge and the floor of reading all and writing one.
 
     python benches/soup.py --size 2GB --models 5 --out benches/runs/<date>-<machine>/soup.json
@@ -10,12 +11,16 @@ alone, in numpy as used and in torch.
 
 from __future__ import annotations
 
+import sys
+
+# This folder's select.py would hide the standard library's module of that name from subprocess.
+sys.path[:] = [place for place in sys.path if place != __file__.rpartition("/")[0]]
+
 import argparse
 import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
