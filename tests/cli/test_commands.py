@@ -15,7 +15,11 @@ COMMON = {parameter.name for parameter in click.command()(common_options(lambda:
 
 def leaves(command: click.Command) -> list[click.Command]:
     """The command itself, or those of a group."""
-    return [leaf for sub in command.commands.values() for leaf in leaves(sub)] if isinstance(command, click.Group) else [command]
+    return (
+        [leaf for sub in command.commands.values() for leaf in leaves(sub)]
+        if isinstance(command, click.Group)
+        else [command]
+    )
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

@@ -19,7 +19,7 @@ pub struct InputFile {
     pub path: PathBuf,
     /// Its path below the argument that named it, with `/`; what manifests record.
     pub name: String,
-    /// The vlmsel output folder it is a part of, if any.
+    /// The folder that was named in the file's place, if any; outputs must stay out of it.
     pub folder: Option<PathBuf>,
 }
 
@@ -165,7 +165,11 @@ fn expand_path(path: &Path, what: &str, accept: &dyn Fn(&Path) -> bool, found: &
         return Err(Error::Usage(format!("{}: no {what} in this folder", path.display())));
     }
     names.sort();
-    found.extend(names.into_iter().map(|name| InputFile { path: path.join(&name), name, folder: None }));
+    found.extend(names.into_iter().map(|name| InputFile {
+        path: path.join(&name),
+        name,
+        folder: Some(path.to_path_buf()),
+    }));
     Ok(())
 }
 
