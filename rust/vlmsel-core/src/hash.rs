@@ -120,7 +120,13 @@ mod tests {
 
     #[test]
     fn places_that_look_alike_stay_apart() {
-        let all = [uid("a", "b", "c", 0), uid("ab", "", "c", 0), uid("a", "bc", "", 0), uid("a", "b", "c", 1), uid("", "ab", "c", 0)];
+        let all = [
+            uid("a", "b", "c", 0),
+            uid("ab", "", "c", 0),
+            uid("a", "bc", "", 0),
+            uid("a", "b", "c", 1),
+            uid("", "ab", "c", 0),
+        ];
         for (i, a) in all.iter().enumerate() {
             for b in &all[i + 1..] {
                 assert_ne!(a, b);
@@ -132,7 +138,13 @@ mod tests {
     #[test]
     fn declared_ids_are_32_hexadecimal_characters() {
         assert_eq!(parse_uid("000102030405060708090A0b0c0d0e0F").map(|u| u[15]), Some(15));
-        for wrong in ["", "00", "g0010203040506070809000b0c0d0e0f", "+0010203040506070809000b0c0d0e0f", "é00102030405060708090a0b0c0d0e0"] {
+        for wrong in [
+            "",
+            "00",
+            "g0010203040506070809000b0c0d0e0f",
+            "+0010203040506070809000b0c0d0e0f",
+            "é00102030405060708090a0b0c0d0e0",
+        ] {
             assert_eq!(parse_uid(wrong), None, "{wrong}");
         }
     }

@@ -185,7 +185,11 @@ fn count_repeats(mut pairs: Vec<(Hash128, Hash128)>, findings: &mut BTreeMap<Str
             note("one_image_many_captions", 1, format!("image {image}: {captions} captions in {records} records"));
         }
         if records > captions {
-            note("repeated_pair", (records - captions) as u64, format!("image {image}: {records} records, {captions} captions"));
+            note(
+                "repeated_pair",
+                (records - captions) as u64,
+                format!("image {image}: {records} records, {captions} captions"),
+            );
         }
     }
 }
@@ -276,12 +280,21 @@ fn look_at_tar(shard: &ShardFile, pairs: &SharedPairs, progress: &Progress) -> R
     Ok(seen)
 }
 
-fn look_at_sample(seen: &mut Seen, name: &str, sample: &Sample, row_text: Option<String>, found: &mut Vec<(Hash128, Hash128)>) {
+fn look_at_sample(
+    seen: &mut Seen,
+    name: &str,
+    sample: &Sample,
+    row_text: Option<String>,
+    found: &mut Vec<(Hash128, Hash128)>,
+) {
     let place = |detail: &str| format!("{name}, byte {}, key {}{detail}", sample.header_offset, sample.key);
     seen.records += 1;
     if let Some(fault) = &sample.fault {
         // The damage itself is told once per file.
-        if !matches!(fault.reason.as_str(), "truncated" | "bad_checksum" | "bad_number" | "bad_extended_header" | "second_archive") {
+        if !matches!(
+            fault.reason.as_str(),
+            "truncated" | "bad_checksum" | "bad_number" | "bad_extended_header" | "second_archive"
+        ) {
             seen.note(&fault.reason, 1, || place(&format!(": {}", fault.detail)));
         }
         return;
@@ -312,7 +325,11 @@ fn look_at_sample(seen: &mut Seen, name: &str, sample: &Sample, row_text: Option
     }
 }
 
-fn note_image(seen: &mut Seen, header: std::result::Result<vlmsel_shards::image_header::ImageHeader, Fault>, place: &dyn Fn(&str) -> String) {
+fn note_image(
+    seen: &mut Seen,
+    header: std::result::Result<vlmsel_shards::image_header::ImageHeader, Fault>,
+    place: &dyn Fn(&str) -> String,
+) {
     match header {
         Err(fault) => seen.note(fault.reason(), 1, || place(&format!(": {fault}"))),
         Ok(header) if header.width < TINY_PIXELS || header.height < TINY_PIXELS => {
@@ -362,7 +379,9 @@ fn look_at_json(shard: &ShardFile, root: &Path, pairs: &SharedPairs, progress: &
             Err((reason, detail)) => seen.note(reason, 1, || format!("{name}, row {row}: {detail}")),
             Ok(record) => {
                 if record.key.as_ref().is_some_and(|key| !keys.insert(image_hash(key.as_bytes()))) {
-                    seen.note("repeated_key", 1, || format!("{name}, row {row}: id {}", record.key.clone().unwrap_or_default()));
+                    seen.note("repeated_key", 1, || {
+                        format!("{name}, row {row}: id {}", record.key.clone().unwrap_or_default())
+                    });
                 }
                 look_at_record(&mut seen, &format!("{name}, row {row}"), root, &record, &mut found);
             }

@@ -120,7 +120,13 @@ pub fn index(options: &IndexOptions, progress: &Progress) -> Result<IndexSummary
     progress.expect(0, bytes);
     if options.run.dry_run {
         let shards = sources.shards.len() as u64;
-        return Ok(IndexSummary { output: options.output.clone(), shards, bytes, dry_run: true, ..IndexSummary::default() });
+        return Ok(IndexSummary {
+            output: options.output.clone(),
+            shards,
+            bytes,
+            dry_run: true,
+            ..IndexSummary::default()
+        });
     }
     let spec = OutputSpec {
         path: options.output.clone(),
@@ -146,7 +152,9 @@ pub fn index(options: &IndexOptions, progress: &Progress) -> Result<IndexSummary
     let counts = [("input", summary.input), ("ok", summary.ok), ("quarantined", summary.quarantined)];
     output.finish(Summary {
         counts: counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
-        roots: sources.to_json(options.image_root.as_ref().map(|p| std::fs::canonicalize(p).unwrap_or_else(|_| p.clone())).as_deref()),
+        roots: sources.to_json(
+            options.image_root.as_ref().map(|p| std::fs::canonicalize(p).unwrap_or_else(|_| p.clone())).as_deref(),
+        ),
         provenance: json!({}),
         run: json!({ "shards_read": summary.shards_read }),
     })?;
@@ -157,7 +165,10 @@ fn judge(options: &IndexOptions, summary: IndexSummary) -> Result<IndexSummary> 
     let reasons: Vec<String> = summary.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     options.run.judge(summary.input, summary.quarantined, &summary.damaged, &reasons.join(", "))?;
     if summary.input != summary.ok + summary.quarantined {
-        return Err(Error::Bug(format!("{} records in, {} indexed and {} put aside", summary.input, summary.ok, summary.quarantined)));
+        return Err(Error::Bug(format!(
+            "{} records in, {} indexed and {} put aside",
+            summary.input, summary.ok, summary.quarantined
+        )));
     }
     Ok(summary)
 }
@@ -221,7 +232,13 @@ fn part_name(unit: &str) -> String {
     format!("{}-{}", tail.trim_start_matches(['.', '_', '-']), &hash[..8])
 }
 
-fn index_shard(shard: &ShardFile, sources: &Sources, options: &IndexOptions, output: &Output, progress: &Progress) -> Result<()> {
+fn index_shard(
+    shard: &ShardFile,
+    sources: &Sources,
+    options: &IndexOptions,
+    output: &Output,
+    progress: &Progress,
+) -> Result<()> {
     progress.check()?;
     let name = part_name(&shard.unit());
     let (table_name, quarantine_name) = (format!("{name}.parquet"), format!("{name}.quarantine.jsonl"));

@@ -9,8 +9,8 @@ pub mod select;
 
 pub use error::{Error, Result};
 
+pub mod doctor;
 pub mod index;
 pub mod policy;
-pub mod sources;
 pub mod shard;
-pub mod doctor;
+pub mod sources;

@@ -61,7 +61,10 @@ impl RunOptions {
         }
         let place = bad.position.map(|at| format!(", {} {at}", bad.unit)).unwrap_or_default();
         let key = bad.key.as_deref().map(|key| format!(", key {key:?}")).unwrap_or_default();
-        Err(Error::Strict(format!("{}{place}{key}: {} ({:?}); without --strict such records are put aside", bad.file, bad.reason, bad.detail)))
+        Err(Error::Strict(format!(
+            "{}{place}{key}: {} ({:?}); without --strict such records are put aside",
+            bad.file, bad.reason, bad.detail
+        )))
     }
 
     /// Judges a finished run: `damaged` names the files that could not be read to their end, and why.

@@ -110,7 +110,13 @@ pub fn shard(options: &ShardOptions, progress: &Progress) -> Result<ShardSummary
         return Ok(ShardSummary { dry_run: true, ..summary });
     }
     let mut guarded = vec![options.index.clone(), options.selection.clone()];
-    guarded.extend(index.parts.iter().filter_map(|part| part.unit.split_once('/')).filter_map(|(s, below)| roots.shard(s, below).ok()));
+    guarded.extend(
+        index
+            .parts
+            .iter()
+            .filter_map(|part| part.unit.split_once('/'))
+            .filter_map(|(s, below)| roots.shard(s, below).ok()),
+    );
     let spec = OutputSpec {
         path: options.output.clone(),
         command: "shard".to_owned(),
@@ -129,7 +135,8 @@ pub fn shard(options: &ShardOptions, progress: &Progress) -> Result<ShardSummary
     std::fs::remove_dir_all(&scratch).at("remove", &scratch)?;
     std::fs::create_dir_all(&scratch).at("create", &scratch)?;
     let is_done = |shard: u64| output.is_committed(&unit_name(shard));
-    let locations = pool.install(|| locate(&options.index, &order, Some(&scratch), &|shard| !is_done(shard), progress))?;
+    let locations =
+        pool.install(|| locate(&options.index, &order, Some(&scratch), &|shard| !is_done(shard), progress))?;
     let todo: Vec<u64> = (0..order.shards()).filter(|&shard| !is_done(shard)).collect();
     let summary = summary(options, &order, &locations, &bad, todo.len() as u64);
     options.run.judge(summary.input, summary.quarantined, &[], "ids that the index does not have")?;
@@ -143,7 +150,10 @@ pub fn shard(options: &ShardOptions, progress: &Progress) -> Result<ShardSummary
     commit_summary(&output, &order, &locations, &bad, options)?;
     let counts = [("input", summary.input), ("written", summary.written), ("quarantined", summary.quarantined)];
     if summary.input != summary.written + summary.quarantined {
-        return Err(Error::Bug(format!("{} ids in, {} written and {} put aside", summary.input, summary.written, summary.quarantined)));
+        return Err(Error::Bug(format!(
+            "{} ids in, {} written and {} put aside",
+            summary.input, summary.written, summary.quarantined
+        )));
     }
     output.finish(Summary {
         counts: counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
@@ -176,13 +186,22 @@ fn read_index_manifest(folder: &Path) -> Result<Manifest> {
 fn enough_disk(path: &Path, needed: u64) -> Result<()> {
     let free = free_bytes(path).at("inspect", path)?;
     if needed.saturating_add(SPARE_BYTES) > free {
-        let text = format!("{}: the shards need {needed} bytes, the disk has {free} free; free some space or choose another output with -o", path.display());
+        let text = format!(
+            "{}: the shards need {needed} bytes, the disk has {free} free; free some space or choose another output with -o",
+            path.display()
+        );
         return Err(vlmsel_shards::Error::Resource(text).into());
     }
     Ok(())
 }
 
-fn summary(options: &ShardOptions, order: &Order, locations: &Locations, bad: &[Quarantined], todo: u64) -> ShardSummary {
+fn summary(
+    options: &ShardOptions,
+    order: &Order,
+    locations: &Locations,
+    bad: &[Quarantined],
+    todo: u64,
+) -> ShardSummary {
     let written = locations.found;
     ShardSummary {
         output: options.output.clone(),
@@ -198,7 +217,11 @@ fn summary(options: &ShardOptions, order: &Order, locations: &Locations, bad: &[
 
 fn finished(options: &ShardOptions, manifest: &Manifest) -> ShardSummary {
     let count = |name: &str| manifest.counts.get(name).copied().unwrap_or(0);
-    let tars = manifest.parts.iter().flat_map(|part| &part.files).filter(|file| Path::new(&file.file).extension().is_some_and(|e| e == "tar"));
+    let tars = manifest
+        .parts
+        .iter()
+        .flat_map(|part| &part.files)
+        .filter(|file| Path::new(&file.file).extension().is_some_and(|e| e == "tar"));
     ShardSummary {
         output: options.output.clone(),
         input: count("input"),
@@ -212,16 +235,29 @@ fn finished(options: &ShardOptions, manifest: &Manifest) -> ShardSummary {
 }
 
 /// What DataComp's resharder leaves beside its tars, so that scripts made for it work here.
-fn commit_summary(output: &Output, order: &Order, locations: &Locations, bad: &[Quarantined], options: &ShardOptions) -> Result<()> {
+fn commit_summary(
+    output: &Output,
+    order: &Order,
+    locations: &Locations,
+    bad: &[Quarantined],
+    options: &ShardOptions,
+) -> Result<()> {
     let committed = output.committed();
     let sizes: BTreeMap<String, u64> = (0..order.shards())
-        .map(|shard| (format!("{}.tar", unit_name(shard)), committed.get(&unit_name(shard)).map_or(0, |part| part.rows)))
+        .map(|shard| {
+            (format!("{}.tar", unit_name(shard)), committed.get(&unit_name(shard)).map_or(0, |part| part.rows))
+        })
         .collect();
     let meta = json!({ "samples": locations.found, "shards": order.shards(), "samples_per_shard": options.samples_per_shard, "shuffle": options.shuffle });
     let mut missing = bad.to_vec();
-    missing.extend(order.missing(locations).map(|uid| {
-        Quarantined::new("selection", "row", None, "not_in_index", "").with_key(&to_hex(&uid.to_be_bytes()))
-    }).take(vlmsel_shards::quarantine::LISTED));
+    missing.extend(
+        order
+            .missing(locations)
+            .map(|uid| {
+                Quarantined::new("selection", "row", None, "not_in_index", "").with_key(&to_hex(&uid.to_be_bytes()))
+            })
+            .take(vlmsel_shards::quarantine::LISTED),
+    );
     let write = |name: &'static str, value: &Value| -> Result<&'static str> {
         let path = output.temporary(name)?;
         std::fs::write(&path, to_json(value)?).at("write", &path)?;

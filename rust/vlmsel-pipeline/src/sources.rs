@@ -194,7 +194,9 @@ fn kind_of(path: &Path) -> Option<Kind> {
 
 fn accepts(path: &Path) -> bool {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    kind_of(path).is_some() && !name.ends_with("_stats.json") && !matches!(name.as_str(), "sizes.json" | "meta.json" | "manifest.json" | "run.json")
+    kind_of(path).is_some()
+        && !name.ends_with("_stats.json")
+        && !matches!(name.as_str(), "sizes.json" | "meta.json" | "manifest.json" | "run.json")
 }
 
 fn wrong_kind(path: &Path) -> Error {
@@ -220,7 +222,9 @@ mod tests {
             fs::write(at(name), "").unwrap();
         }
         let units = |arguments: &[String], named: &[String]| {
-            resolve(arguments, named).map(|s| s.shards.iter().map(ShardFile::unit).collect::<Vec<_>>()).map_err(|e| e.to_string())
+            resolve(arguments, named)
+                .map(|s| s.shards.iter().map(ShardFile::unit).collect::<Vec<_>>())
+                .map_err(|e| e.to_string())
         };
         assert_eq!(units(&[at("a")], &[]).unwrap(), ["a/1.tar", "a/x/0.tar"]);
         assert_eq!(units(&[at("a/*.tar"), at("b/0.tar"), at("b")], &[]).unwrap(), ["a/1.tar", "b/0.tar"]);

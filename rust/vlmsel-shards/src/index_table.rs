@@ -10,7 +10,10 @@ use std::sync::Arc;
 use arrow_array::builder::{BinaryBuilder, FixedSizeBinaryBuilder, StringBuilder, UInt32Builder, UInt64Builder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int32Type;
-use arrow_array::{ArrayRef, BooleanArray, DictionaryArray, FixedSizeBinaryArray, Int32Array, ListArray, RecordBatch, StringArray, StructArray};
+use arrow_array::{
+    ArrayRef, BooleanArray, DictionaryArray, FixedSizeBinaryArray, Int32Array, ListArray, RecordBatch, StringArray,
+    StructArray,
+};
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef};
 use parquet::arrow::arrow_reader::{ArrowPredicateFn, ParquetRecordBatchReaderBuilder, RowFilter};
@@ -254,7 +257,8 @@ fn to_batch(rows: &[IndexRow], source: &str, shard: &str) -> Result<RecordBatch>
         offsets.append_value(member.offset);
         sizes.append_value(member.size);
     }
-    let members: Vec<ArrayRef> = vec![Arc::new(extensions.finish()), Arc::new(offsets.finish()), Arc::new(sizes.finish())];
+    let members: Vec<ArrayRef> =
+        vec![Arc::new(extensions.finish()), Arc::new(offsets.finish()), Arc::new(sizes.finish())];
     let (mut keys, mut texts, mut conversations) = (StringBuilder::new(), StringBuilder::new(), StringBuilder::new());
     let (mut turns, mut metadata) = (UInt32Builder::new(), BinaryBuilder::new());
     for row in rows {
@@ -319,7 +323,9 @@ mod tests {
             let member = MemberRow { extension: "jpg".to_owned(), offset: u64::from(i), size: 1 };
             let text = (i % 3 > 0).then(|| format!("caption {i}"));
             let (images, members) = (vec![image; (i % 3) as usize], vec![member; 2]);
-            writer.push(IndexRow { uid: u128::from(i).to_be_bytes(), images, members, text, ..IndexRow::default() }).unwrap();
+            writer
+                .push(IndexRow { uid: u128::from(i).to_be_bytes(), images, members, text, ..IndexRow::default() })
+                .unwrap();
         }
         let (written, bytes) = writer.finish().unwrap();
         assert_eq!(written, u64::from(rows));

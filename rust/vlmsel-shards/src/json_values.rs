@@ -284,7 +284,10 @@ mod tests {
     #[test]
     fn deep_values_are_refused() {
         let deep = "[".repeat(100_000);
-        assert_eq!(read("a.jsonl", format!("{{\"a\":{deep}\n1\n").as_bytes()).unwrap()[0], Value::Refused("json_too_deep"));
+        assert_eq!(
+            read("a.jsonl", format!("{{\"a\":{deep}\n1\n").as_bytes()).unwrap()[0],
+            Value::Refused("json_too_deep")
+        );
         let closed = format!("{}{}", "[".repeat(200), "]".repeat(200));
         assert_eq!(read("a.json", format!("[{closed}]").as_bytes()).unwrap(), [Value::Refused("json_too_deep")]);
     }

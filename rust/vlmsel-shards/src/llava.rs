@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
-use serde_json::value::RawValue;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use vlmsel_core::hash::{Hash128, parse_uid};
 
 /// A record, taken apart.

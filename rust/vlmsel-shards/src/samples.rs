@@ -78,7 +78,8 @@ impl Sample {
 
     /// The caption's bytes.
     pub fn text(&self) -> Option<&[u8]> {
-        self.best(&TEXT_EXTENSIONS).and_then(|m| if let Content::Text(bytes) = &m.content { Some(&bytes[..]) } else { None })
+        self.best(&TEXT_EXTENSIONS)
+            .and_then(|m| if let Content::Text(bytes) = &m.content { Some(&bytes[..]) } else { None })
     }
 
     /// The JSON member's bytes.
@@ -142,8 +143,12 @@ pub fn scan<S: ReadAt + ?Sized>(
                     if let Some(sample) = open.take() {
                         take(sample)?;
                     }
-                    let mut sample =
-                        Sample { key: key.to_owned(), header_offset: member.header_offset, members: Vec::new(), fault: None };
+                    let mut sample = Sample {
+                        key: key.to_owned(),
+                        header_offset: member.header_offset,
+                        members: Vec::new(),
+                        fault: None,
+                    };
                     if !seen.insert(key.to_owned()) {
                         sample.fault = Some(quarantined(shard, &member, "repeated_key"));
                     }
@@ -286,7 +291,14 @@ mod tests {
 
     #[test]
     fn adjacent_members_make_a_sample_and_the_first_kind_of_image_wins() {
-        let bytes = tar(&[("a.png", b"x"), ("a.jpg", b"y"), ("a.json", b"{}"), ("README", b""), ("b.caption", b"t"), ("b.TXT", b"u")]);
+        let bytes = tar(&[
+            ("a.png", b"x"),
+            ("a.jpg", b"y"),
+            ("a.json", b"{}"),
+            ("README", b""),
+            ("b.caption", b"t"),
+            ("b.TXT", b"u"),
+        ]);
         let (samples, strays, summary) = scan_all(&bytes);
         assert_eq!(samples.iter().map(|s| s.key.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(samples[0].image().unwrap().extension, "jpg");
@@ -298,10 +310,20 @@ mod tests {
 
     #[test]
     fn what_spoils_a_sample_is_named() {
-        let bytes = tar(&[("a.jpg", b"x"), ("b.jpg", b"x"), ("b.jpg", b"y"), ("a.txt", b"z"), ("../c.jpg", b""), ("/d.txt", b"")]);
+        let bytes = tar(&[
+            ("a.jpg", b"x"),
+            ("b.jpg", b"x"),
+            ("b.jpg", b"y"),
+            ("a.txt", b"z"),
+            ("../c.jpg", b""),
+            ("/d.txt", b""),
+        ]);
         let (samples, _, _) = scan_all(&bytes);
         let reasons: Vec<_> = samples.iter().map(|s| s.fault.as_ref().map(|f| f.reason.as_str())).collect();
-        assert_eq!(reasons, [None, Some("repeated_member"), Some("repeated_key"), Some("parent_path"), Some("absolute_path")]);
+        assert_eq!(
+            reasons,
+            [None, Some("repeated_member"), Some("repeated_key"), Some("parent_path"), Some("absolute_path")]
+        );
     }
 
     #[test]

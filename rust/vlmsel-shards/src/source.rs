@@ -44,7 +44,9 @@ impl ReadAt for LocalFile {
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         self.file.read_exact_at(buffer, offset).map_err(|source| match source.kind() {
-            std::io::ErrorKind::UnexpectedEof => Error::unreadable(&self.path, "the file became shorter while it was read"),
+            std::io::ErrorKind::UnexpectedEof => {
+                Error::unreadable(&self.path, "the file became shorter while it was read")
+            }
             _ => Error::Io { action: "read", path: self.path.clone(), source },
         })
     }

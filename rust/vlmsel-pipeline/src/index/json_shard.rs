@@ -65,7 +65,11 @@ pub(super) fn read(unit: &mut Unit<'_>, image_root: &Path) -> Result<()> {
                 let result = match value {
                     Value::Refused(reason) => Err((reason, String::new())),
                     Value::Json(json) => parse(&json, id_field).and_then(|record| {
-                        let images = record.images.iter().map(|path| open_image(image_root, path)).collect::<std::result::Result<_, _>>()?;
+                        let images = record
+                            .images
+                            .iter()
+                            .map(|path| open_image(image_root, path))
+                            .collect::<std::result::Result<_, _>>()?;
                         Ok((record, images))
                     }),
                 };
@@ -90,7 +94,13 @@ pub(super) fn read(unit: &mut Unit<'_>, image_root: &Path) -> Result<()> {
     }
 }
 
-fn push(unit: &mut Unit<'_>, row: u64, record: Record, images: Vec<ImageRow>, ordinals: &mut HashMap<String, u64>) -> Result<()> {
+fn push(
+    unit: &mut Unit<'_>,
+    row: u64,
+    record: Record,
+    images: Vec<ImageRow>,
+    ordinals: &mut HashMap<String, u64>,
+) -> Result<()> {
     // A record without an id is known by its number.
     let key = record.key.unwrap_or_else(|| row.to_string());
     let ordinal = match record.uid {

@@ -97,7 +97,10 @@ pub(super) fn read(unit: &mut Unit<'_>) -> Result<()> {
         let mut not_downloaded = 0_u64;
         for (key, row) in sidecar.rest() {
             if row.expected {
-                unit.put_aside(Quarantined::new(&unit.shard.sidecar_unit(), "row", None, "row_without_member", &row.json).with_key(&key))?;
+                unit.put_aside(
+                    Quarantined::new(&unit.shard.sidecar_unit(), "row", None, "row_without_member", &row.json)
+                        .with_key(&key),
+                )?;
             } else {
                 not_downloaded += 1;
             }
@@ -109,7 +112,9 @@ pub(super) fn read(unit: &mut Unit<'_>) -> Result<()> {
 
 fn add(unit: &mut Unit<'_>, sample: Sample, row: Option<Row>) -> Result<()> {
     let (shard, place) = (unit.shard.unit(), sample.header_offset);
-    let bad = |reason: &str, detail: &str| Quarantined::new(&shard, "byte", Some(place), reason, detail).with_key(&sample.key);
+    let bad = |reason: &str, detail: &str| {
+        Quarantined::new(&shard, "byte", Some(place), reason, detail).with_key(&sample.key)
+    };
     if let Some(fault) = sample.fault {
         return unit.put_aside(fault);
     }

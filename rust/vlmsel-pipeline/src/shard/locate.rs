@@ -49,7 +49,10 @@ impl Roots {
             };
             let Some(known) = paths.get_mut(name) else {
                 let names: Vec<&str> = paths.keys().map(String::as_str).collect();
-                return Err(Error::usage(format!("--source {pair}: the index has no source {name:?}, only {}", names.join(", "))));
+                return Err(Error::usage(format!(
+                    "--source {pair}: the index has no source {name:?}, only {}",
+                    names.join(", ")
+                )));
             };
             if images.get(name) == Some(known) {
                 images.insert(name.to_owned(), PathBuf::from(path));
@@ -61,12 +64,18 @@ impl Roots {
 
     /// A shard's place.
     pub fn shard(&self, source: &str, below: &str) -> Result<PathBuf> {
-        self.paths.get(source).map(|root| root.join(below)).ok_or_else(|| Error::usage(format!("the index does not say where source {source} lies")))
+        self.paths
+            .get(source)
+            .map(|root| root.join(below))
+            .ok_or_else(|| Error::usage(format!("the index does not say where source {source} lies")))
     }
 
     /// An image file's place.
     pub fn image(&self, source: &str, below: &str) -> Result<PathBuf> {
-        self.images.get(source).map(|root| root.join(below)).ok_or_else(|| Error::usage(format!("the index does not say where the images of {source} lie")))
+        self.images
+            .get(source)
+            .map(|root| root.join(below))
+            .ok_or_else(|| Error::usage(format!("the index does not say where the images of {source} lie")))
     }
 }
 
@@ -138,11 +147,17 @@ pub(super) fn locate(
     let mut parts = expand(&[index.to_string_lossy().into_owned()], "index part", &accept)?;
     parts.sort_by(|a, b| a.name.cmp(&b.name));
     let shards = order.shards() as usize;
-    let mut locations = Locations { is_found: vec![false; order.len() as usize], found: 0, shard_bytes: vec![1024; shards], shard_rows: vec![0; shards] };
+    let mut locations = Locations {
+        is_found: vec![false; order.len() as usize],
+        found: 0,
+        shard_bytes: vec![1024; shards],
+        shard_rows: vec![0; shards],
+    };
     let mut spill = Spill { buffers: HashMap::new(), bytes: 0, folder: scratch };
     progress.expect(0, parts.iter().filter_map(|part| std::fs::metadata(&part.path).ok()).map(|meta| meta.len()).sum());
     for group in parts.chunks(PARTS_AT_ONCE) {
-        let read: Vec<Vec<(u128, Located)>> = group.par_iter().map(|part| read_part(&part.path, order, progress)).collect::<Result<_>>()?;
+        let read: Vec<Vec<(u128, Located)>> =
+            group.par_iter().map(|part| read_part(&part.path, order, progress)).collect::<Result<_>>()?;
         for (uid, located) in read.into_iter().flatten() {
             let indices = order.find(uid);
             if indices.is_empty() || locations.is_found[indices.start] {
@@ -208,7 +223,9 @@ fn read_part(path: &Path, order: &Arc<Order>, progress: &Progress) -> Result<Vec
     filtered_batches(
         path,
         move |uids| {
-            let is_wanted = |uid: Option<&[u8]>| uid.and_then(|uid| uid.try_into().ok()).is_some_and(|uid| order.contains(u128::from_be_bytes(uid)));
+            let is_wanted = |uid: Option<&[u8]>| {
+                uid.and_then(|uid| uid.try_into().ok()).is_some_and(|uid| order.contains(u128::from_be_bytes(uid)))
+            };
             BooleanArray::from_iter(uids.iter().map(|uid| Some(is_wanted(uid))))
         },
         |batch| {
@@ -229,7 +246,11 @@ fn add_batch(batch: &RecordBatch, out: &mut Vec<(u128, Located)>) -> std::result
     let name_of = |name: &str| -> std::result::Result<Vec<String>, String> {
         let dictionary = column(name)?.as_dictionary_opt::<Int32Type>().ok_or_else(|| wrong(name))?;
         let values = dictionary.values().as_string_opt::<i32>().ok_or_else(|| wrong(name))?;
-        Ok(dictionary.keys().iter().map(|key| key.map_or_else(String::new, |key| values.value(key as usize).to_owned())).collect())
+        Ok(dictionary
+            .keys()
+            .iter()
+            .map(|key| key.map_or_else(String::new, |key| values.value(key as usize).to_owned()))
+            .collect())
     };
     let (uids, text_hashes) = (fixed("uid")?, fixed("text_hash")?);
     let (sources, shards) = (name_of("source")?, name_of("shard")?);
@@ -243,15 +264,19 @@ fn add_batch(batch: &RecordBatch, out: &mut Vec<(u128, Located)>) -> std::result
         let found_members = members_of(members.value(row).as_struct_opt().ok_or_else(|| wrong("members"))?)?;
         let mut pieces = Vec::new();
         let lower = |extension: &str| extension.to_ascii_lowercase();
-        let text_extension = ["txt", "caption"].into_iter().find(|wanted| found_members.iter().any(|m| lower(&m.0) == *wanted));
+        let text_extension =
+            ["txt", "caption"].into_iter().find(|wanted| found_members.iter().any(|m| lower(&m.0) == *wanted));
         for (extension, offset, size) in &found_members {
-            let image = found_images.iter().find(|image| image.0.is_none() && image.1 == *offset).map(|image| image.3.clone());
+            let image =
+                found_images.iter().find(|image| image.0.is_none() && image.1 == *offset).map(|image| image.3.clone());
             let is_text = text_extension.is_some_and(|wanted| lower(extension) == wanted);
             pieces.push(Piece::Range { extension: extension.clone(), offset: *offset, size: *size, image, is_text });
         }
-        let files: Vec<_> = found_images.iter().filter_map(|image| image.0.as_ref().map(|file| (file, image))).collect();
+        let files: Vec<_> =
+            found_images.iter().filter_map(|image| image.0.as_ref().map(|file| (file, image))).collect();
         for (number, (file, image)) in files.iter().enumerate() {
-            let kind = Path::new(file).extension().map_or_else(|| "jpg".to_owned(), |e| e.to_string_lossy().to_lowercase());
+            let kind =
+                Path::new(file).extension().map_or_else(|| "jpg".to_owned(), |e| e.to_string_lossy().to_lowercase());
             let extension = if files.len() == 1 { kind } else { format!("{number}.{kind}") };
             pieces.push(Piece::File { extension, file: (*file).clone(), size: image.2, image: image.3.clone() });
         }
@@ -261,14 +286,20 @@ fn add_batch(batch: &RecordBatch, out: &mut Vec<(u128, Located)>) -> std::result
         }
         if !found_members.iter().any(|m| lower(&m.0) == "json") {
             let own = metadata.is_valid(row).then(|| String::from_utf8_lossy(metadata.value(row)).into_owned());
-            let spoken = conversations.is_valid(row).then(|| format!("{{\"conversations\":{}}}", conversations.value(row)));
+            let spoken =
+                conversations.is_valid(row).then(|| format!("{{\"conversations\":{}}}", conversations.value(row)));
             if let Some(bytes) = own.or(spoken) {
                 pieces.push(Piece::Bytes { extension: "json".to_owned(), bytes });
             }
         }
-        let text_hash = text_hashes.is_valid(row).then(|| text_hashes.value(row).try_into().map(|hash| to_hex(&hash)).unwrap_or_default());
+        let text_hash = text_hashes
+            .is_valid(row)
+            .then(|| text_hashes.value(row).try_into().map(|hash| to_hex(&hash)).unwrap_or_default());
         let (source, shard) = (sources[row].clone(), shards[row].clone());
-        out.push((u128::from_be_bytes(uid), Located { place: 0, name: to_hex(&uid), source, shard, text_hash, pieces }));
+        out.push((
+            u128::from_be_bytes(uid),
+            Located { place: 0, name: to_hex(&uid), source, shard, text_hash, pieces },
+        ));
     }
     Ok(())
 }

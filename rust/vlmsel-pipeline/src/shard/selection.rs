@@ -25,13 +25,20 @@ pub(super) fn read_selection(path: &Path, memory_limit: u64) -> Result<(PathBuf,
     };
     let size = std::fs::metadata(&file.path).at("inspect", &file.path)?.len();
     if memory_limit > 0 && size / 16 * 24 > memory_limit {
-        let text = format!("{} ids need {} bytes of memory, the limit is {memory_limit}; raise --memory-limit", size / 16, size / 16 * 24);
+        let text = format!(
+            "{} ids need {} bytes of memory, the limit is {memory_limit}; raise --memory-limit",
+            size / 16,
+            size / 16 * 24
+        );
         return Err(vlmsel_shards::Error::Resource(text).into());
     }
     let (mut uids, bad) = match file.path.extension().and_then(|e| e.to_str()) {
         Some("npy") => (read_uids(&file.path)?, Vec::new()),
         Some("parquet") => {
-            return Err(Error::usage(format!("{}: give the selection folder, its uids.npy, or a text file of ids", file.path.display())));
+            return Err(Error::usage(format!(
+                "{}: give the selection folder, its uids.npy, or a text file of ids",
+                file.path.display()
+            )));
         }
         _ => read_lines(&file.path)?,
     };
@@ -84,7 +91,11 @@ impl Order {
                 let uid = uids[i as usize];
                 let copy = i - uids.partition_point(|&other| other < uid) as u64;
                 let bytes = uid.to_be_bytes();
-                let random = if copy == 0 { random_key(seed, &bytes) } else { random_key(seed, &[&bytes[..], &copy.to_le_bytes()].concat()) };
+                let random = if copy == 0 {
+                    random_key(seed, &bytes)
+                } else {
+                    random_key(seed, &[&bytes[..], &copy.to_le_bytes()].concat())
+                };
                 (random, i)
             };
             by_key.sort_by_cached_key(|&i| key(i));

@@ -22,7 +22,13 @@ const BUFFER_BYTES: usize = 2 << 20;
 /// Source files open at one time, per thread.
 const MAX_OPEN_FILES: usize = 64;
 
-pub(super) fn write_shard(shard: u64, scratch: &Path, roots: &Roots, output: &Output, progress: &Progress) -> Result<()> {
+pub(super) fn write_shard(
+    shard: u64,
+    scratch: &Path,
+    roots: &Roots,
+    output: &Output,
+    progress: &Progress,
+) -> Result<()> {
     progress.check()?;
     let unit = super::unit_name(shard);
     let samples = read_locations(&scratch_path(scratch, shard))?;
@@ -98,7 +104,10 @@ fn write_piece(writer: &mut Writer, files: &mut Files, roots: &Roots, sample: &L
 }
 
 fn changed(path: &Path, name: &str, what: &str) -> Error {
-    let text = format!("{} changed since it was indexed (sample {name}: {what}); run `vlmsel index` again with --overwrite", path.display());
+    let text = format!(
+        "{} changed since it was indexed (sample {name}: {what}); run `vlmsel index` again with --overwrite",
+        path.display()
+    );
     ShardError::Mismatch(text).into()
 }
 

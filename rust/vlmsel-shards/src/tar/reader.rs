@@ -122,9 +122,13 @@ impl<'a, S: ReadAt + ?Sized> TarReader<'a, S> {
             let header = match Header::parse(&block) {
                 Ok(header) => header,
                 Err(NotAHeader::Zero) if pending.is_empty() => return self.read_end(at),
-                Err(NotAHeader::Zero) => return Ok(damage(at, "bad_extended_header", "an extended header without a member")),
+                Err(NotAHeader::Zero) => {
+                    return Ok(damage(at, "bad_extended_header", "an extended header without a member"));
+                }
                 Err(_) if at == 0 => return Ok(damage(at, "not_a_tar", "the first block is no tar header")),
-                Err(NotAHeader::Checksum) => return Ok(damage(at, "bad_checksum", "no tar header where one should be")),
+                Err(NotAHeader::Checksum) => {
+                    return Ok(damage(at, "bad_checksum", "no tar header where one should be"));
+                }
                 Err(NotAHeader::Number) => return Ok(damage(at, "bad_number", "a size that is no number")),
             };
             let data = at + BLOCK_BYTES;
@@ -132,7 +136,11 @@ impl<'a, S: ReadAt + ?Sized> TarReader<'a, S> {
                 return self.finish_member(first, data, &header, pending);
             }
             if header.size > MAX_EXTENDED_BYTES || pending.len() >= MAX_EXTENDED_HEADERS {
-                return Ok(damage(at, "bad_extended_header", "extended headers larger than 1 MiB or more than 8 in a row"));
+                return Ok(damage(
+                    at,
+                    "bad_extended_header",
+                    "extended headers larger than 1 MiB or more than 8 in a row",
+                ));
             }
             if self.size - data < padded(header.size) {
                 return Ok(damage(at, "truncated", "the file ends inside an extended header"));

@@ -38,7 +38,9 @@ fn reason(bytes: &Vec<u8>) -> &'static str {
 #[test]
 fn members_that_are_no_files_have_classes() {
     let mut bytes = Vec::new();
-    for (name, kind) in [("l", b'2'), ("h", b'1'), ("c", b'3'), ("b", b'4'), ("p", b'6'), ("d/", b'5'), ("u", b'Z'), ("s", b'S')] {
+    for (name, kind) in
+        [("l", b'2'), ("h", b'1'), ("c", b'3'), ("b", b'4'), ("p", b'6'), ("d/", b'5'), ("u", b'Z'), ("s", b'S')]
+    {
         bytes.extend(header(name, 0, kind));
     }
     bytes.extend(header("a/../b", 0, b'0'));
@@ -48,7 +50,10 @@ fn members_that_are_no_files_have_classes() {
     use Class::{AbsolutePath, Device, File, Folder, Link, ParentPath, Sparse, UnknownType};
     let (members, end) = read_all(&bytes, 4096);
     let classes: Vec<_> = members.iter().map(|m| m.class).collect();
-    assert_eq!(classes, [Link, Link, Device, Device, Device, Folder, UnknownType, Sparse, ParentPath, AbsolutePath, File]);
+    assert_eq!(
+        classes,
+        [Link, Link, Device, Device, Device, Folder, UnknownType, Sparse, ParentPath, AbsolutePath, File]
+    );
     assert_eq!(end, Item::End(End { has_marker: true, trailing: None }));
     assert_eq!(members[5].name, "d");
 }
@@ -56,7 +61,10 @@ fn members_that_are_no_files_have_classes() {
 #[test]
 fn a_link_that_claims_a_size_has_no_data() {
     let bytes = [header("l", 1 << 32, b'2'), header("a", 0, b'0'), vec![0; 1024]].concat();
-    assert_eq!(read_all(&bytes, 4096).0.iter().map(|m| (m.name.as_str(), m.size)).collect::<Vec<_>>(), [("l", 0), ("a", 0)]);
+    assert_eq!(
+        read_all(&bytes, 4096).0.iter().map(|m| (m.name.as_str(), m.size)).collect::<Vec<_>>(),
+        [("l", 0), ("a", 0)]
+    );
 }
 
 #[test]
@@ -97,7 +105,9 @@ fn pax(records: &str, kind: u8) -> Vec<u8> {
 #[test]
 fn pax_headers_rename_and_resize_one_member_only() {
     let data = vec![7_u8; 512];
-    let with = |records: &str, kind| [pax(records, kind), header("n", 5, b'0'), data.clone(), header("m", 0, b'0'), vec![0; 1024]].concat();
+    let with = |records: &str, kind| {
+        [pax(records, kind), header("n", 5, b'0'), data.clone(), header("m", 0, b'0'), vec![0; 1024]].concat()
+    };
     let (members, _) = read_all(&with("16 path=a/b.txt\n12 size=512\n", b'x'), 4096);
     assert_eq!(members[0].name, "a/b.txt");
     assert_eq!((members[0].size, members[0].header_offset, members[0].offset), (512, 0, 1536));
