@@ -10,7 +10,6 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use vlmsel_shards::tables::schema::{Column, MAX_ID_BYTES};
 use vlmsel_shards::tables::score::scores_from_keys;
 
-use super::ids::for_each_id;
 use super::plan::Columns;
 use super::rows::KEY_BYTES;
 use super::sorter::Arena;
@@ -18,6 +17,8 @@ use crate::error::{Error, Result};
 
 /// A kept value longer than this is refused: one hostile cell must not fill the memory.
 const MAX_REST_BYTES: usize = 16 << 20;
+/// Rows are encoded in shares of about this size.
+const SHARE_BYTES: usize = 32 << 20;
 
 fn converter(columns: &[&Column]) -> Result<RowConverter> {
     RowConverter::new(columns.iter().map(|column| SortField::new(column.working.clone())).collect())
@@ -42,23 +43,34 @@ impl Encoder {
     }
 
     /// Appends rows to `out`: `keys[i]` belongs to row `i` of `batch`, which has the columns of
-    /// [`Columns::winning`], in that order.
-    pub fn encode(&self, keys: &[u64], scores: &[u64], batch: &RecordBatch, out: &mut Arena) -> Result<()> {
-        let id = batch.column(0);
-        let mut too_long = None;
-        for_each_id(id, |_, id| {
-            if let Some(length) = id.map(<[u8]>::len).filter(|length| *length > MAX_ID_BYTES) {
-                too_long = Some(length);
-            }
-        });
-        if let Some(length) = too_long {
-            return Err(Error::usage(format!("an id of {length} bytes; ids may have up to {MAX_ID_BYTES}")));
+    /// [`Columns::winning`], in that order. `hand_over` is called whenever a bounded share was appended: a dictionary may
+    /// hold one long value for many rows, and each row gets its own copy here.
+    pub fn encode(
+        &self,
+        keys: &[u64],
+        scores: &[u64],
+        batch: &RecordBatch,
+        out: &mut Arena,
+        hand_over: &mut dyn FnMut(&mut Arena) -> Result<()>,
+    ) -> Result<()> {
+        let longest = check_lengths(batch)?;
+        let step = (SHARE_BYTES / longest.max(1)).clamp(1, batch.num_rows().max(1));
+        for start in (0..batch.num_rows()).step_by(step) {
+            let length = step.min(batch.num_rows() - start);
+            let end = start + length;
+            let scores = scores.get(start..end).unwrap_or_default();
+            self.encode_share(&keys[start..end], scores, &batch.slice(start, length), out)?;
+            hand_over(out)?;
         }
+        Ok(())
+    }
+
+    fn encode_share(&self, keys: &[u64], scores: &[u64], batch: &RecordBatch, out: &mut Arena) -> Result<()> {
+        let id = batch.column(0);
         let wrong = |error| Error::usage(format!("cannot order these columns: {error}"));
         let ids = self.id.convert_columns(std::slice::from_ref(id)).map_err(wrong)?;
         let rest_count = batch.num_columns() - 1 - usize::from(self.with_tokens);
         let rest_columns = &batch.columns()[1..=rest_count];
-        check_lengths(rest_columns)?;
         let rest = self.rest.as_ref().map(|rest| rest.convert_columns(rest_columns)).transpose().map_err(wrong)?;
         let tokens = self.with_tokens.then(|| tokens(batch.column(batch.num_columns() - 1))).transpose()?;
         for (at, key) in keys.iter().enumerate() {
@@ -78,20 +90,25 @@ impl Encoder {
     }
 }
 
-fn check_lengths(columns: &[ArrayRef]) -> Result<()> {
-    for column in columns {
+/// Bytes of the longest row of strings; ids and kept values have their limits.
+fn check_lengths(batch: &RecordBatch) -> Result<usize> {
+    let mut row_bytes = 0;
+    for (at, column) in batch.columns().iter().enumerate() {
+        // A view's low 32 bits are its length.
         let longest = match column.data_type() {
             DataType::Utf8View => column.as_string_view().views().iter().map(|view| *view as u32).max(),
             DataType::BinaryView => column.as_binary_view().views().iter().map(|view| *view as u32).max(),
             _ => None,
         };
-        if let Some(length) = longest.filter(|length| *length as usize > MAX_REST_BYTES) {
-            return Err(Error::usage(format!(
-                "a kept value of {length} bytes; kept values may have up to {MAX_REST_BYTES}"
-            )));
+        let longest = longest.unwrap_or(16) as usize;
+        let (what, limit) = if at == 0 { ("an id", MAX_ID_BYTES) } else { ("a kept value", MAX_REST_BYTES) };
+        if longest > limit {
+            let name = batch.schema_ref().field(at).name().clone();
+            return Err(Error::usage(format!("column {name:?}: {what} of {longest} bytes; the limit is {limit}")));
         }
+        row_bytes += longest;
     }
-    Ok(())
+    Ok(row_bytes)
 }
 
 /// Token counts as unsigned 64-bit integers; nulls stay null.

@@ -198,6 +198,14 @@ const SAMPLED_BLOCKS: usize = 4;
 /// Keys a thread samples at most.
 const SAMPLED_KEYS: usize = 1 << 17;
 
+/// Passes collected rows on when they have piled up.
+fn hand_over<'a>(sink: &'a Sink<'a>) -> impl FnMut(&mut Arena) -> Result<()> + 'a {
+    move |arena| match sink {
+        Sink::Collect { collector, .. } if arena.memory_bytes() > HAND_OVER_BYTES => collector.take(arena),
+        _ => Ok(()),
+    }
+}
+
 struct Worker<'a> {
     scan: &'a Scan<'a>,
     sink: &'a Sink<'a>,
@@ -263,11 +271,6 @@ impl<'a> Worker<'a> {
             }
             other => other?,
         }
-        if let Sink::Collect { collector, .. } = self.sink {
-            if self.arena.memory_bytes() > HAND_OVER_BYTES {
-                collector.take(&mut self.arena)?;
-            }
-        }
         Ok(())
     }
 
@@ -316,11 +319,12 @@ impl<'a> Worker<'a> {
             let winning = columns.winning(self.scan.with_tokens);
             let mut done = 0;
             let mut failed = None;
+            let mut hand_over = hand_over(self.sink);
             table.gather(group, &survivors.rows, &winning, &mut |batch| {
                 let end = done + batch.num_rows();
                 if failed.is_none() {
                     let scores = survivors.scores.get(done..end).unwrap_or_default();
-                    failed = self.encoder.encode(&survivors.keys[done..end], scores, batch, &mut self.arena).err();
+                    failed = self.encoder.encode(&survivors.keys[done..end], scores, batch, &mut self.arena, &mut hand_over).err();
                 }
                 done = end;
                 Ok(())
@@ -547,7 +551,7 @@ impl<'a> Worker<'a> {
         }
         let chosen = arrow_select::filter::filter_record_batch(batch, &BooleanArray::from(mask))
             .map_err(|error| Error::usage(error.to_string()))?;
-        self.encoder.encode(&survivors.keys, &survivors.scores, &chosen, &mut self.arena)
+        self.encoder.encode(&survivors.keys, &survivors.scores, &chosen, &mut self.arena, &mut hand_over(self.sink))
     }
 
     fn read_text(&mut self, at: usize, table: &TextTable) -> Result<()> {
@@ -573,11 +577,6 @@ impl<'a> Worker<'a> {
                     if matches!(self.sink, Sink::Collect { .. }) && !survivors.rows.is_empty() {
                         let chosen = batch.project(&places).map_err(|error| Error::usage(error.to_string()))?;
                         self.encode_some(&chosen, &survivors)?;
-                    }
-                    if let (Sink::Collect { collector, .. }, true) =
-                        (self.sink, self.arena.memory_bytes() > HAND_OVER_BYTES)
-                    {
-                        collector.take(&mut self.arena)?;
                     }
                     Ok(())
                 });

@@ -17,7 +17,7 @@ use arrow_schema::DataType;
 use bytes::Bytes;
 
 use super::parquet::{ParquetTable, guarded};
-use super::schema::Column;
+use super::schema::{Column, MAX_ID_BYTES};
 use crate::error::{Error, Result};
 
 /// How values lie in a page.
@@ -49,7 +49,7 @@ pub fn gather_ids(table: &ParquetTable, group: usize, rows: &[u32], column: &Col
         _ => return Ok(None),
     };
     let nullable = descr.max_def_level() == 1;
-    let mut wanted = Wanted { sink: Sink::new(&column.working, layout, rows.len()), rows, next: 0 };
+    let mut wanted = Wanted { sink: Sink::new(&column.working, layout, rows.len()), rows, next: 0, too_long: None };
     let damaged = |what: &str| {
         Error::unreadable(&table.path, format!("damaged Parquet: row group {group}, column {:?}: {what}", column.name))
     };
@@ -119,6 +119,10 @@ pub fn gather_ids(table: &ParquetTable, group: usize, rows: &[u32], column: &Col
             _ => return Ok(None),
         };
         read.ok_or_else(|| damaged("a page is cut short or points nowhere"))?;
+        if let Some(length) = wanted.too_long {
+            let message = format!("{}: an id of {length} bytes; ids may have up to {MAX_ID_BYTES}", table.path.display());
+            return Err(Error::Usage(message));
+        }
         first_row += count;
     }
     wanted.sink.finish().map(Some).ok_or_else(|| damaged("a string is not UTF-8"))
@@ -167,16 +171,27 @@ struct Wanted<'a> {
     rows: &'a [u32],
     next: usize,
     sink: Sink,
+    /// Length of a value that is too long to be an id; nothing is copied from then on.
+    too_long: Option<usize>,
 }
 
 impl Wanted<'_> {
+    #[inline]
+    fn push(&mut self, value: &[u8]) {
+        if value.len() <= MAX_ID_BYTES {
+            self.sink.push(value);
+        } else {
+            self.too_long = Some(value.len());
+        }
+    }
+
     fn take_plain(&mut self, values: &[u8], first_row: usize, count: usize, layout: Layout) -> Option<()> {
         let end = first_row + count;
         match layout {
             Layout::Fixed(width) => {
                 while let Some(row) = self.rows.get(self.next).map(|row| *row as usize).filter(|row| *row < end) {
                     let start = (row - first_row).checked_mul(width)?;
-                    self.sink.push(values.get(start..start.checked_add(width)?)?);
+                    self.push(values.get(start..start.checked_add(width)?)?);
                     self.next += 1;
                 }
             }
@@ -188,7 +203,7 @@ impl Wanted<'_> {
                         row += 1;
                     }
                     let (start, stop) = value_at(values, at, layout)?;
-                    self.sink.push(&values[start..stop]);
+                    self.push(&values[start..stop]);
                     self.next += 1;
                 }
             }
@@ -209,7 +224,7 @@ impl Wanted<'_> {
             let mut row = row;
             while row < stop.min(end) {
                 let index = run.get(row - start, runs.bit_width)?;
-                self.sink.push(dictionary.get(index as usize)?);
+                self.push(dictionary.get(index as usize)?);
                 self.next += 1;
                 match self.rows.get(self.next) {
                     Some(next) => row = *next as usize,
