@@ -177,7 +177,7 @@ def disk_full(scores: Path, disk: Path, limit: str = "") -> None:
 
 
 def test_ctrl_c_ends_the_run_and_keeps_the_output(scores: Path, tmp_path: Path) -> None:
-    code = "import sys; from vlmsel.cli.main import run; sys.exit(run())"
+    code = "from vlmsel.cli.main import main; main()"
     many = [str(scores)] * 1 + [str(scores / "0.parquet")]
     for name, number, status in (("int", signal.SIGINT, 130), ("term", signal.SIGTERM, 143)):
         arguments = ["select", *many, "--fraction", "0.9", "--memory-limit", "1MB", "--control", "worst", "--control", "middle", "-o", str(tmp_path / name)]
