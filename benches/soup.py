@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """``vlmsel soup average`` beside mergekit's linear merge and the floor of reading all and writing one.
 
     python benches/soup.py --size 2GB --models 5 --out benches/runs/<date>-<machine>/soup.json
@@ -10,12 +11,16 @@ alone, in numpy as used and in torch.
 
 from __future__ import annotations
 
+import sys
+
+# This folder's select.py would hide the standard library's module of that name from subprocess.
+sys.path[:] = [place for place in sys.path if place != __file__.rpartition("/")[0]]
+
 import argparse
 import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -58,6 +63,11 @@ def main() -> None:
     parser.add_argument("--peer-repeats", type=int, default=1, help="runs of the peer, which takes minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=ROOT / "bench-data" / "soup")
+    installed = ROOT / ".venv" / "bin" / "vlmsel"
+    parser.add_argument(
+        "--vlmsel", default=str(installed) if installed.exists() else None, help="the installed command"
+    )
+    parser.add_argument("--no-peer", action="store_true", help="only the floor and vlmsel")
     parser.add_argument("--mergekit", default=shutil.which("mergekit-yaml") or _beside("mergekit-yaml"))
     parser.add_argument("--out", type=Path, help="where the raw numbers go (JSON)")
     parser.add_argument("--kernels", action="store_true", help="measure the arithmetic alone")
@@ -82,15 +92,16 @@ def measure_soups(options: argparse.Namespace) -> dict[str, Any]:
     recipe = target / "linear.yml"
     lines = [f"  - model: {model}\n    parameters: {{weight: 1.0}}" for model in models]
     recipe.write_text("models:\n" + "\n".join(lines) + "\nmerge_method: linear\ndtype: bfloat16\n")
+    vlmsel = [options.vlmsel] if options.vlmsel else [sys.executable, "-c", _VLMSEL]
     contenders: dict[str, tuple[list[str], Path]] = {
         "floor": ([sys.executable, "-c", _FLOOR, str(target / "floor"), *map(str, files)], target / "floor"),
         "vlmsel": (
-            [sys.executable, "-c", _VLMSEL, "soup", "average",
+            [*vlmsel, "soup", "average",
              *map(str, models), "-o", str(target / "vlmsel"), "-q"],
             target / "vlmsel",
         ),
     }  # fmt: skip
-    if options.mergekit:
+    if options.mergekit and not options.no_peer:
         contenders["mergekit linear"] = (
             [options.mergekit, str(recipe), str(target / "mergekit"), "--no-copy-tokenizer", "--out-shard-size", "5B"],
             target / "mergekit",

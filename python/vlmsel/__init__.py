@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlmsel._core import __version__ as __version__
+    from vlmsel.doctoring import Diagnosis as Diagnosis
+    from vlmsel.doctoring import doctor as doctor
+    from vlmsel.indexing import Index as Index
+    from vlmsel.indexing import index as index
+    from vlmsel.sharding import Shards as Shards
+    from vlmsel.sharding import shard as shard
     from vlmsel.outputs import Output as Output
     from vlmsel.outputs import fingerprint as fingerprint
     from vlmsel.outputs import read_manifest as read_manifest
@@ -18,12 +24,18 @@ if TYPE_CHECKING:
     from vlmsel.selection import select as select
 
 _HOMES = {
-    "__version__": "vlmsel._core",
+    "Diagnosis": "vlmsel.doctoring",
+    "Index": "vlmsel.indexing",
     "Output": "vlmsel.outputs",
     "Selection": "vlmsel.selection",
+    "Shards": "vlmsel.sharding",
+    "__version__": "vlmsel._core",
+    "doctor": "vlmsel.doctoring",
     "fingerprint": "vlmsel.outputs",
+    "index": "vlmsel.indexing",
     "read_manifest": "vlmsel.outputs",
     "select": "vlmsel.selection",
+    "shard": "vlmsel.sharding",
     "verify": "vlmsel.outputs",
 }
 

@@ -38,14 +38,14 @@ def attempt(data: bytes, folder: Path, at: int) -> vlmsel.Selection | None:
 
 
 def test_truncated_at_every_byte(whole: bytes, tmp_path: Path) -> None:
-    step = max(1, len(whole) // 700)
-    for cut in [*range(0, len(whole), step), *range(max(0, len(whole) - 300), len(whole))]:
+    step = max(1, len(whole) // 250)
+    for cut in [*range(0, len(whole), step), *range(max(0, len(whole) - 80), len(whole))]:
         assert attempt(whole[:cut], tmp_path, cut) is None
 
 
 def test_flipped_bytes_never_panic(whole: bytes, tmp_path: Path) -> None:
     rng = random.Random(2)
-    places = [rng.randrange(len(whole)) for _ in range(250)] + list(range(len(whole) - 200, len(whole)))
+    places = [rng.randrange(len(whole)) for _ in range(60)] + list(range(len(whole) - 60, len(whole)))
     for at, place in enumerate(places):
         data = bytearray(whole)
         data[place] ^= 1 << rng.randrange(8)
@@ -58,8 +58,8 @@ def test_long_values_in_a_dictionary_are_not_spread_out(tmp_path: Path) -> None:
     """One value of 8 MB that 200,000 rows share: 1.6 TB if each row had its own."""
     big = pa.DictionaryArray.from_arrays(pa.array([0] * 200_000, pa.int32()), pa.array(["x" * (8 << 20)]))
     table = pa.table({"uid": pa.array(range(200_000), pa.int64()), "ppl": pa.array([1.0] * 200_000), "text": big})
-    pq.write_table(table, tmp_path / "t.parquet", compression="zstd")
-    pq.write_table(table.set_column(0, "uid", big), tmp_path / "ids.parquet", compression="zstd")
+    pq.write_table(table, tmp_path / "t.parquet", compression="zstd", dictionary_pagesize_limit=64 << 20)
+    pq.write_table(table.set_column(0, "uid", big), tmp_path / "ids.parquet", compression="zstd", dictionary_pagesize_limit=64 << 20)
     with pytest.raises(UsageError, match="an id of 8388608 bytes"):
         vlmsel.select(tmp_path / "ids.parquet", k=10, output=tmp_path / "ids")
     assert vlmsel.select(tmp_path / "t.parquet", k=10, output=tmp_path / "out").selected == 10

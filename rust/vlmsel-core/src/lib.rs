@@ -9,3 +9,5 @@ pub mod random;
 pub mod score_key;
 
 pub use score_key::ScoreKey;
+
+pub mod hash;

@@ -8,3 +8,9 @@ pub mod progress;
 pub mod select;
 
 pub use error::{Error, Result};
+
+pub mod doctor;
+pub mod index;
+pub mod policy;
+pub mod shard;
+pub mod sources;

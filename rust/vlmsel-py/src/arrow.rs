@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::ffi_stream::{RecordBatchStreamReader, FFI_ArrowArrayStream};
+use arrow_array::ffi_stream::{FFI_ArrowArrayStream, RecordBatchStreamReader};
 use arrow_array::types::{Float16Type, Float32Type, Float64Type, Int64Type, UInt64Type};
 use arrow_array::{Array, RecordBatch, RecordBatchIterator, RecordBatchReader};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
@@ -25,7 +25,8 @@ pub fn import_stream(object: &Bound<'_, PyAny>, name: &str) -> PyResult<(SchemaR
     let py = object.py();
     let wrong = |what: String| raise(py, &Error::usage(format!("{name}: {what}")));
     let capsule = object.call_method0("__arrow_c_stream__")?;
-    let capsule = capsule.cast_into::<PyCapsule>().map_err(|_| wrong("__arrow_c_stream__ gave no capsule".to_owned()))?;
+    let capsule =
+        capsule.cast_into::<PyCapsule>().map_err(|_| wrong("__arrow_c_stream__ gave no capsule".to_owned()))?;
     let pointer = capsule.pointer_checked(Some(STREAM))?;
     // SAFETY: the capsule's name says that it holds an Arrow stream; the stream is moved out and marked as released.
     let stream = unsafe { FFI_ArrowArrayStream::from_raw(pointer.as_ptr().cast()) };
@@ -45,7 +46,11 @@ pub struct ArrowTable {
 #[pymethods]
 impl ArrowTable {
     #[pyo3(signature = (requested_schema=None))]
-    fn __arrow_c_stream__<'py>(&self, py: Python<'py>, requested_schema: Option<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyCapsule>> {
+    fn __arrow_c_stream__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyCapsule>> {
         // The interface allows to ignore the request: the consumer casts.
         let _ = requested_schema;
         let batches = self.batches.clone().into_iter().map(Ok);
@@ -75,7 +80,10 @@ fn parquet_batches(
     for file in files {
         let table = open(&file).map_err(|error| raise_shards(py, error))?;
         let Table::Parquet(parquet) = &table else {
-            return Err(raise(py, &Error::usage(format!("{}: only Parquet tables can be read row by row", file.path.display()))));
+            return Err(raise(
+                py,
+                &Error::usage(format!("{}: only Parquet tables can be read row by row", file.path.display())),
+            ));
         };
         let all: Vec<String> = parquet.schema().fields().iter().map(|field| field.name().clone()).collect();
         let names = if columns.is_empty() { &all } else { columns };
@@ -85,7 +93,8 @@ fn parquet_batches(
         let found: Vec<_> = found.columns.into_iter().flatten().collect();
         let found: Vec<_> = found.iter().collect();
         let outputs = found.iter().map(|column| Field::new(&column.name, column.output.clone(), true));
-        let outputs: SchemaRef = schema.get_or_insert_with(|| Arc::new(Schema::new(outputs.collect::<Vec<_>>()))).clone();
+        let outputs: SchemaRef =
+            schema.get_or_insert_with(|| Arc::new(Schema::new(outputs.collect::<Vec<_>>()))).clone();
         for group in 0..parquet.groups() {
             let mut failed = None;
             parquet
@@ -113,7 +122,8 @@ fn read_table(py: Python<'_>, paths: Vec<String>, columns: Vec<String>) -> PyRes
     let mut batches = Vec::new();
     let schema = parquet_batches(py, &paths, &columns, |batch, schema| {
         let arrays = batch.columns().iter().zip(schema.fields());
-        let arrays = arrays.map(|(array, field)| arrow_cast::cast(array, field.data_type())).collect::<Result<Vec<_>, _>>();
+        let arrays =
+            arrays.map(|(array, field)| arrow_cast::cast(array, field.data_type())).collect::<Result<Vec<_>, _>>();
         let batch = arrays.and_then(|arrays| RecordBatch::try_new(schema.clone(), arrays));
         batches.push(batch.map_err(|error| raise(py, &Error::usage(error.to_string())))?);
         Ok(())

@@ -33,9 +33,8 @@ pub fn enter<T: Send>(
         // The receiver may not move into `detach` on every platform; a Mutex makes it shareable at no cost here.
         let receive = std::sync::Mutex::new(receive);
         loop {
-            let received = py.detach(|| {
-                receive.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv_timeout(TICK)
-            });
+            let received =
+                py.detach(|| receive.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv_timeout(TICK));
             match received {
                 Ok(result) => return Some(result),
                 Err(RecvTimeoutError::Disconnected) => return None,
@@ -101,10 +100,8 @@ pub fn raise_shards(py: Python<'_>, error: vlmsel_shards::Error) -> PyErr {
 }
 
 fn instance(py: Python<'_>, name: &str, message: &str) -> PyErr {
-    let made = py
-        .import("vlmsel.errors")
-        .and_then(|module| module.getattr(name))
-        .and_then(|class| class.call1((message,)));
+    let made =
+        py.import("vlmsel.errors").and_then(|module| module.getattr(name)).and_then(|class| class.call1((message,)));
     match made {
         Ok(value) => PyErr::from_value(value),
         Err(_) => PyRuntimeError::new_err(message.to_owned()),

@@ -3,9 +3,12 @@
 //! Options and summaries cross as JSON text, tables as Arrow streams, ids as buffers; never one object per row.
 
 mod arrow;
+mod doctor;
 mod door;
+mod index;
 mod output;
 mod select;
+mod shard;
 
 use pyo3::prelude::*;
 
@@ -15,5 +18,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     output::register(module)?;
     arrow::register(module)?;
     select::register(module)?;
+    index::register(module)?;
+    shard::register(module)?;
+    doctor::register(module)?;
     Ok(())
 }

@@ -33,7 +33,11 @@ impl Output {
 impl Output {
     #[staticmethod]
     #[pyo3(signature = (path, command, config, inputs, guarded, overwrite, extend, resume))]
-    #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools, reason = "one keyword per field of OutputSpec")]
+    #[allow(
+        clippy::too_many_arguments,
+        clippy::fn_params_excessive_bools,
+        reason = "one keyword per field of OutputSpec"
+    )]
     fn begin(
         py: Python<'_>,
         path: PathBuf,
@@ -88,7 +92,15 @@ impl Output {
         self.open(py)?.temporary(name).map_err(|error| raise_shards(py, error))
     }
 
-    fn commit(&self, py: Python<'_>, unit: &str, names: Vec<String>, rows: u64, counts: &str, detail: &str) -> PyResult<()> {
+    fn commit(
+        &self,
+        py: Python<'_>,
+        unit: &str,
+        names: Vec<String>,
+        rows: u64,
+        counts: &str,
+        detail: &str,
+    ) -> PyResult<()> {
         let counts: BTreeMap<String, u64> = parse(py, "counts", counts)?;
         let detail: Value = parse(py, "detail", detail)?;
         let output = self.open(py)?;

@@ -43,7 +43,8 @@ struct Options {
 
 fn size(map: &Map<String, Value>) -> Result<Size, Error> {
     let wrong = || Error::usage("give exactly one of --k, --fraction, --threshold, --band and --token-budget");
-    let decimal = |text: &str, option: &str| Decimal::parse(text).map_err(|error| Error::usage(format!("--{option}: {error}")));
+    let decimal =
+        |text: &str, option: &str| Decimal::parse(text).map_err(|error| Error::usage(format!("--{option}: {error}")));
     let given: Vec<(&String, &Value)> = map.iter().filter(|(_, value)| !value.is_null()).collect();
     let [(name, value)] = given.as_slice() else { return Err(wrong()) };
     match (name.as_str(), value.as_u64(), value.as_f64(), value.as_str()) {

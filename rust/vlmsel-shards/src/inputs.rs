@@ -19,7 +19,7 @@ pub struct InputFile {
     pub path: PathBuf,
     /// Its path below the argument that named it, with `/`; what manifests record.
     pub name: String,
-    /// The vlmsel output folder it is a part of, if any.
+    /// The folder that was named in the file's place, if any; outputs must stay out of it.
     pub folder: Option<PathBuf>,
 }
 
@@ -51,7 +51,13 @@ fn distinguish_names(files: &mut [InputFile]) {
     }
 }
 
-fn expand_one(argument: &str, what: &str, accept: &dyn Fn(&Path) -> bool, depth: usize, found: &mut Vec<InputFile>) -> Result<()> {
+fn expand_one(
+    argument: &str,
+    what: &str,
+    accept: &dyn Fn(&Path) -> bool,
+    depth: usize,
+    found: &mut Vec<InputFile>,
+) -> Result<()> {
     if let Some(list) = argument.strip_prefix('@').filter(|_| !Path::new(argument).exists()) {
         if depth >= MAX_LIST_DEPTH {
             return Err(Error::Usage(format!("{argument}: lists name each other more than {MAX_LIST_DEPTH} deep")));
@@ -108,7 +114,10 @@ fn missing(path: &Path) -> Error {
         ));
     }
     if path.to_string_lossy().contains("://") {
-        return Error::Usage(format!("{}: remote stores are not supported by this version; copy or mount it", path.display()));
+        return Error::Usage(format!(
+            "{}: remote stores are not supported by this version; copy or mount it",
+            path.display()
+        ));
     }
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let near = fs::read_dir(folder)
@@ -155,7 +164,11 @@ fn expand_path(path: &Path, what: &str, accept: &dyn Fn(&Path) -> bool, found: &
             }
         }
         if found.len() == before {
-            return Err(Error::Usage(format!("{} holds the output of `vlmsel {}`, which has no {what}", path.display(), manifest.command)));
+            return Err(Error::Usage(format!(
+                "{} holds the output of `vlmsel {}`, which has no {what}",
+                path.display(),
+                manifest.command
+            )));
         }
         return Ok(());
     }
@@ -165,7 +178,11 @@ fn expand_path(path: &Path, what: &str, accept: &dyn Fn(&Path) -> bool, found: &
         return Err(Error::Usage(format!("{}: no {what} in this folder", path.display())));
     }
     names.sort();
-    found.extend(names.into_iter().map(|name| InputFile { path: path.join(&name), name, folder: None }));
+    found.extend(names.into_iter().map(|name| InputFile {
+        path: path.join(&name),
+        name,
+        folder: Some(path.to_path_buf()),
+    }));
     Ok(())
 }
 
@@ -187,7 +204,10 @@ fn walk(root: &Path, at: &Path, accept: &dyn Fn(&Path) -> bool, names: &mut Vec<
         }
         if path.is_dir() {
             if path.join("begun.json").is_file() && path.join("parts").is_dir() {
-                return Err(Error::Mismatch(format!("{} is unfinished; finish it or name the tables one by one", path.display())));
+                return Err(Error::Mismatch(format!(
+                    "{} is unfinished; finish it or name the tables one by one",
+                    path.display()
+                )));
             }
             walk(root, &path, accept, names, depth + 1)?;
         } else if accept(&path) && !(path.file_name().is_some_and(|n| n == MANIFEST)) {
@@ -272,7 +292,11 @@ fn range(body: &str) -> Result<Option<Vec<String>>> {
     let padded = (from.len() > 1 && from.starts_with('0')) || (to.len() > 1 && to.starts_with('0'));
     let width = if padded { from.len().max(to.len()) } else { 0 };
     let number = |n: u64| format!("{n:0width$}");
-    Ok(Some(if first <= last { (first..=last).map(number).collect() } else { (last..=first).rev().map(number).collect() }))
+    Ok(Some(if first <= last {
+        (first..=last).map(number).collect()
+    } else {
+        (last..=first).rev().map(number).collect()
+    }))
 }
 
 #[cfg(test)]

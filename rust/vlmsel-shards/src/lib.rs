@@ -18,3 +18,12 @@ pub mod tables;
 pub mod verify;
 
 pub use error::{Error, Result};
+
+pub mod image_header;
+pub mod img2dataset;
+pub mod index_table;
+pub mod json_values;
+pub mod llava;
+pub mod samples;
+pub mod source;
+pub mod tar;

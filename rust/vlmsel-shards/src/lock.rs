@@ -34,7 +34,8 @@ impl Lock {
                 Err(fs4::TryLockError::WouldBlock) => {
                     let mut holder = String::new();
                     let _ = Read::by_ref(&mut file).take(512).read_to_string(&mut holder);
-                    let holder = if holder.trim().is_empty() { "another run".to_owned() } else { holder.trim().to_owned() };
+                    let holder =
+                        if holder.trim().is_empty() { "another run".to_owned() } else { holder.trim().to_owned() };
                     return Err(Error::Locked { path: output.to_path_buf(), holder });
                 }
                 Err(fs4::TryLockError::Error(error)) => return Err(error).at("lock", &path),

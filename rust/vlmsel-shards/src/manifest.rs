@@ -124,8 +124,7 @@ impl Manifest {
 
 /// A relative path that stays below its folder.
 pub(crate) fn is_plain_relative(path: &str) -> bool {
-    !path.is_empty()
-        && Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)))
+    !path.is_empty() && Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)))
 }
 
 /// Pretty JSON with a final newline; maps are sorted by key (`serde_json`'s default map).

@@ -23,7 +23,9 @@ pub fn read_uids(path: &Path) -> Result<Vec<u128>> {
     }
     let length_bytes = if head[6] == 1 { 2 } else { 4 };
     let mut length = [0; 4];
-    reader.read_exact(&mut length[..length_bytes]).map_err(|_| Error::unreadable(path, "too short for an .npy file"))?;
+    reader
+        .read_exact(&mut length[..length_bytes])
+        .map_err(|_| Error::unreadable(path, "too short for an .npy file"))?;
     let length = u32::from_le_bytes(length) as usize;
     if length > 1 << 16 {
         return Err(Error::unreadable(path, format!("an .npy header of {length} bytes")));
@@ -62,7 +64,8 @@ pub fn read_uids(path: &Path) -> Result<Vec<u128>> {
 /// [`Error::Io`].
 pub fn write_uids(path: &Path, rows: u64, sorted: impl Iterator<Item = Result<u128>>) -> Result<()> {
     let mut out = BufWriter::with_capacity(1 << 20, File::create(path).at("create", path)?);
-    let mut header = format!("{{'descr': [('f0', '<u8'), ('f1', '<u8')], 'fortran_order': False, 'shape': ({rows},), }}");
+    let mut header =
+        format!("{{'descr': [('f0', '<u8'), ('f1', '<u8')], 'fortran_order': False, 'shape': ({rows},), }}");
     while (10 + header.len() + 1) % 64 != 0 {
         header.push(' ');
     }

@@ -269,7 +269,14 @@ impl Output {
     }
 
     /// Commits the unit whose files were written to [`Output::temporary`] places: fsync, hash, rename, record.
-    pub fn commit(&self, unit: &str, names: &[&str], rows: u64, counts: BTreeMap<String, u64>, detail: Value) -> Result<()> {
+    pub fn commit(
+        &self,
+        unit: &str,
+        names: &[&str],
+        rows: u64,
+        counts: BTreeMap<String, u64>,
+        detail: Value,
+    ) -> Result<()> {
         let files = names.iter().map(|name| self.seal(name, None)).collect::<Result<Vec<_>>>()?;
         self.record(PartRecord { unit: unit.to_owned(), rows, counts, detail, files })
     }
@@ -461,12 +468,17 @@ fn extends(old: &[InputRecord], new: &[InputRecord]) -> bool {
 fn difference_text(config: &Value, inputs: &[InputRecord], spec: &OutputSpec) -> String {
     let as_value = |inputs: &[InputRecord]| {
         Value::Object(
-            inputs.iter().map(|i| (i.name.clone(), Value::String(format!("{} bytes, {}", i.bytes, i.fingerprint)))).collect(),
+            inputs
+                .iter()
+                .map(|i| (i.name.clone(), Value::String(format!("{} bytes, {}", i.bytes, i.fingerprint))))
+                .collect(),
         )
     };
     let mut lines: Vec<String> =
         differences(config, &spec.config, 20).into_iter().map(|line| format!("  option {line}")).collect();
-    lines.extend(differences(&as_value(inputs), &as_value(&spec.inputs), 20).into_iter().map(|l| format!("  input {l}")));
+    lines.extend(
+        differences(&as_value(inputs), &as_value(&spec.inputs), 20).into_iter().map(|l| format!("  input {l}")),
+    );
     lines.join("\n")
 }
 
@@ -508,9 +520,8 @@ fn exchange(new: &Path, old: &Path) -> Result<()> {
     {
         let (a, b) = (as_c(new)?, as_c(old)?);
         // SAFETY: both pointers are NUL-terminated strings that outlive the call.
-        let result = unsafe {
-            libc::renameat2(libc::AT_FDCWD, a.as_ptr(), libc::AT_FDCWD, b.as_ptr(), libc::RENAME_EXCHANGE)
-        };
+        let result =
+            unsafe { libc::renameat2(libc::AT_FDCWD, a.as_ptr(), libc::AT_FDCWD, b.as_ptr(), libc::RENAME_EXCHANGE) };
         if result == 0 {
             return Ok(());
         }

@@ -26,7 +26,10 @@ pub struct Verification {
 /// [`Error::NotFound`] without a folder, [`Error::Mismatch`] without a manifest in it. Damage is no error but a problem.
 pub fn verify(folder: &Path, mut progress: impl FnMut(u64) -> bool) -> Result<Verification> {
     if !folder.is_dir() {
-        return Err(Error::NotFound { path: folder.to_path_buf(), hint: "; give a folder that vlmsel wrote".to_owned() });
+        return Err(Error::NotFound {
+            path: folder.to_path_buf(),
+            hint: "; give a folder that vlmsel wrote".to_owned(),
+        });
     }
     let Some(manifest) = Manifest::read(folder)? else {
         return Err(Error::Mismatch(format!("{} has no {MANIFEST}: vlmsel did not finish it", folder.display())));
@@ -40,7 +43,11 @@ pub fn verify(folder: &Path, mut progress: impl FnMut(u64) -> bool) -> Result<Ve
             return Err(Error::Cancelled);
         }
         let opened = fs::symlink_metadata(&path).and_then(|meta| {
-            if meta.is_file() { File::open(&path).map(|f| (f, meta.len())) } else { Err(std::io::Error::other("not a plain file")) }
+            if meta.is_file() {
+                File::open(&path).map(|f| (f, meta.len()))
+            } else {
+                Err(std::io::Error::other("not a plain file"))
+            }
         });
         match opened {
             Err(error) => found.problems.push(format!("{}: {error}", record.file)),

@@ -111,7 +111,7 @@ def test_many_threads_read_many_files(tmp_path: Path) -> None:
     def read(seed: int) -> None:
         for i in np.random.default_rng(seed).integers(0, 100, 300).tolist():
             if reader.read(ImageLocation(tmp_path / f"{i}", 100, 50)) != bytes([i]) * 50:
-                wrong.append(i)  # noqa: PERF401
+                wrong.append(i)
 
     threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
     for thread in threads:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,3 +77,26 @@ def test_command_module_does_not_import_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_interrupt_keeps_what_was_scored(tmp_path: Path, family_folder: Callable[[str], Path]) -> None:
+    pairs = [Pair([draw_png(i % 20)], f"a bird number {i}") for i in range(4000)]
+    write_index(tmp_path / "index", tmp_path / "data", {"a.tar": pairs}, row_group_size=500)
+    code = (
+        "import sys; from vlmsel.cli import main; from vlmsel_trainer.cli.score import command;"
+        "main.commands.add_command(command, 'score'); main.main()"
+    )
+    arguments = ["score", "--model", str(family_folder("llava_qwen2")), "-w", str(tmp_path), "--samples-per-unit", "20"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command_line = [sys.executable, "-c", code, *arguments, "--threads", "1"]
+    with subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        parts = tmp_path / "scores.partial" / "output"
+        while process.poll() is None and not list(parts.glob("a-*.parquet")):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert stdout == b""
+    assert b"interrupted" in stderr
+    assert not (tmp_path / "scores").exists()
+    assert list(parts.glob("a-*.parquet"))

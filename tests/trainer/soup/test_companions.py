@@ -40,7 +40,8 @@ def test_everything_useful_is_carried_and_nothing_else(tmp_path: Path) -> None:
         (model / "additional_chat_templates").mkdir()
         (model / "additional_chat_templates" / "tools.jinja").write_text("t")
         (model / "optimizer.pt").write_bytes(b"x")
-        (model / "trainer_state.json").write_text(model.name)
+        for record in ("trainer_state.json", "training.json", "notes.txt", ".hidden.json"):
+            (model / record).write_text(f'"{model.name}"')
         (model / "README.md").write_text("---\ndatasets:\n- chart2text\n- 'map|qa<b>'\n---\n")
     manifest = soup(tmp_path, [a, b])
     names = sorted(p.relative_to(tmp_path / "soup").as_posix() for p in (tmp_path / "soup").rglob("*") if p.is_file())

@@ -49,23 +49,35 @@ class ImageLimits:
     max_pixels: int | None = None
 
 
+class _Descriptor:
+    """An open file that closes itself when the last thread that reads it lets go."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        number = getattr(self, "number", None)
+        if number is not None:
+            os.close(number)
+
+
 class ByteReader:
     """Reads byte ranges with pread from files that it keeps open (the 64 used last); safe to use from many threads."""
 
     def __init__(self) -> None:
-        self._files: OrderedDict[Path, io.FileIO] = OrderedDict()
+        self._files: OrderedDict[Path, _Descriptor] = OrderedDict()
         self._lock = threading.Lock()
 
     def read(self, location: ImageLocation) -> bytes:
         """The bytes at ``location``; `ImageError` ``image_missing`` or ``image_unreadable`` where they are not there."""
         try:
             file = self._open(location.path)
-            size = os.fstat(file.fileno()).st_size if location.size is None else location.size
+            size = os.fstat(file.number).st_size if location.size is None else location.size
             if size > MAX_IMAGE_BYTES:
                 raise ImageError("image_too_large", f"{location.path}: {size} bytes")
             parts, done = [], 0
             while done < size:
-                part = os.pread(file.fileno(), size - done, location.offset + done)
+                part = os.pread(file.number, size - done, location.offset + done)
                 if not part:
                     raise ImageError("image_unreadable", f"{location.path} ends {size - done} bytes early")
                 parts.append(part)
@@ -76,11 +88,11 @@ class ByteReader:
         except OSError as error:
             raise ImageError("image_unreadable", str(error)) from error
 
-    def _open(self, path: Path) -> io.FileIO:
+    def _open(self, path: Path) -> _Descriptor:
         with self._lock:
             file = self._files.pop(path, None)
             if file is None:
-                file = io.FileIO(path)
+                file = _Descriptor(path)
             self._files[path] = file
             if len(self._files) > _MAX_OPEN_FILES:
                 # Dropped, not closed: a thread may be reading it; the last reference closes it.

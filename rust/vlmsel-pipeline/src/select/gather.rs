@@ -86,7 +86,9 @@ fn check_lengths(columns: &[ArrayRef]) -> Result<()> {
             _ => None,
         };
         if let Some(length) = longest.filter(|length| *length as usize > MAX_REST_BYTES) {
-            return Err(Error::usage(format!("a kept value of {length} bytes; kept values may have up to {MAX_REST_BYTES}")));
+            return Err(Error::usage(format!(
+                "a kept value of {length} bytes; kept values may have up to {MAX_REST_BYTES}"
+            )));
         }
     }
     Ok(())
@@ -142,7 +144,15 @@ impl Decoder {
         let rest = columns.rest();
         let rest = if rest.is_empty() { None } else { Some(converter(&rest)?) };
         let id = converter(&[&columns.id])?;
-        Ok(Self { columns: columns.clone(), id, rest, schema: columns.selection_schema(), with_tokens, with_score, turned })
+        Ok(Self {
+            columns: columns.clone(),
+            id,
+            rest,
+            schema: columns.selection_schema(),
+            with_tokens,
+            with_score,
+            turned,
+        })
     }
 
     /// The schema of the batches.
@@ -178,8 +188,11 @@ impl Decoder {
                 self.score_key(row, tag)
             })
             .collect();
-        let mut arrays: Vec<ArrayRef> =
-            vec![to_output(&ids[0], &self.columns.id)?, Arc::new(ranks), scores_from_keys(&scores, &self.columns.score.output)?];
+        let mut arrays: Vec<ArrayRef> = vec![
+            to_output(&ids[0], &self.columns.id)?,
+            Arc::new(ranks),
+            scores_from_keys(&scores, &self.columns.score.output)?,
+        ];
         if let Some(rest) = &self.rest {
             let parser = rest.parser();
             let decoded = rest.convert_rows(parts.map(|(_, rest)| parser.parse(rest))).map_err(wrong)?;

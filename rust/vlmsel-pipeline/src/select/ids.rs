@@ -57,7 +57,9 @@ impl IdSet {
         let mut set = Self::default();
         for path in paths {
             if !path.exists() {
-                return Err(vlmsel_shards::Error::NotFound { path: path.clone(), hint: " (a list of ids)".to_owned() }.into());
+                return Err(
+                    vlmsel_shards::Error::NotFound { path: path.clone(), hint: " (a list of ids)".to_owned() }.into()
+                );
             }
             let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
             if extension == "npy" {
@@ -92,8 +94,11 @@ impl IdSet {
     }
 
     fn read_text(&mut self, path: &Path, id_type: &DataType) -> Result<()> {
-        let bytes = std::fs::read(path)
-            .map_err(|source| vlmsel_shards::Error::Io { action: "read", path: path.to_path_buf(), source })?;
+        let bytes = std::fs::read(path).map_err(|source| vlmsel_shards::Error::Io {
+            action: "read",
+            path: path.to_path_buf(),
+            source,
+        })?;
         for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             if line.is_empty() {
@@ -104,8 +109,10 @@ impl IdSet {
                 Error::usage(format!("{}, line {}: {shown:?} is not {what}", path.display(), at + 1))
             };
             if id_type.is_integer() {
-                let number: i128 =
-                    std::str::from_utf8(line).ok().and_then(|text| text.trim().parse().ok()).ok_or_else(|| wrong("an integer id"))?;
+                let number: i128 = std::str::from_utf8(line)
+                    .ok()
+                    .and_then(|text| text.trim().parse().ok())
+                    .ok_or_else(|| wrong("an integer id"))?;
                 self.insert(number.to_string().as_bytes(), false);
             } else if matches!(id_type, DataType::FixedSizeBinary(16)) && parse_hex(line).is_none() {
                 return Err(wrong("an id of 32 hexadecimal digits"));
@@ -151,7 +158,12 @@ impl IdSet {
                 )?;
                 if let Some(bad) = wrong {
                     let line = bad.position.unwrap_or(0);
-                    return Err(Error::usage(format!("{}, line {line}: {} ({})", path.display(), bad.reason, bad.detail)));
+                    return Err(Error::usage(format!(
+                        "{}, line {line}: {} ({})",
+                        path.display(),
+                        bad.reason,
+                        bad.detail
+                    )));
                 }
             }
             Table::Memory(_) => {}
@@ -198,13 +210,16 @@ pub fn for_each_id(array: &ArrayRef, mut visit: impl FnMut(usize, Option<&[u8]>)
         }
         DataType::UInt64 => {
             let ids = array.as_primitive::<arrow_array::types::UInt64Type>();
-            (0..ids.len()).for_each(|at| visit(at, (!ids.is_null(at)).then(|| ids.value(at).to_string()).as_deref().map(str::as_bytes)));
+            (0..ids.len()).for_each(|at| {
+                visit(at, (!ids.is_null(at)).then(|| ids.value(at).to_string()).as_deref().map(str::as_bytes))
+            });
         }
         _ => {
             if let Ok(wide) = arrow_cast::cast(array, &DataType::Int64) {
                 let ids = wide.as_primitive::<Int64Type>();
-                (0..ids.len())
-                    .for_each(|at| visit(at, (!ids.is_null(at)).then(|| ids.value(at).to_string()).as_deref().map(str::as_bytes)));
+                (0..ids.len()).for_each(|at| {
+                    visit(at, (!ids.is_null(at)).then(|| ids.value(at).to_string()).as_deref().map(str::as_bytes))
+                });
             }
         }
     }

@@ -194,13 +194,12 @@ fn wanted_columns(request: &Request, tables: &[Table], ours: bool) -> Result<Col
     let want = |name: &str, role, required| Wanted { name: name.to_owned(), role, required };
     let needs_tokens =
         request.min_tokens.is_some() || request.max_tokens.is_some() || matches!(request.size, Size::TokenBudget(_));
-    let mut wanted = vec![
-        want(&request.id_column, Role::Id, true),
-        want(&request.score_column, Role::Score, true),
-    ];
+    let mut wanted = vec![want(&request.id_column, Role::Id, true), want(&request.score_column, Role::Score, true)];
     let source_kept = request.keep_columns.iter().any(|name| name == "source");
     for name in &request.keep_columns {
-        if [&request.id_column, &request.score_column].contains(&name) || ["uid", "rank", "score"].contains(&name.as_str()) {
+        if [&request.id_column, &request.score_column].contains(&name)
+            || ["uid", "rank", "score"].contains(&name.as_str())
+        {
             return Err(Error::usage(format!("--keep-columns {name}: the selection has that column already")));
         }
         if request.keep_columns.iter().filter(|other| *other == name).count() > 1 {
@@ -226,9 +225,8 @@ fn wanted_columns(request: &Request, tables: &[Table], ours: bool) -> Result<Col
     }
     let found = resolve(tables, &wanted)?.columns;
     let take = |at: usize, end: usize| if at < end { found.get(at).cloned().flatten() } else { None };
-    let required = |at: usize| {
-        take(at, found.len()).ok_or_else(|| Error::Bug("a required column was not resolved".to_owned()))
-    };
+    let required =
+        |at: usize| take(at, found.len()).ok_or_else(|| Error::Bug("a required column was not resolved".to_owned()));
     Ok(Columns {
         id: required(0)?,
         score: required(1)?,

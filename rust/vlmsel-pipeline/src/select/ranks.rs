@@ -40,7 +40,13 @@ pub fn key_at_rank(scan: &Scan<'_>, rank: u64, progress: &Progress) -> Result<Op
 
 /// A key that about `wanted` rows are expected to stay below, with a margin; rows above it are not collected at first.
 /// A guess that is too low is noticed by the walk, which is then repeated without one.
-pub fn guess_cut(request: &Request, resolved: &Resolved, left_out: &BTreeMap<usize, String>, keying: Keying, wanted: u64) -> Option<u64> {
+pub fn guess_cut(
+    request: &Request,
+    resolved: &Resolved,
+    left_out: &BTreeMap<usize, String>,
+    keying: Keying,
+    wanted: u64,
+) -> Option<u64> {
     let Keying::Score { turned } = keying else { return None };
     let filtered = resolved.include.is_some() || resolved.exclude.is_some() || resolved.columns.tokens.is_some();
     let mut groups = Vec::new();
@@ -58,17 +64,25 @@ pub fn guess_cut(request: &Request, resolved: &Resolved, left_out: &BTreeMap<usi
     let step = groups.len().div_ceil(SAMPLED_GROUPS).max(1);
     for (at, group) in groups.into_iter().step_by(step) {
         let Table::Parquet(parquet) = &resolved.tables[at] else { continue };
-        let outcome = parquet.visit_first_scores(group, &resolved.columns.score, SAMPLED_ROWS, request.refuses_negative(), &mut |block| {
-            seen += block.keys.len() as u64;
-            let finite = |at: usize| block.classes.is_none_or(|classes| classes[at] == ScoreClass::Finite);
-            let keys = block.keys.iter().enumerate().filter(|(at, _)| finite(*at));
-            sample.extend(keys.map(|(_, key)| if turned { !*key } else { *key }));
-            Ok(())
-        });
+        let outcome = parquet.visit_first_scores(
+            group,
+            &resolved.columns.score,
+            SAMPLED_ROWS,
+            request.refuses_negative(),
+            &mut |block| {
+                seen += block.keys.len() as u64;
+                let finite = |at: usize| block.classes.is_none_or(|classes| classes[at] == ScoreClass::Finite);
+                let keys = block.keys.iter().enumerate().filter(|(at, _)| finite(*at));
+                sample.extend(keys.map(|(_, key)| if turned { !*key } else { *key }));
+                Ok(())
+            },
+        );
         // A broken table is reported by the pass itself.
         outcome.ok()?;
     }
-    let expected = sample.len() as f64 * (wanted as f64 / total as f64) * (sample.len() as f64 / seen.max(1) as f64).recip().max(1.0);
+    let expected = sample.len() as f64
+        * (wanted as f64 / total as f64)
+        * (sample.len() as f64 / seen.max(1) as f64).recip().max(1.0);
     let rank = (expected * 1.1 + 4.0 * expected.sqrt() + 16.0) as usize;
     if rank + 1 >= sample.len() {
         return None;

@@ -71,7 +71,9 @@ impl Collector {
     /// Collects for `rule` within `budget` bytes. Rows above `guess` are dropped from the start; `may_cut` allows cuts.
     pub fn new(rule: Rule, first_rank: u64, budget: u64, scratch: &Path, guess: Option<u64>, may_cut: bool) -> Self {
         let room = match rule.limit {
-            Limit::Rows(k) => usize::try_from(k.saturating_add(rule.start_rank - first_rank).saturating_mul(2)).unwrap_or(usize::MAX),
+            Limit::Rows(k) => {
+                usize::try_from(k.saturating_add(rule.start_rank - first_rank).saturating_mul(2)).unwrap_or(usize::MAX)
+            }
             Limit::Tokens(_) => 0,
             Limit::All => usize::MAX,
         };
@@ -151,7 +153,8 @@ fn walk(arena: &Arena, rule: Rule, first_rank: u64) -> (usize, bool) {
     let mut seen: HashSet<&[u8]> = HashSet::new();
     for at in 0..arena.len() {
         let (row, tag) = arena.get(at);
-        let verdict = walk.judge(tokens_of(row, &rule), || Ok::<_, std::convert::Infallible>(!seen.insert(id_of(row, tag))));
+        let verdict =
+            walk.judge(tokens_of(row, &rule), || Ok::<_, std::convert::Infallible>(!seen.insert(id_of(row, tag))));
         if verdict == Ok(Verdict::Stop) {
             return (at, true);
         }
@@ -198,7 +201,8 @@ fn choose_in_memory(
 ) -> Result<Chosen> {
     let mut walk = Walk::new(rule, first_rank);
     let mut chosen = Chosen::default();
-    let mut seen: hashbrown::HashSet<&[u8]> = hashbrown::HashSet::with_capacity(if rule.distinct { arena.len() } else { 0 });
+    let mut seen: hashbrown::HashSet<&[u8]> =
+        hashbrown::HashSet::with_capacity(if rule.distinct { arena.len() } else { 0 });
     for at in 0..arena.len() {
         let (row, tag) = arena.get(at);
         match walk.judge(tokens_of(row, &rule), || Ok::<_, crate::Error>(!seen.insert(id_of(row, tag))))? {

@@ -10,8 +10,8 @@ use vlmsel_shards::fingerprint::fingerprint;
 use vlmsel_shards::manifest::{InputRecord, Manifest};
 use vlmsel_shards::output::{Opening, Output, OutputSpec, Summary, hash_file};
 use vlmsel_shards::quarantine::to_json_lines;
-use vlmsel_shards::tables::score::scores_from_keys;
 use vlmsel_shards::tables::MemoryTable;
+use vlmsel_shards::tables::score::scores_from_keys;
 
 use super::gather::Decoder;
 use super::plan::{Control, Order, Request, Resolved, Size, check_bad_files, resolve_request};
@@ -104,7 +104,8 @@ pub fn plan(request: &Request) -> Result<Plan> {
     };
     let needed = wanted.saturating_mul(2 * 60);
     let budget = request.memory_limit / 2;
-    let (memory_bytes, scratch_bytes) = if needed <= budget { (needed, 0) } else { (budget, wanted.saturating_mul(3 * 60)) };
+    let (memory_bytes, scratch_bytes) =
+        if needed <= budget { (needed, 0) } else { (budget, wanted.saturating_mul(3 * 60)) };
     let parent = request.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if let Ok(free) = fs_free(parent) {
         if free < scratch_bytes {
@@ -187,11 +188,18 @@ fn inputs(request: &Request, resolved: &Resolved, progress: &Progress) -> Result
     for (option, set) in [("include", &resolved.include), ("exclude", &resolved.exclude)] {
         for path in set.iter().flat_map(super::ids::IdSet::files) {
             let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            let file = File::open(path)
-                .map_err(|source| vlmsel_shards::Error::Io { action: "open", path: path.clone(), source })?;
+            let file = File::open(path).map_err(|source| vlmsel_shards::Error::Io {
+                action: "open",
+                path: path.clone(),
+                source,
+            })?;
             let bytes = file.metadata().map_or(0, |meta| meta.len());
             let hash = hash_file(file, path)?;
-            records.push(InputRecord { name: format!("{option}:{name}"), bytes, fingerprint: hash.to_hex()[..32].to_owned() });
+            records.push(InputRecord {
+                name: format!("{option}:{name}"),
+                bytes,
+                fingerprint: hash.to_hex()[..32].to_owned(),
+            });
         }
     }
     // Files are a set: their order on the command line must not change a byte.
@@ -205,10 +213,13 @@ fn memory_fingerprint(table: &MemoryTable) -> Result<InputRecord> {
     let mut bytes = 0;
     let sortable: Vec<usize> = (0..table.schema.fields().len())
         .filter(|at| {
-            arrow_row::RowConverter::supports_fields(&[arrow_row::SortField::new(table.schema.field(*at).data_type().clone())])
+            arrow_row::RowConverter::supports_fields(&[arrow_row::SortField::new(
+                table.schema.field(*at).data_type().clone(),
+            )])
         })
         .collect();
-    let fields = sortable.iter().map(|at| arrow_row::SortField::new(table.schema.field(*at).data_type().clone())).collect();
+    let fields =
+        sortable.iter().map(|at| arrow_row::SortField::new(table.schema.field(*at).data_type().clone())).collect();
     let wrong = |error: arrow_schema::ArrowError| Error::usage(format!("{}: {error}", table.name));
     let converter = arrow_row::RowConverter::new(fields).map_err(wrong)?;
     for batch in &table.batches {
@@ -312,7 +323,11 @@ impl Run<'_> {
         let target = match self.target(&scan, control, selected)? {
             Ok(target) => target,
             Err(tally) => {
-                return if self.leave_out(&tally)? { Ok(None) } else { Err(Error::Bug("a pass ended without a target".to_owned())) };
+                return if self.leave_out(&tally)? {
+                    Ok(None)
+                } else {
+                    Err(Error::Bug("a pass ended without a target".to_owned()))
+                };
             }
         };
         let scratch = output.scratch()?;
@@ -363,7 +378,12 @@ impl Run<'_> {
 
     /// Resolves the size; reads the scores once or more where it is a share of what there is. `Err(tally)` if a table
     /// broke on the way.
-    fn target(&self, scan: &Scan<'_>, control: Option<Control>, selected: Option<u64>) -> Result<std::result::Result<Target, Tally>> {
+    fn target(
+        &self,
+        scan: &Scan<'_>,
+        control: Option<Control>,
+        selected: Option<u64>,
+    ) -> Result<std::result::Result<Target, Tally>> {
         let distinct = !self.request.keep_repeats;
         let rule = |start_rank, end_rank, limit| Rule { start_rank, end_rank, distinct, limit };
         let everything = |rule, wanted| Target { rule, first_rank: 0, lower: 0, upper: u64::MAX, wanted };
@@ -422,7 +442,12 @@ impl Run<'_> {
                 target.first_rank = found.below;
             }
         }
-        if let Some(found) = end.and_then(|end| end.checked_sub(1)).map(|last| key_at_rank(scan, last, self.progress)).transpose()?.flatten() {
+        if let Some(found) = end
+            .and_then(|end| end.checked_sub(1))
+            .map(|last| key_at_rank(scan, last, self.progress))
+            .transpose()?
+            .flatten()
+        {
             target.upper = found.key;
         }
         Ok(target)
@@ -453,7 +478,12 @@ impl Run<'_> {
         if chosen.selected + sum + tally.quarantined != tally.input || rows != chosen.selected {
             return Err(Error::Bug(format!("{counts:?} and {rejected:?} do not add up; nothing was written")));
         }
-        counts.extend(rejected.into_iter().filter(|(_, count)| *count > 0).map(|(reason, count)| (format!("rejected.{reason}"), count)));
+        counts.extend(
+            rejected
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(reason, count)| (format!("rejected.{reason}"), count)),
+        );
         let mut quarantined: Vec<_> = tally.listed.values().flatten().cloned().collect();
         quarantined.sort();
         let mut bad_files: Vec<String> = self.resolved.unopened.iter().map(|(file, _)| file.name.clone()).collect();
@@ -505,9 +535,8 @@ fn already_done(output: PathBuf, control: Option<Control>, manifest: &Manifest) 
 fn score_value(key: u64, resolved: &Resolved) -> Result<Value> {
     use arrow_schema::DataType;
     let score = scores_from_keys(&[key], &resolved.columns.score.output)?;
-    let as_type = |to: &DataType| {
-        arrow_cast::cast(&score, to).map_err(|error| Error::Bug(format!("threshold: {error}")))
-    };
+    let as_type =
+        |to: &DataType| arrow_cast::cast(&score, to).map_err(|error| Error::Bug(format!("threshold: {error}")));
     use arrow_array::cast::AsArray;
     use arrow_array::types::{Float64Type, Int64Type, UInt64Type};
     Ok(match score.data_type() {

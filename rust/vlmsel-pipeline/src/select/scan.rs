@@ -1,8 +1,8 @@
 //! One pass over all tables: every row is classed, and those that may win are handed on.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
@@ -574,7 +574,9 @@ impl<'a> Worker<'a> {
                         let chosen = batch.project(&places).map_err(|error| Error::usage(error.to_string()))?;
                         self.encode_some(&chosen, &survivors)?;
                     }
-                    if let (Sink::Collect { collector, .. }, true) = (self.sink, self.arena.memory_bytes() > HAND_OVER_BYTES) {
+                    if let (Sink::Collect { collector, .. }, true) =
+                        (self.sink, self.arena.memory_bytes() > HAND_OVER_BYTES)
+                    {
                         collector.take(&mut self.arena)?;
                     }
                     Ok(())

@@ -208,7 +208,11 @@ impl RunWriter {
     }
 
     fn finish(self) -> Result<File> {
-        let mut file = self.out.into_inner().map_err(std::io::IntoInnerError::into_error).at("write scratch data in", &self.folder)?;
+        let mut file = self
+            .out
+            .into_inner()
+            .map_err(std::io::IntoInnerError::into_error)
+            .at("write scratch data in", &self.folder)?;
         file.rewind().at("read scratch data in", &self.folder)?;
         Ok(file)
     }

@@ -62,7 +62,9 @@ impl Walk {
     /// Judges the next row. `is_repeat` is asked only where it matters, and must remember the id.
     pub fn judge<E>(&mut self, tokens: u64, is_repeat: impl FnOnce() -> Result<bool, E>) -> Result<Verdict, E> {
         let rank = self.rank;
-        if self.rule.end_rank.is_some_and(|end| rank >= end) || (self.left == 0 && matches!(self.rule.limit, Limit::Rows(_))) {
+        if self.rule.end_rank.is_some_and(|end| rank >= end)
+            || (self.left == 0 && matches!(self.rule.limit, Limit::Rows(_)))
+        {
             return Ok(Verdict::Stop);
         }
         self.rank += 1;

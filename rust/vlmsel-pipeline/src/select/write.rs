@@ -82,8 +82,8 @@ impl SelectionWriter {
                 (0..ids.len()).map(|at| <[u8; 16]>::try_from(ids.value(at)).ok()).collect()
             }
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
-                let views = arrow_cast::cast(ids, &DataType::Utf8View)
-                    .map_err(|error| crate::Error::Bug(error.to_string()))?;
+                let views =
+                    arrow_cast::cast(ids, &DataType::Utf8View).map_err(|error| crate::Error::Bug(error.to_string()))?;
                 let views = views.as_string_view();
                 (0..views.len()).map(|at| parse_hex(views.value(at).as_bytes()).map(u128::to_be_bytes)).collect()
             }

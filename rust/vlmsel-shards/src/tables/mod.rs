@@ -117,7 +117,11 @@ impl Table {
 ///
 /// # Errors
 /// [`Error::Usage`] if it does not convert.
-pub fn to_working(array: &arrow_array::ArrayRef, column: &schema::Column, label: &str) -> Result<arrow_array::ArrayRef> {
+pub fn to_working(
+    array: &arrow_array::ArrayRef,
+    column: &schema::Column,
+    label: &str,
+) -> Result<arrow_array::ArrayRef> {
     if array.data_type() == &column.working {
         return Ok(array.clone());
     }

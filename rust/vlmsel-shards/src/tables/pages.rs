@@ -38,7 +38,9 @@ pub fn gather_ids(table: &ParquetTable, group: usize, rows: &[u32], column: &Col
     let Some(leaf) = table.flat_leaf(column) else { return Ok(None) };
     let descr = table.chunk_metadata(group, leaf).column_descr();
     let layout = match (descr.physical_type(), &column.working) {
-        (PhysicalType::FIXED_LEN_BYTE_ARRAY, DataType::FixedSizeBinary(width)) if *width > 0 && *width == descr.type_length() => {
+        (PhysicalType::FIXED_LEN_BYTE_ARRAY, DataType::FixedSizeBinary(width))
+            if *width > 0 && *width == descr.type_length() =>
+        {
             Layout::Fixed(descr.type_length() as usize)
         }
         (PhysicalType::BYTE_ARRAY, DataType::Utf8View | DataType::BinaryView) => Layout::Prefixed,
@@ -48,7 +50,9 @@ pub fn gather_ids(table: &ParquetTable, group: usize, rows: &[u32], column: &Col
     };
     let nullable = descr.max_def_level() == 1;
     let mut wanted = Wanted { sink: Sink::new(&column.working, layout, rows.len()), rows, next: 0 };
-    let damaged = |what: &str| Error::unreadable(&table.path, format!("damaged Parquet: row group {group}, column {:?}: {what}", column.name));
+    let damaged = |what: &str| {
+        Error::unreadable(&table.path, format!("damaged Parquet: row group {group}, column {:?}: {what}", column.name))
+    };
     let mut pages = guarded(&table.path, || table.pages(group, leaf, false))?;
     let mut dictionary: Option<Vec<Bytes>> = None;
     let mut first_row = 0_usize;
@@ -72,7 +76,9 @@ pub fn gather_ids(table: &ParquetTable, group: usize, rows: &[u32], column: &Col
         };
         let (values, count, encoding) = match page {
             Page::DictionaryPage { buf, num_values, .. } => {
-                dictionary = Some(split(&buf, num_values as usize, layout).ok_or_else(|| damaged("its dictionary is cut short"))?);
+                dictionary = Some(
+                    split(&buf, num_values as usize, layout).ok_or_else(|| damaged("its dictionary is cut short"))?,
+                );
                 continue;
             }
             Page::DataPage { buf, num_values, encoding, def_level_encoding, .. } => {
@@ -81,7 +87,9 @@ pub fn gather_ids(table: &ParquetTable, group: usize, rows: &[u32], column: &Col
                         return Ok(None);
                     }
                     let length = buf.get(..4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
-                    let length = length.filter(|length| *length <= buf.len() - 4).ok_or_else(|| damaged("its levels are cut short"))?;
+                    let length = length
+                        .filter(|length| *length <= buf.len() - 4)
+                        .ok_or_else(|| damaged("its levels are cut short"))?;
                     if !all_present(&buf[4..4 + length], num_values as usize) {
                         return Ok(None);
                     }
@@ -91,12 +99,15 @@ pub fn gather_ids(table: &ParquetTable, group: usize, rows: &[u32], column: &Col
                 };
                 (buf.slice(levels..), num_values as usize, encoding)
             }
-            Page::DataPageV2 { buf, num_values, encoding, num_nulls, def_levels_byte_len, rep_levels_byte_len, .. } => {
+            Page::DataPageV2 {
+                buf, num_values, encoding, num_nulls, def_levels_byte_len, rep_levels_byte_len, ..
+            } => {
                 if num_nulls != 0 {
                     return Ok(None);
                 }
                 let levels = (def_levels_byte_len as usize).checked_add(rep_levels_byte_len as usize);
-                let levels = levels.filter(|levels| *levels <= buf.len()).ok_or_else(|| damaged("its levels are cut short"))?;
+                let levels =
+                    levels.filter(|levels| *levels <= buf.len()).ok_or_else(|| damaged("its levels are cut short"))?;
                 (buf.slice(levels..), num_values as usize, encoding)
             }
         };
@@ -294,7 +305,9 @@ impl Sink {
         match (data_type, layout) {
             (DataType::Utf8View, _) => Self::Text(StringViewBuilder::with_capacity(rows), true),
             (DataType::BinaryView, _) => Self::Binary(BinaryViewBuilder::with_capacity(rows)),
-            (other, Layout::Fixed(width)) => Self::Fixed { bytes: Vec::with_capacity(rows * width), data_type: other.clone() },
+            (other, Layout::Fixed(width)) => {
+                Self::Fixed { bytes: Vec::with_capacity(rows * width), data_type: other.clone() }
+            }
             (other, Layout::Prefixed) => Self::Fixed { bytes: Vec::new(), data_type: other.clone() },
         }
     }
@@ -315,7 +328,9 @@ impl Sink {
         macro_rules! primitive {
             ($type:ty, $bytes:expr) => {{
                 let parts = $bytes.chunks_exact(size_of::<<$type as ArrowPrimitiveType>::Native>());
-                let values = parts.map(|part| <$type as ArrowPrimitiveType>::Native::from_le_bytes(part.try_into().unwrap_or_default()));
+                let values = parts.map(|part| {
+                    <$type as ArrowPrimitiveType>::Native::from_le_bytes(part.try_into().unwrap_or_default())
+                });
                 Arc::new(PrimitiveArray::<$type>::from_iter_values(values)) as ArrayRef
             }};
         }
@@ -328,7 +343,9 @@ impl Sink {
             }
             Self::Binary(mut builder) => Arc::new(builder.finish()),
             Self::Fixed { bytes, data_type } => match data_type {
-                DataType::FixedSizeBinary(width) => Arc::new(FixedSizeBinaryArray::try_new(width, Buffer::from_vec(bytes), None).ok()?),
+                DataType::FixedSizeBinary(width) => {
+                    Arc::new(FixedSizeBinaryArray::try_new(width, Buffer::from_vec(bytes), None).ok()?)
+                }
                 DataType::Int64 => primitive!(Int64Type, bytes),
                 DataType::UInt64 => primitive!(UInt64Type, bytes),
                 DataType::Int32 => primitive!(Int32Type, bytes),

@@ -78,9 +78,20 @@ impl ParquetTable {
             let rows = u64::try_from(group.num_rows())
                 .map_err(|_| Error::unreadable(path, format!("a row group of {} rows", group.num_rows())))?;
             starts.push(next);
-            next = next.checked_add(rows).filter(|n| *n < 1 << 48).ok_or_else(|| Error::unreadable(path, "more rows than a file can hold"))?;
+            next = next
+                .checked_add(rows)
+                .filter(|n| *n < 1 << 48)
+                .ok_or_else(|| Error::unreadable(path, "more rows than a file can hold"))?;
         }
-        let table = Self { path: path.to_path_buf(), name: name.to_owned(), bytes, file: input.file, metadata, original, starts };
+        let table = Self {
+            path: path.to_path_buf(),
+            name: name.to_owned(),
+            bytes,
+            file: input.file,
+            metadata,
+            original,
+            starts,
+        };
         table.check_row_groups()?;
         Ok(table)
     }
@@ -90,12 +101,18 @@ impl ParquetTable {
         let declared = self.metadata.metadata().file_metadata().num_rows();
         let counted = self.rows();
         if u64::try_from(declared).ok() != Some(counted) {
-            return Err(Error::unreadable(&self.path, format!("the footer says {declared} rows, its row groups {counted}")));
+            return Err(Error::unreadable(
+                &self.path,
+                format!("the footer says {declared} rows, its row groups {counted}"),
+            ));
         }
         for (at, group) in self.metadata.metadata().row_groups().iter().enumerate() {
             for column in group.columns() {
                 let wrong = |what: String| {
-                    Error::unreadable(&self.path, format!("row group {at}, column {:?}: {what}", column.column_path().string()))
+                    Error::unreadable(
+                        &self.path,
+                        format!("row group {at}, column {:?}: {what}", column.column_path().string()),
+                    )
                 };
                 if let Some(path) = column.file_path() {
                     return Err(wrong(format!("lies in another file ({path:?}), which is not supported")));
@@ -185,7 +202,12 @@ impl ParquetTable {
     }
 
     /// Pages of one column chunk, fetched with one read where the chunk is of a usual size.
-    pub(super) fn pages(&self, group: usize, leaf: usize, sample: bool) -> ParquetResult<SerializedPageReader<ColumnBytes>> {
+    pub(super) fn pages(
+        &self,
+        group: usize,
+        leaf: usize,
+        sample: bool,
+    ) -> ParquetResult<SerializedPageReader<ColumnBytes>> {
         let chunk = self.chunk_metadata(group, leaf);
         let (start, length) = chunk.byte_range();
         let whole = if length <= WHOLE_CHUNK_BYTES && !sample {
@@ -226,12 +248,21 @@ impl ParquetTable {
         non_negative: bool,
         visit: &mut dyn FnMut(&Block<'_>) -> Result<()>,
     ) -> Result<()> {
-        let physical = self.leaf(column).map(|leaf| (leaf, self.metadata.parquet_schema().column(leaf).physical_type()));
+        let physical =
+            self.leaf(column).map(|leaf| (leaf, self.metadata.parquet_schema().column(leaf).physical_type()));
         match (physical, &column.working) {
-            (Some((leaf, PhysicalType::FLOAT)), DataType::Float32) => self.visit_native::<FloatType>(group, leaf, most, non_negative, visit),
-            (Some((leaf, PhysicalType::DOUBLE)), DataType::Float64) => self.visit_native::<DoubleType>(group, leaf, most, non_negative, visit),
-            (Some((leaf, PhysicalType::INT32)), DataType::Int32) => self.visit_native::<Int32Type>(group, leaf, most, non_negative, visit),
-            (Some((leaf, PhysicalType::INT64)), DataType::Int64) => self.visit_native::<Int64Type>(group, leaf, most, non_negative, visit),
+            (Some((leaf, PhysicalType::FLOAT)), DataType::Float32) => {
+                self.visit_native::<FloatType>(group, leaf, most, non_negative, visit)
+            }
+            (Some((leaf, PhysicalType::DOUBLE)), DataType::Float64) => {
+                self.visit_native::<DoubleType>(group, leaf, most, non_negative, visit)
+            }
+            (Some((leaf, PhysicalType::INT32)), DataType::Int32) => {
+                self.visit_native::<Int32Type>(group, leaf, most, non_negative, visit)
+            }
+            (Some((leaf, PhysicalType::INT64)), DataType::Int64) => {
+                self.visit_native::<Int64Type>(group, leaf, most, non_negative, visit)
+            }
             _ => {
                 let mut row = 0;
                 self.read(group, None, &[column], &mut |batch| {
@@ -258,7 +289,10 @@ impl ParquetTable {
         let nullable = descr.max_def_level() == 1;
         let rows = self.group_rows(group).1;
         let mut reader: ColumnReaderImpl<T> = guarded(&self.path, || {
-            Ok(get_typed_column_reader(get_column_reader(descr.clone(), Box::new(self.pages(group, leaf, most < rows)?))))
+            Ok(get_typed_column_reader(get_column_reader(
+                descr.clone(),
+                Box::new(self.pages(group, leaf, most < rows)?),
+            )))
         })?;
         let mut values: Vec<T::T> = Vec::with_capacity(SCORE_BATCH.min(rows));
         let mut levels: Vec<i16> = Vec::new();
@@ -317,7 +351,9 @@ impl ParquetTable {
         let schema = super::schema::working_schema(columns);
         let mut found = 0;
         loop {
-            let Some(batch) = guarded(&self.path, || reader.next().transpose().map_err(ParquetError::from))? else { break };
+            let Some(batch) = guarded(&self.path, || reader.next().transpose().map_err(ParquetError::from))? else {
+                break;
+            };
             let arrays = columns
                 .iter()
                 .map(|column| {
@@ -327,7 +363,8 @@ impl ParquetTable {
                     super::to_working(array, column, &self.path.display().to_string())
                 })
                 .collect::<Result<Vec<_>>>()?;
-            let batch = RecordBatch::try_new(schema.clone(), arrays).map_err(|error| Error::unreadable(&self.path, error))?;
+            let batch =
+                RecordBatch::try_new(schema.clone(), arrays).map_err(|error| Error::unreadable(&self.path, error))?;
             found += batch.num_rows();
             visit(&batch)?;
         }
@@ -351,7 +388,8 @@ impl ParquetTable {
         if let [id] = columns {
             if let Some(ids) = super::pages::gather_ids(self, group, rows, id)? {
                 let schema = super::schema::working_schema(columns);
-                let batch = RecordBatch::try_new(schema, vec![ids]).map_err(|error| Error::unreadable(&self.path, error))?;
+                let batch =
+                    RecordBatch::try_new(schema, vec![ids]).map_err(|error| Error::unreadable(&self.path, error))?;
                 return visit(&batch);
             }
         }

@@ -108,7 +108,8 @@ fn working_type(role: Role, found: &DataType) -> Option<DataType> {
     };
     let allowed = match role {
         Role::Id => {
-            matches!(viewed, DataType::Utf8View | DataType::BinaryView | DataType::FixedSizeBinary(_)) || viewed.is_integer()
+            matches!(viewed, DataType::Utf8View | DataType::BinaryView | DataType::FixedSizeBinary(_))
+                || viewed.is_integer()
         }
         Role::Score => match &viewed {
             DataType::Decimal32(..) | DataType::Decimal64(..) => true,

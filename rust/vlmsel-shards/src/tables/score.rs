@@ -243,7 +243,8 @@ pub fn scores_from_keys(keys: &[u64], data_type: &DataType) -> Result<ArrayRef> 
                 .with_data_type(data_type.clone()),
         ),
         DataType::Decimal64(..) => std::sync::Arc::new(
-            PrimitiveArray::<Decimal64Type>::from_iter_values(keys.iter().map(signed)).with_data_type(data_type.clone()),
+            PrimitiveArray::<Decimal64Type>::from_iter_values(keys.iter().map(signed))
+                .with_data_type(data_type.clone()),
         ),
         DataType::Decimal128(..) => std::sync::Arc::new(
             Decimal128Array::from_iter_values(keys.iter().map(|key| i128::from(signed(key))))

@@ -67,7 +67,8 @@ impl TextTable {
     /// [`Error::Unreadable`] if it does not decompress or has no header.
     pub fn open(path: &Path, name: &str, syntax: Syntax, compression: Compression) -> Result<Self> {
         let bytes = std::fs::metadata(path).at("inspect", path)?.len();
-        let mut table = Self { path: path.to_path_buf(), name: name.to_owned(), bytes, syntax, compression, header: Vec::new() };
+        let mut table =
+            Self { path: path.to_path_buf(), name: name.to_owned(), bytes, syntax, compression, header: Vec::new() };
         table.header = match syntax {
             Syntax::Csv => {
                 let (mut reader, _) = table.csv_reader()?;
@@ -160,7 +161,8 @@ impl TextTable {
                     match lines.next(&mut line)? {
                         LineEnd::End => break,
                         LineEnd::TooLong => bad(self.bad_line(lines.number, "line_too_long", ""))?,
-                        LineEnd::Line => match parse_object(&line).and_then(|record| cells_of_object(&record, columns)) {
+                        LineEnd::Line => match parse_object(&line).and_then(|record| cells_of_object(&record, columns))
+                        {
                             Ok(cells) => batch.push(cells),
                             Err((reason, detail)) => bad(self.bad_line(lines.number, reason, &detail))?,
                         },
@@ -481,7 +483,9 @@ struct Capped {
 impl Read for Capped {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if self.since_record.load(Ordering::Relaxed) > MAX_RECORD_BYTES as u64 {
-            return Err(std::io::Error::other(format!("a record of more than {MAX_RECORD_BYTES} bytes (an unclosed quote?)")));
+            return Err(std::io::Error::other(format!(
+                "a record of more than {MAX_RECORD_BYTES} bytes (an unclosed quote?)"
+            )));
         }
         let read = self.inner.read(buffer)?;
         self.since_record.fetch_add(read as u64, Ordering::Relaxed);
@@ -495,13 +499,20 @@ mod tests {
 
     #[test]
     fn constants_are_quoted_outside_strings_only() {
-        assert_eq!(quote_constants(r#"{"a": NaN, "b": "NaN \" Infinity", "c": -Infinity}"#).unwrap(), r#"{"a": "NaN", "b": "NaN \" Infinity", "c": "-Infinity"}"#);
+        assert_eq!(
+            quote_constants(r#"{"a": NaN, "b": "NaN \" Infinity", "c": -Infinity}"#).unwrap(),
+            r#"{"a": "NaN", "b": "NaN \" Infinity", "c": "-Infinity"}"#
+        );
         assert_eq!(quote_constants(r#"{"a": 1}"#), None);
     }
 
     #[test]
     fn integers_that_a_float_would_round_are_refused() {
-        let column = Column { name: "s".into(), working: arrow_schema::DataType::Float64, output: arrow_schema::DataType::Float64 };
+        let column = Column {
+            name: "s".into(),
+            working: arrow_schema::DataType::Float64,
+            output: arrow_schema::DataType::Float64,
+        };
         let cells = |text: &str| cells_of_object(&parse_object(text.as_bytes()).unwrap(), &[(&column, Role::Score)]);
         assert!(cells(r#"{"s": 9007199254740992}"#).is_ok());
         assert!(cells(r#"{"s": 9007199254740993}"#).is_err());

@@ -23,11 +23,7 @@ pub fn last_key(threshold: f64, data_type: &DataType, descending: bool) -> Optio
         }
         DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => {
             let whole = if descending { threshold.ceil().max(0.0) } else { threshold.floor() };
-            if whole < 0.0 || whole >= 18_446_744_073_709_551_616.0 && descending {
-                None
-            } else {
-                Some(whole as u64)
-            }
+            if whole < 0.0 || whole >= 18_446_744_073_709_551_616.0 && descending { None } else { Some(whole as u64) }
         }
         other => {
             let scale = match other {
@@ -38,7 +34,8 @@ pub fn last_key(threshold: f64, data_type: &DataType, descending: bool) -> Optio
             };
             let scaled = threshold * scale;
             let whole = if descending { scaled.ceil() } else { scaled.floor() };
-            let outside = if descending { whole >= 9_223_372_036_854_775_808.0 } else { whole < -9_223_372_036_854_775_808.0 };
+            let outside =
+                if descending { whole >= 9_223_372_036_854_775_808.0 } else { whole < -9_223_372_036_854_775_808.0 };
             (!outside).then(|| score_key::from_i64(whole as i64))
         }
     })

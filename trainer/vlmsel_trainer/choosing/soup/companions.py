@@ -7,6 +7,7 @@ the folder or the library's version does not and is reported.
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,15 +20,12 @@ from vlmsel.errors import UnreadableError, UsageError
 from .checkpoint import parse_json
 
 _MAX_FILE_BYTES = 256 << 20
-_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".spm", ".py")
 _FOLDERS = ("additional_chat_templates",)
-#: Belongs to one training run or to one set of files, not to the soup.
-_LEFT = frozenset(
-    {
-        "model.safetensors.index.json", "pytorch_model.bin.index.json", "adapter_config.json", "manifest.json", "run.json",
-        "trainer_state.json", "training_args.json", "all_results.json", "train_results.json", "eval_results.json",
-        "requirements.txt", "latest",
-    }
+#: What goes along with a model. Everything else in a folder (optimizer, logs, records of a training) stays behind.
+_PATTERNS = (
+    "config.json", "configuration.json", "generation_config.json", "*processor_config.json",
+    "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab*.json", "vocab*.txt", "merges.txt",
+    "chat_template*", "*.jinja", "*.model", "*.tiktoken", "*.spm", "*.py",
 )  # fmt: skip
 #: Keys that say where a file came from and not what it means, at any depth. (Dtypes are compared tensor by tensor.)
 _HARMLESS = frozenset(
@@ -85,7 +83,7 @@ def read_companions(folder: Path) -> Companions:
             continue
         for entry in sorted(os.scandir(place), key=lambda e: e.name):
             name = entry.name if place == folder else f"{place.name}/{entry.name}"
-            if entry.name.startswith(".") or entry.name in _LEFT or not entry.name.endswith(_SUFFIXES):
+            if not any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in _PATTERNS):
                 continue
             if not entry.is_file():
                 continue

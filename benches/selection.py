@@ -1,6 +1,6 @@
 """``vlmsel.select`` beside DuckDB, Polars and chDB, and the floor of pyarrow decoding both columns.
 
-    python benches/select.py --rows 200M --k 1M --ids binary,hex,int --out benches/runs/<date>-<machine>/select.json
+    python benches/selection.py --rows 200M --k 1M --ids binary,hex,int --out benches/runs/<date>-<machine>/select.json
 
 Tables of (id, f32 score, u16) in 8 Parquet files as pyarrow writes them, made from a seed. Every contender is a fresh
 process that times itself after its imports; the files are read once before each run, so that the page cache is warm for

@@ -1,0 +1,95 @@
+"""``vlmsel shard``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from vlmsel.cli.options import COUNT, Common, common_options
+
+
+@click.command("shard")
+@click.option(
+    "--selection",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Selection folder, DataComp .npy, or text file of ids; selection/ by default.",
+)
+@click.option(
+    "--index",
+    "index_folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of vlmsel index; index/ by default.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Folder to write; shards/ in the workspace by default."
+)
+@click.option(
+    "--samples-per-shard",
+    type=COUNT,
+    default=10_000,
+    show_default=True,
+    metavar="N",
+    help="Samples in each tar but the last.",
+)
+@click.option(
+    "--shuffle",
+    type=click.IntRange(0, 2**64 - 1),
+    metavar="SEED",
+    help="Shuffle by this seed; in the order of ids by default.",
+)
+@click.option(
+    "--source", "named", multiple=True, metavar="NAME=PATH", help="Where a source lies now, if it moved; repeatable."
+)
+@click.option(
+    "--image-root", type=click.Path(path_type=Path), metavar="DIR", help="Where the images of JSON records lie now."
+)
+@common_options
+def command(
+    common: Common,
+    selection: Path | None,
+    index_folder: Path | None,
+    output: Path | None,
+    samples_per_shard: int,
+    shuffle: int | None,
+    named: tuple[str, ...],
+    image_root: Path | None,
+) -> None:
+    """Copy the selected pairs into new tar shards, byte for byte."""
+    from vlmsel.cli.index import split_sources
+    from vlmsel.cli.progress import Progress
+    from vlmsel.cli.report import Report
+    from vlmsel.sharding import shard
+
+    report = Report("shard", as_json=common.json, quiet=common.quiet)
+    with Progress("shard", quiet=common.quiet, unit="pairs") as progress:
+        done = shard(
+            selection or common.place("selection"),
+            index=index_folder or common.place("index"),
+            output=output or common.place("shards"),
+            samples_per_shard=samples_per_shard,
+            shuffle=shuffle,
+            named_sources=dict(split_sources(named)),
+            image_root=image_root,
+            threads=common.threads,
+            memory_limit=common.memory_limit,
+            strict=common.strict,
+            max_bad_fraction=common.max_bad_fraction,
+            allow_bad_files=common.allow_bad_files,
+            overwrite=common.overwrite,
+            dry_run=common.dry_run,
+            watch=progress.update,
+        )
+    size = f"{done.written:,} pairs in {done.shards:,} tars of {done.bytes:,} bytes"
+    if done.dry_run:
+        report.say(f"would write {size} into {done.path}")
+    elif done.already_finished:
+        report.say(f"{done.path} is up to date: {size}; nothing was touched")
+    else:
+        report.say(f"wrote {size} into {done.path}")
+    if done.quarantined:
+        report.warn(f"{done.quarantined:,} of {done.input:,} ids are not in the index")
+    report.result(done.path, {key: value for key, value in asdict(done).items() if key != "path"})

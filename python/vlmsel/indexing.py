@@ -1,0 +1,140 @@
+"""``vlmsel.index``: where every sample's bytes lie and what they hold."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlmsel import _core
+
+PathLike = str | os.PathLike[str]
+#: ``watch(records, records_total, bytes, bytes_total)``; a total of 0 is unknown.
+Watch = Callable[[int, int, int, int], None]
+
+
+@dataclass(frozen=True)
+class Index:
+    """A finished index folder and its counts: ``input == ok + quarantined``."""
+
+    path: Path
+    input: int
+    ok: int
+    quarantined: int
+    reasons: dict[str, int]
+    """Quarantined records by reason."""
+    shards: int
+    shards_read: int
+    """Shards that this call read; the others were in the index already."""
+    bytes: int
+    damaged: list[str] = field(default_factory=list)
+    """Files that could not be read to their end, and why."""
+    already_finished: bool = False
+    dry_run: bool = False
+
+
+def paths_of(value: PathLike | Iterable[PathLike]) -> list[str]:
+    """One path or many as text."""
+    if isinstance(value, str | os.PathLike):
+        return [os.fspath(value)]
+    return [os.fspath(item) for item in value]
+
+
+def run_options(
+    *,
+    threads: int | None,
+    memory_limit: int | None,
+    strict: bool,
+    max_bad_fraction: float,
+    allow_bad_files: int,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """The options of every command over shards, as the extension module takes them."""
+    return {
+        "threads": threads or 0,
+        "memory_limit": memory_limit or 0,
+        "strict": strict,
+        "max_bad_fraction": max_bad_fraction,
+        "allow_bad_files": allow_bad_files,
+        "overwrite": overwrite,
+        "dry_run": dry_run,
+    }
+
+
+def named(sources: dict[str, PathLike] | None) -> list[str]:
+    """``{"laion": "/data/laion"}`` as ``NAME=PATH`` words."""
+    return [f"{name}={os.fspath(path)}" for name, path in (sources or {}).items()]
+
+
+def index(
+    sources: PathLike | Iterable[PathLike] = (),
+    *,
+    output: PathLike = "index",
+    named_sources: dict[str, PathLike] | None = None,
+    image_root: PathLike | None = None,
+    id_column: str | None = None,
+    threads: int | None = None,
+    memory_limit: int | None = None,
+    strict: bool = False,
+    max_bad_fraction: float = 0.001,
+    allow_bad_files: int = 0,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    watch: Watch | None = None,
+) -> Index:
+    """Index WebDataset tars (with img2dataset's Parquet files beside them) and LLaVA or caption JSON.
+
+    ``sources`` are files, folders, patterns, braces or ``@list`` files; ``named_sources`` gives sources a name of one's
+    own. ``image_root`` is the folder that image paths in JSON records are relative to (by default that of the JSON file).
+    ``id_column`` names the JSON field (or img2dataset column) that holds an id of 32 hexadecimal characters; a field
+    ``uid`` of that form is always kept.
+
+    A second call with more shards reads only those. One part per shard; a killed run goes on where it was.
+
+    Raises NotFoundError and UsageError for what cannot be asked, UnreadableError if more than ``max_bad_fraction`` of the
+    records or more than ``allow_bad_files`` files cannot be used, StrictError at the first one under ``strict``,
+    MismatchError if a shard of the finished index changed or is gone, LockedError, ResourceError.
+    """
+    options = {
+        "sources": paths_of(sources),
+        "named_sources": named(named_sources),
+        "image_root": None if image_root is None else os.fspath(image_root),
+        "id_column": id_column,
+        "output": os.fspath(output),
+        "run": run_options(
+            threads=threads,
+            memory_limit=memory_limit,
+            strict=strict,
+            max_bad_fraction=max_bad_fraction,
+            allow_bad_files=allow_bad_files,
+            overwrite=overwrite,
+            dry_run=dry_run,
+        ),
+    }
+    summary: dict[str, Any] = json.loads(_core.index(json.dumps(options), watch))
+    return Index(path=Path(summary.pop("output")), **summary)
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """One member of a tar; ``kind`` is ``file``, ``folder`` or the reason why it is no part of a data set."""
+
+    name: str
+    header_offset: int
+    offset: int
+    size_bytes: int
+    kind: str
+
+
+def tar_members(path: PathLike) -> tuple[list[TarMember], str, int]:
+    """Members of a tar as the index sees them, how it ended, and where.
+
+    It ended in ``end``, ``trailing_garbage``, or damage: ``truncated``, ``bad_checksum``, ``bad_number``,
+    ``bad_extended_header``, ``second_archive``, ``not_a_tar``.
+    """
+    members, (ended, offset) = _core.tar_members(os.fspath(path))
+    return [TarMember(*member) for member in members], ended, offset

@@ -1,0 +1,317 @@
+//! `index`: where every sample's bytes lie and what they hold, one part per shard.
+
+mod json_shard;
+mod tar_shard;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use vlmsel_shards::error::IoContext;
+use vlmsel_shards::fingerprint::fingerprint;
+use vlmsel_shards::index_table::IndexTableWriter;
+use vlmsel_shards::manifest::{InputRecord, Manifest, PartRecord};
+use vlmsel_shards::output::{Opening, Output, OutputSpec, Summary};
+use vlmsel_shards::quarantine::{Quarantined, to_json_lines};
+
+use crate::error::{Error, Result};
+use crate::policy::RunOptions;
+use crate::progress::Progress;
+use crate::sources::{Kind, ShardFile, Sources, resolve};
+
+/// What to index, and how.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IndexOptions {
+    /// SRC arguments.
+    pub sources: Vec<String>,
+    /// `NAME=PATH` arguments.
+    #[serde(default)]
+    pub named_sources: Vec<String>,
+    /// Folder that image paths in JSON records are relative to; the root of the JSON file if not given.
+    #[serde(default)]
+    pub image_root: Option<PathBuf>,
+    /// JSON field (or img2dataset column) that holds an id of 32 hexadecimal characters.
+    #[serde(default)]
+    pub id_column: Option<String>,
+    /// The output folder.
+    pub output: PathBuf,
+    /// Options that every command has.
+    #[serde(default)]
+    pub run: RunOptions,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct IndexSummary {
+    /// The output folder.
+    pub output: PathBuf,
+    /// Records seen.
+    pub input: u64,
+    /// Records indexed.
+    pub ok: u64,
+    /// Records put aside.
+    pub quarantined: u64,
+    /// The same by reason.
+    pub reasons: BTreeMap<String, u64>,
+    /// Shards in the index.
+    pub shards: u64,
+    /// Shards that this run read.
+    pub shards_read: u64,
+    /// Bytes of all shards.
+    pub bytes: u64,
+    /// Files that could not be read to their end, and why.
+    pub damaged: Vec<String>,
+    /// The output was complete before; nothing was touched.
+    pub already_finished: bool,
+    /// This was a plan; nothing was written.
+    pub dry_run: bool,
+}
+
+/// Collects what one shard gives.
+struct Unit<'a> {
+    shard: &'a ShardFile,
+    options: &'a IndexOptions,
+    progress: &'a Progress,
+    table: IndexTableWriter<BufWriter<File>>,
+    quarantined: Vec<Quarantined>,
+    reasons: BTreeMap<String, u64>,
+    bad: u64,
+    rows: u64,
+    damage: Option<String>,
+    detail: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Unit<'_> {
+    fn push(&mut self, row: vlmsel_shards::index_table::IndexRow) -> vlmsel_shards::Result<()> {
+        self.rows += 1;
+        self.progress.add(1, 0)?;
+        self.table.push(row)
+    }
+
+    fn put_aside(&mut self, record: Quarantined) -> Result<()> {
+        self.options.run.refuse(&record)?;
+        self.bad += 1;
+        *self.reasons.entry(record.reason.clone()).or_default() += 1;
+        if self.quarantined.len() < vlmsel_shards::quarantine::LISTED {
+            self.quarantined.push(record);
+        }
+        Ok(())
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Exit 3 where too much cannot be read (what was read is kept for the next run), 7 where inputs changed, and whatever
+/// [`Output::begin`] refuses.
+pub fn index(options: &IndexOptions, progress: &Progress) -> Result<IndexSummary> {
+    let sources = resolve(&options.sources, &options.named_sources)?;
+    if let Some(root) = options.image_root.as_ref().filter(|root| !root.is_dir()) {
+        return Err(vlmsel_shards::Error::NotFound { path: root.clone(), hint: " (--image-root)".to_owned() }.into());
+    }
+    let pool = options.run.pool()?;
+    let inputs = pool.install(|| fingerprints(&sources, progress))?;
+    let bytes: u64 = inputs.iter().map(|input| input.bytes).sum();
+    progress.expect(0, bytes);
+    if options.run.dry_run {
+        let shards = sources.shards.len() as u64;
+        return Ok(IndexSummary {
+            output: options.output.clone(),
+            shards,
+            bytes,
+            dry_run: true,
+            ..IndexSummary::default()
+        });
+    }
+    let spec = OutputSpec {
+        path: options.output.clone(),
+        command: "index".to_owned(),
+        config: json!({ "id_column": options.id_column }),
+        inputs,
+        guarded: sources.guarded.clone(),
+        overwrite: options.run.overwrite,
+        extend: true,
+        resume: true,
+    };
+    let output = match Output::begin(spec)? {
+        Opening::Finished(manifest) => return judge(options, summary_of(options, &manifest, 0, true)),
+        Opening::Open(output) => output,
+    };
+    let todo: Vec<&ShardFile> = left_to_do(&sources, &output)?;
+    pool.install(|| todo.par_iter().try_for_each(|shard| index_shard(shard, &sources, options, &output, progress)))?;
+
+    let parts: Vec<PartRecord> = output.committed().into_values().collect();
+    let mut summary = summarise(options, &parts, todo.len() as u64, false);
+    summary.bytes = bytes;
+    let summary = judge(options, summary)?;
+    let counts = [("input", summary.input), ("ok", summary.ok), ("quarantined", summary.quarantined)];
+    output.finish(Summary {
+        counts: counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+        roots: sources.to_json(
+            options.image_root.as_ref().map(|p| std::fs::canonicalize(p).unwrap_or_else(|_| p.clone())).as_deref(),
+        ),
+        provenance: json!({}),
+        run: json!({ "shards_read": summary.shards_read }),
+    })?;
+    Ok(summary)
+}
+
+fn judge(options: &IndexOptions, summary: IndexSummary) -> Result<IndexSummary> {
+    let reasons: Vec<String> = summary.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    options.run.judge(summary.input, summary.quarantined, &summary.damaged, &reasons.join(", "))?;
+    if summary.input != summary.ok + summary.quarantined {
+        return Err(Error::Bug(format!(
+            "{} records in, {} indexed and {} put aside",
+            summary.input, summary.ok, summary.quarantined
+        )));
+    }
+    Ok(summary)
+}
+
+/// Fingerprints of all shards and their Parquet files.
+pub(crate) fn fingerprints(sources: &Sources, progress: &Progress) -> Result<Vec<InputRecord>> {
+    let all: Vec<(PathBuf, String)> = sources
+        .shards
+        .iter()
+        .flat_map(|shard| {
+            let sidecar = shard.sidecar.iter().map(|path| (path.clone(), shard.sidecar_unit()));
+            std::iter::once((shard.path.clone(), shard.unit())).chain(sidecar).collect::<Vec<_>>()
+        })
+        .collect();
+    let records: Result<Vec<InputRecord>> = all
+        .par_iter()
+        .map(|(path, name)| {
+            progress.check()?;
+            match fingerprint(path, name) {
+                Ok(record) => Ok(record),
+                // The unit itself reports it, and `--allow-bad-files` decides.
+                Err(vlmsel_shards::Error::Io { .. }) => {
+                    Ok(InputRecord { name: name.clone(), bytes: 0, fingerprint: "unreadable".to_owned() })
+                }
+                Err(error) => Err(error.into()),
+            }
+        })
+        .collect();
+    records
+}
+
+/// Shards without a committed part. A part made without the Parquet file that now lies beside its tar is a mismatch.
+fn left_to_do<'a>(sources: &'a Sources, output: &Output) -> Result<Vec<&'a ShardFile>> {
+    let committed = output.committed();
+    let mut todo = Vec::new();
+    for shard in &sources.shards {
+        match committed.get(&shard.unit()) {
+            None => todo.push(shard),
+            Some(part) => {
+                let had = part.detail.get("sidecar").and_then(serde_json::Value::as_bool).unwrap_or(false);
+                if had != shard.sidecar.is_some() {
+                    return Err(vlmsel_shards::Error::Mismatch(format!(
+                        "{} was indexed {} the Parquet file beside it; index into another folder with -o, or again with --overwrite",
+                        shard.path.display(),
+                        if had { "with" } else { "without" }
+                    ))
+                    .into());
+                }
+            }
+        }
+    }
+    Ok(todo)
+}
+
+/// The part's file name: readable, unique, and short whatever the shard is called.
+fn part_name(unit: &str) -> String {
+    let plain: String =
+        unit.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '-' }).collect();
+    let tail: String = plain.chars().rev().take(80).collect::<Vec<_>>().into_iter().rev().collect();
+    let hash = vlmsel_core::hash::to_hex(&vlmsel_core::hash::image_hash(unit.as_bytes()));
+    format!("{}-{}", tail.trim_start_matches(['.', '_', '-']), &hash[..8])
+}
+
+fn index_shard(
+    shard: &ShardFile,
+    sources: &Sources,
+    options: &IndexOptions,
+    output: &Output,
+    progress: &Progress,
+) -> Result<()> {
+    progress.check()?;
+    let name = part_name(&shard.unit());
+    let (table_name, quarantine_name) = (format!("{name}.parquet"), format!("{name}.quarantine.jsonl"));
+    let path = output.temporary(&table_name)?;
+    let file = File::create(&path).at("create", &path)?;
+    let table = IndexTableWriter::new(BufWriter::with_capacity(1 << 18, file), &shard.source, &shard.name)?;
+    let mut unit = Unit {
+        shard,
+        options,
+        progress,
+        table,
+        quarantined: Vec::new(),
+        reasons: BTreeMap::new(),
+        bad: 0,
+        rows: 0,
+        damage: None,
+        detail: serde_json::Map::new(),
+    };
+    match shard.kind {
+        Kind::Tar => tar_shard::read(&mut unit)?,
+        Kind::Json => {
+            let root = sources.roots.iter().find(|root| root.name == shard.source).map(|root| root.path.clone());
+            json_shard::read(&mut unit, &options.image_root.clone().or(root).unwrap_or_default())?;
+        }
+    }
+    let Unit { table, quarantined, reasons, bad, rows, damage, mut detail, .. } = unit;
+    let (written, writer) = table.finish()?;
+    writer.into_inner().map_err(std::io::IntoInnerError::into_error).at("write", &path)?;
+    if written != rows {
+        return Err(Error::Bug(format!("{rows} rows of {} became {written}", shard.path.display())));
+    }
+    let mut names = vec![table_name.as_str()];
+    if !quarantined.is_empty() {
+        let path = output.temporary(&quarantine_name)?;
+        std::fs::write(&path, to_json_lines(&quarantined)).at("write", &path)?;
+        names.push(&quarantine_name);
+    }
+    let counts = [("input", rows + bad), ("ok", rows), ("quarantined", bad)];
+    let counts = counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+    detail.insert("sidecar".to_owned(), shard.sidecar.is_some().into());
+    detail.insert("reasons".to_owned(), json!(reasons));
+    detail.insert("damage".to_owned(), json!(damage));
+    output.commit(&shard.unit(), &names, rows, counts, detail.into())?;
+    Ok(())
+}
+
+fn summary_of(options: &IndexOptions, manifest: &Manifest, read: u64, finished: bool) -> IndexSummary {
+    let mut summary = summarise(options, &manifest.parts, read, finished);
+    summary.bytes = manifest.inputs.iter().map(|input| input.bytes).sum();
+    summary
+}
+
+fn summarise(options: &IndexOptions, parts: &[PartRecord], read: u64, finished: bool) -> IndexSummary {
+    let mut summary = IndexSummary {
+        output: options.output.clone(),
+        shards: parts.len() as u64,
+        shards_read: read,
+        already_finished: finished,
+        ..IndexSummary::default()
+    };
+    for part in parts {
+        let count = |name: &str| part.counts.get(name).copied().unwrap_or(0);
+        summary.input += count("input");
+        summary.ok += count("ok");
+        summary.quarantined += count("quarantined");
+        if let Some(reasons) = part.detail.get("reasons").and_then(serde_json::Value::as_object) {
+            for (reason, n) in reasons {
+                *summary.reasons.entry(reason.clone()).or_default() += n.as_u64().unwrap_or(0);
+            }
+        }
+        if let Some(damage) = part.detail.get("damage").and_then(serde_json::Value::as_str) {
+            summary.damaged.push(format!("{}: {damage}", part.unit));
+        }
+    }
+    summary
+}

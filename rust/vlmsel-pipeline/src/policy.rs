@@ -1,0 +1,94 @@
+//! How much unreadable input a run puts up with, and on how many threads it works.
+
+use serde::Deserialize;
+use vlmsel_shards::quarantine::Quarantined;
+
+use crate::error::{Error, Result};
+
+/// Options that every command over shards has; none of them decides what a finished output holds.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunOptions {
+    /// Threads; 0 for as many as there are cores.
+    pub threads: usize,
+    /// Bytes of memory to stay under; 0 for no limit.
+    pub memory_limit: u64,
+    /// End at the first bad record.
+    pub strict: bool,
+    /// Quarantined records over input records.
+    pub max_bad_fraction: f64,
+    /// Files that may be damaged.
+    pub allow_bad_files: u64,
+    /// Replace a finished output of other inputs or options.
+    pub overwrite: bool,
+    /// Plan only.
+    pub dry_run: bool,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            memory_limit: 0,
+            strict: false,
+            max_bad_fraction: 0.001,
+            allow_bad_files: 0,
+            overwrite: false,
+            dry_run: false,
+        }
+    }
+}
+
+/// What a thread may need at its worst: buffers, a row group and its encoded form.
+const THREAD_BYTES: u64 = 96 << 20;
+
+impl RunOptions {
+    /// A pool of the asked size, smaller where the memory limit does not allow as many.
+    pub fn pool(&self) -> Result<rayon::ThreadPool> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let wanted = if self.threads == 0 { cores } else { self.threads };
+        let afforded = if self.memory_limit == 0 { wanted as u64 } else { (self.memory_limit / THREAD_BYTES).max(1) };
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(wanted.min(afforded as usize))
+            .build()
+            .map_err(|error| Error::Shards(vlmsel_shards::Error::Resource(format!("cannot start threads: {error}"))))
+    }
+
+    /// Under `--strict` a bad record ends the run.
+    pub fn refuse(&self, bad: &Quarantined) -> Result<()> {
+        if !self.strict {
+            return Ok(());
+        }
+        let place = bad.position.map(|at| format!(", {} {at}", bad.unit)).unwrap_or_default();
+        let key = bad.key.as_deref().map(|key| format!(", key {key:?}")).unwrap_or_default();
+        Err(Error::Strict(format!(
+            "{}{place}{key}: {} ({:?}); without --strict such records are put aside",
+            bad.file, bad.reason, bad.detail
+        )))
+    }
+
+    /// Judges a finished run: `damaged` names the files that could not be read to their end, and why.
+    pub fn judge(&self, input: u64, quarantined: u64, damaged: &[String], where_listed: &str) -> Result<()> {
+        if damaged.len() as u64 > self.allow_bad_files {
+            let shown = damaged.iter().take(10).map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n");
+            let more = damaged.len().saturating_sub(10);
+            let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
+            let text = format!(
+                "{} file(s) cannot be read to their end, {} allowed:\n{shown}{more}\nRepair or leave them out, or keep what can be read with --allow-bad-files {}",
+                damaged.len(),
+                self.allow_bad_files,
+                damaged.len()
+            );
+            return Err(if self.strict { Error::Strict(text) } else { Error::TooMuchUnreadable(text) });
+        }
+        if quarantined as f64 > self.max_bad_fraction * input as f64 {
+            let fraction = quarantined as f64 / input.max(1) as f64;
+            return Err(Error::TooMuchUnreadable(format!(
+                "{quarantined} of {input} records cannot be used ({fraction:.4}, allowed {}): {where_listed}\n`vlmsel doctor` says what is wrong with each; accept it with --max-bad-fraction {:.4}",
+                self.max_bad_fraction,
+                (fraction * 1e4).ceil() / 1e4
+            )));
+        }
+        Ok(())
+    }
+}

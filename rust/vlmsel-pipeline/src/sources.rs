@@ -1,0 +1,241 @@
+//! From the SRC arguments to named roots and the shards below them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use vlmsel_shards::error::IoContext;
+use vlmsel_shards::img2dataset::sidecar_path;
+use vlmsel_shards::inputs::expand;
+use vlmsel_shards::json_values::is_json_name;
+
+use crate::error::{Error, Result};
+
+/// How a shard is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A WebDataset tar.
+    Tar,
+    /// LLaVA or caption JSON, as lines or as a list.
+    Json,
+}
+
+/// Where the shards of one source lie. Rows hold paths below it, so that data may move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    /// The source's name.
+    pub name: String,
+    /// Its folder.
+    pub path: PathBuf,
+}
+
+/// One file to index: the unit of work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardFile {
+    /// Name of its source.
+    pub source: String,
+    /// Path below the source's root, with `/`.
+    pub name: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// How to read it.
+    pub kind: Kind,
+    /// The Parquet file that img2dataset wrote beside it.
+    pub sidecar: Option<PathBuf>,
+}
+
+impl ShardFile {
+    /// Identity of the unit, and the name of the input in the manifest.
+    pub fn unit(&self) -> String {
+        format!("{}/{}", self.source, self.name)
+    }
+
+    /// Name of the input that [`ShardFile::sidecar`] is.
+    pub fn sidecar_unit(&self) -> String {
+        Path::new(&self.unit()).with_extension("parquet").to_string_lossy().into_owned()
+    }
+}
+
+/// All roots and shards of a run.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// By name.
+    pub roots: Vec<Root>,
+    /// By source and name.
+    pub shards: Vec<ShardFile>,
+    /// What the user named: outputs must not touch it.
+    pub guarded: Vec<PathBuf>,
+}
+
+impl Sources {
+    /// The manifest's `roots`.
+    pub fn to_json(&self, image_root: Option<&Path>) -> Value {
+        let image_root = image_root.map(|path| path.to_string_lossy().into_owned());
+        self.roots
+            .iter()
+            .map(|root| (root.name.clone(), json!({ "path": root.path.to_string_lossy(), "image_root": image_root })))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    }
+}
+
+/// Resolves the arguments; `named` holds `NAME=PATH` pairs.
+///
+/// A folder is its own root; the root of a file is its folder, that of a pattern the folder before its first wildcard. A
+/// root is named after its last folder unless `NAME=PATH` says otherwise.
+///
+/// # Errors
+/// Exit 2 for a path that is not there, a file of another kind, or two roots of one name.
+pub fn resolve(arguments: &[String], named: &[String]) -> Result<Sources> {
+    let mut asked = Vec::new();
+    for argument in arguments {
+        asked.extend(unlist(argument, 0)?.into_iter().map(|argument| (None, argument)));
+    }
+    for pair in named {
+        let (name, path) = pair
+            .split_once('=')
+            .filter(|(name, path)| !name.is_empty() && !path.is_empty())
+            .ok_or_else(|| Error::usage(format!("--source {pair}: write NAME=PATH, for example laion=/data/laion")))?;
+        if name.contains(['/', '\0']) {
+            return Err(Error::usage(format!("--source {pair}: a source's name holds no `/`")));
+        }
+        asked.extend(unlist(path, 0)?.into_iter().map(|argument| (Some(name.to_owned()), argument)));
+    }
+    if asked.is_empty() {
+        return Err(Error::usage("nothing to read: name a tar, a JSONL file, a folder or a pattern"));
+    }
+    let mut roots: BTreeMap<String, PathBuf> = BTreeMap::new();
+    let (mut sources, mut seen) = (Sources::default(), HashSet::new());
+    for (name, argument) in asked {
+        let root = root_of(&argument)?;
+        let files = expand(&[argument.clone()], "tar or JSONL file", &accepts)?;
+        let has_tars = files.iter().any(|file| kind_of(&file.path) == Some(Kind::Tar));
+        let is_folder = Path::new(&argument).is_dir();
+        let name = match name {
+            Some(name) => name,
+            None => root.file_name().map_or_else(|| "root".to_owned(), |n| n.to_string_lossy().into_owned()),
+        };
+        match roots.get(&name) {
+            Some(known) if *known != root => {
+                return Err(Error::usage(format!(
+                    "two sources are named {name}: {} and {}; tell them apart with --source NAME=PATH",
+                    known.display(),
+                    root.display()
+                )));
+            }
+            _ => roots.insert(name.clone(), root.clone()),
+        };
+        if is_folder {
+            sources.guarded.push(PathBuf::from(&argument));
+        }
+        for file in files {
+            let kind = kind_of(&file.path).ok_or_else(|| wrong_kind(&file.path))?;
+            // The JSON files beside tars are statistics that img2dataset and others leave.
+            if is_folder && has_tars && kind == Kind::Json {
+                continue;
+            }
+            let real = fs::canonicalize(&file.path).at("resolve", &file.path)?;
+            let below = real.strip_prefix(&root).unwrap_or(Path::new(&file.name)).to_string_lossy().into_owned();
+            let below = if is_folder { file.name.clone() } else { below };
+            if !seen.insert(real) {
+                continue;
+            }
+            let sidecar = if kind == Kind::Tar { sidecar_path(&file.path) } else { None };
+            if !is_folder {
+                sources.guarded.push(file.path.clone());
+            }
+            sources.shards.push(ShardFile { source: name.clone(), name: below, path: file.path, kind, sidecar });
+        }
+    }
+    sources.roots = roots.into_iter().map(|(name, path)| Root { name, path }).collect();
+    sources.shards.sort_by(|a, b| (&a.source, &a.name).cmp(&(&b.source, &b.name)));
+    Ok(sources)
+}
+
+fn unlist(argument: &str, depth: usize) -> Result<Vec<String>> {
+    let Some(list) = argument.strip_prefix('@').filter(|_| !Path::new(argument).exists()) else {
+        return Ok(vec![argument.to_owned()]);
+    };
+    if depth >= 8 {
+        return Err(Error::usage(format!("{argument}: lists name each other more than 8 deep")));
+    }
+    let text = fs::read_to_string(list).at("open", list)?;
+    let mut out = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        out.extend(unlist(line, depth + 1)?);
+    }
+    Ok(out)
+}
+
+/// The real folder that shard names are relative to.
+fn root_of(argument: &str) -> Result<PathBuf> {
+    let path = Path::new(argument);
+    let folder = if path.is_dir() {
+        path.to_path_buf()
+    } else {
+        let literal = match argument.find(['*', '?', '[', '{']).filter(|_| !path.exists()) {
+            Some(at) => &argument[..at],
+            None => argument,
+        };
+        let cut = literal.rfind('/').map_or("", |at| &literal[..=at]);
+        PathBuf::from(if cut.is_empty() { "." } else { cut })
+    };
+    // A folder that is not there is reported by `expand`, in better words.
+    Ok(fs::canonicalize(&folder).unwrap_or(folder))
+}
+
+fn kind_of(path: &Path) -> Option<Kind> {
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tar")) {
+        return Some(Kind::Tar);
+    }
+    is_json_name(path).then_some(Kind::Json)
+}
+
+fn accepts(path: &Path) -> bool {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    kind_of(path).is_some()
+        && !name.ends_with("_stats.json")
+        && !matches!(name.as_str(), "sizes.json" | "meta.json" | "manifest.json" | "run.json")
+}
+
+fn wrong_kind(path: &Path) -> Error {
+    let name = path.to_string_lossy().to_lowercase();
+    let advice = if [".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz"].iter().any(|end| name.ends_with(end)) {
+        "a compressed tar has no byte ranges to read samples by; decompress it first"
+    } else {
+        "expected .tar, .jsonl, .jsonl.gz, .jsonl.zst or .json"
+    };
+    Error::usage(format!("{}: {advice}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roots_and_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+        for name in ["a/x/0.tar", "a/1.tar", "a/0_stats.json", "a/list.json", "b/0.tar", "c/x/0.tar", "c/r.jsonl"] {
+            fs::create_dir_all(Path::new(&at(name)).parent().unwrap()).unwrap();
+            fs::write(at(name), "").unwrap();
+        }
+        let units = |arguments: &[String], named: &[String]| {
+            resolve(arguments, named)
+                .map(|s| s.shards.iter().map(ShardFile::unit).collect::<Vec<_>>())
+                .map_err(|e| e.to_string())
+        };
+        assert_eq!(units(&[at("a")], &[]).unwrap(), ["a/1.tar", "a/x/0.tar"]);
+        assert_eq!(units(&[at("a/*.tar"), at("b/0.tar"), at("b")], &[]).unwrap(), ["a/1.tar", "b/0.tar"]);
+        assert_eq!(units(&[at("a/{x/0,1}.tar")], &[]).unwrap(), ["a/1.tar", "a/x/0.tar"]);
+        assert_eq!(units(&[at("c/r.jsonl")], &[]).unwrap(), ["c/r.jsonl"]);
+        assert!(units(&[at("a/x"), at("c/x")], &[]).unwrap_err().contains("two sources are named x"));
+        assert_eq!(units(&[at("a/x")], &[format!("y={}", at("c/x"))]).unwrap(), ["x/0.tar", "y/0.tar"]);
+        assert!(units(&[], &["x".to_owned()]).unwrap_err().contains("NAME=PATH"));
+        fs::write(at("list"), format!("{}\n", at("b"))).unwrap();
+        assert_eq!(units(&[format!("@{}", at("list"))], &[]).unwrap(), ["b/0.tar"]);
+        fs::write(at("d.tar.gz"), "").unwrap();
+        assert!(units(&[at("d.tar.gz")], &[]).unwrap_err().contains("decompress"));
+    }
+}

@@ -1,0 +1,54 @@
+//! `_core.index` and `_core.tar_members`: options and summary as JSON.
+
+use std::path::PathBuf;
+
+use pyo3::prelude::*;
+use vlmsel_pipeline::Error;
+use vlmsel_pipeline::index::{IndexOptions, index as run};
+use vlmsel_shards::source::LocalFile;
+use vlmsel_shards::tar::{Item, TarReader};
+
+use crate::door::{enter, raise};
+
+/// Indexes shards; returns the summary.
+#[pyfunction]
+#[pyo3(signature = (options, watch=None))]
+fn index(py: Python<'_>, options: &str, watch: Option<Py<PyAny>>) -> PyResult<String> {
+    let options: IndexOptions =
+        serde_json::from_str(options).map_err(|error| raise(py, &Error::usage(format!("index: {error}"))))?;
+    let summary = enter(py, watch, |progress| run(&options, progress))?;
+    serde_json::to_string(&summary).map_err(|error| raise(py, &Error::Bug(error.to_string())))
+}
+
+/// `(name, header offset, data offset, size, class)` per member; class is `file`, `folder` or a reason for quarantine.
+type Members = Vec<(String, u64, u64, u64, String)>;
+
+/// The members of a tar, and how it ended: `(reason, offset)`, reason `end`, `trailing_garbage` or a kind of damage.
+#[pyfunction]
+fn tar_members(py: Python<'_>, path: PathBuf) -> PyResult<(Members, (String, u64))> {
+    enter(py, None, |progress| {
+        let file = LocalFile::open(&path)?;
+        let mut reader = TarReader::new(&file, 1 << 16);
+        let mut members = Vec::new();
+        loop {
+            progress.check()?;
+            match reader.next()? {
+                Item::Member(m) => {
+                    let plain = if m.class == vlmsel_shards::tar::Class::Folder { "folder" } else { "file" };
+                    let class = m.class.reason().unwrap_or(plain).to_owned();
+                    members.push((m.name, m.header_offset, m.offset, m.size, class));
+                }
+                Item::End(end) => {
+                    let ended = end.trailing.map_or(("end".to_owned(), 0), |at| ("trailing_garbage".to_owned(), at));
+                    return Ok((members, ended));
+                }
+                Item::Damage(damage) => return Ok((members, (damage.reason.to_owned(), damage.offset))),
+            }
+        }
+    })
+}
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(index, module)?)?;
+    module.add_function(wrap_pyfunction!(tar_members, module)?)
+}

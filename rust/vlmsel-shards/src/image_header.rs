@@ -1,0 +1,244 @@
+//! Width and height of JPEG, PNG, WebP and GIF images from their first bytes, without decoding a pixel.
+//!
+//! Sizes are as stored (an EXIF orientation is not applied). Everything read here may be hostile: no length is trusted
+//! before the bytes it speaks of are there, and nothing is allocated.
+
+/// An image's format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// JPEG (ITU T.81).
+    Jpeg,
+    /// PNG (W3C, third edition).
+    Png,
+    /// WebP (RFC 9649).
+    Webp,
+    /// GIF, 87a or 89a.
+    Gif,
+}
+
+/// What the header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageHeader {
+    /// The format, by content; the file's name has no say.
+    pub format: Format,
+    /// Pixels per row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+}
+
+/// Why there is no header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// No bytes at all.
+    #[error("the image has no bytes")]
+    Empty,
+    /// None of the four formats.
+    #[error("neither JPEG, PNG, WebP nor GIF")]
+    UnknownFormat,
+    /// It ends, or goes astray, before its size is known.
+    #[error("the {0:?} header is damaged or cut short")]
+    Header(Format),
+    /// A width or height of zero, or above 2^24.
+    #[error("the {0:?} header claims {1} x {2} pixels")]
+    Size(Format, u32, u32),
+    /// The header is good, the rest is cut short or damaged.
+    #[error("the {0:?} data is damaged or cut short")]
+    Body(Format),
+}
+
+impl Fault {
+    /// The reason under which such an image is quarantined or reported.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Empty => "empty_image",
+            Self::UnknownFormat => "unknown_image_format",
+            Self::Header(_) | Self::Size(..) => "bad_image_header",
+            Self::Body(_) => "truncated_image",
+        }
+    }
+}
+
+fn be16(bytes: &[u8], at: usize) -> Option<u32> {
+    let pair = bytes.get(at..at + 2)?;
+    Some(u32::from(pair[0]) << 8 | u32::from(pair[1]))
+}
+
+fn be32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(be16(bytes, at)? << 16 | be16(bytes, at + 2)?)
+}
+
+fn le(bytes: &[u8], at: usize, count: usize) -> Option<u32> {
+    Some(bytes.get(at..at + count)?.iter().rev().fold(0, |n, &c| n << 8 | u32::from(c)))
+}
+
+/// Reads the header from an image's bytes, or from as many of its first ones as there are.
+pub fn read_header(bytes: &[u8]) -> Result<ImageHeader, Fault> {
+    let (format, size) = match bytes {
+        [] => return Err(Fault::Empty),
+        [0xff, 0xd8, 0xff, ..] => (Format::Jpeg, jpeg(bytes).map(|(size, _)| size)),
+        [0x89, b'P', b'N', b'G', 0x0d, 0x0a, 0x1a, 0x0a, ..] => (Format::Png, png(bytes)),
+        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => (Format::Gif, le(bytes, 6, 2).zip(le(bytes, 8, 2))),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => (Format::Webp, webp(bytes)),
+        _ => return Err(Fault::UnknownFormat),
+    };
+    let (width, height) = size.ok_or(Fault::Header(format))?;
+    if width == 0 || height == 0 || width > 1 << 24 || height > 1 << 24 {
+        return Err(Fault::Size(format, width, height));
+    }
+    Ok(ImageHeader { format, width, height })
+}
+
+/// Size, and where the marker that ended the search stands.
+fn jpeg(bytes: &[u8]) -> Option<((u32, u32), usize)> {
+    let mut at = 2;
+    loop {
+        if *bytes.get(at)? != 0xff {
+            return None;
+        }
+        while *bytes.get(at)? == 0xff {
+            at += 1;
+        }
+        match *bytes.get(at)? {
+            0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => {
+                return Some(((be16(bytes, at + 6)?, be16(bytes, at + 4)?), at));
+            }
+            // Restart markers and TEM stand alone; a second start, an end or the scan before any frame is damage.
+            0x01 | 0xd0..=0xd7 => at += 1,
+            0x00 | 0xd8..=0xda => return None,
+            _ => {
+                let length = be16(bytes, at + 1)? as usize;
+                if length < 2 {
+                    return None;
+                }
+                at += 1 + length;
+            }
+        }
+    }
+}
+
+fn png(bytes: &[u8]) -> Option<(u32, u32)> {
+    (be32(bytes, 8)? == 13 && bytes.get(12..16)? == b"IHDR").then_some(())?;
+    be32(bytes, 16).zip(be32(bytes, 20))
+}
+
+fn webp(bytes: &[u8]) -> Option<(u32, u32)> {
+    match bytes.get(12..16)? {
+        b"VP8 " => {
+            (bytes.get(23..26)? == [0x9d, 0x01, 0x2a]).then_some(())?;
+            Some((le(bytes, 26, 2)? & 0x3fff, le(bytes, 28, 2)? & 0x3fff))
+        }
+        b"VP8L" => {
+            (*bytes.get(20)? == 0x2f).then_some(())?;
+            let bits = le(bytes, 21, 4)?;
+            Some(((bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1))
+        }
+        b"VP8X" => Some((le(bytes, 24, 3)? + 1, le(bytes, 27, 3)? + 1)),
+        _ => None,
+    }
+}
+
+/// Looks, without decoding, whether all of an image is there: JPEG's end marker behind its first scan, PNG's chunks with
+/// their checksums up to IEND, GIF's trailer, WebP's RIFF length. Damage inside compressed data goes unseen.
+pub fn check_complete(bytes: &[u8]) -> Result<ImageHeader, Fault> {
+    let header = read_header(bytes)?;
+    let whole = match header.format {
+        Format::Jpeg => jpeg(bytes).is_some_and(|(_, frame)| {
+            let behind = bytes.get(frame..).unwrap_or_default();
+            let scan = behind.windows(2).position(|pair| pair == [0xff, 0xda]);
+            scan.is_some_and(|scan| behind[scan..].windows(2).rev().any(|pair| pair == [0xff, 0xd9]))
+        }),
+        Format::Png => png_is_whole(bytes),
+        Format::Gif => bytes.iter().rev().find(|&&c| c != 0) == Some(&0x3b),
+        Format::Webp => le(bytes, 4, 4).is_some_and(|length| length as usize + 8 <= bytes.len() + bytes.len() % 2),
+    };
+    if whole { Ok(header) } else { Err(Fault::Body(header.format)) }
+}
+
+fn png_is_whole(bytes: &[u8]) -> bool {
+    let mut at = 8;
+    loop {
+        let Some(length) = be32(bytes, at) else { return false };
+        let end = at + 8 + length as usize;
+        let (Some(body), Some(stored)) = (bytes.get(at + 4..end), be32(bytes, end)) else { return false };
+        if crc32fast::hash(body) != stored {
+            return false;
+        }
+        if &body[..4] == b"IEND" {
+            return true;
+        }
+        at = end + 4;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn jpeg_bytes(width: u16, height: u16, fill: usize) -> Vec<u8> {
+        let mut bytes = vec![0xff, 0xd8, 0xff, 0xe1, 0x00, 0x06, 1, 2, 3, 4];
+        bytes.extend(std::iter::repeat_n(0xff, fill));
+        bytes.extend([0xff, 0xc2, 0x00, 0x11, 8]);
+        bytes.extend(height.to_be_bytes());
+        bytes.extend(width.to_be_bytes());
+        bytes.extend([3, 1, 0x22, 0, 2, 0x11, 1, 3, 0x11, 1, 0xff, 0xda, 0, 2, 1, 2, 3, 0xff, 0xd9]);
+        bytes
+    }
+
+    fn png_bytes(width: u32, height: u32) -> Vec<u8> {
+        let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
+        let mut chunk = |kind: &[u8], body: &[u8]| {
+            bytes.extend((body.len() as u32).to_be_bytes());
+            let named = [kind, body].concat();
+            bytes.extend(&named);
+            bytes.extend(crc32fast::hash(&named).to_be_bytes());
+        };
+        chunk(b"IHDR", &[&width.to_be_bytes()[..], &height.to_be_bytes()[..], &[8, 2, 0, 0, 0]].concat());
+        chunk(b"IDAT", b"xyz");
+        chunk(b"IEND", b"");
+        bytes
+    }
+
+    #[test]
+    fn damage_has_a_name() {
+        assert_eq!(read_header(b""), Err(Fault::Empty));
+        assert_eq!(read_header(b"<html>"), Err(Fault::UnknownFormat));
+        assert_eq!(read_header(&png_bytes(0, 7)), Err(Fault::Size(Format::Png, 0, 7)));
+        assert_eq!(read_header(&[0xff, 0xd8, 0xff, 0xda, 0, 2]), Err(Fault::Header(Format::Jpeg)));
+        assert_eq!(read_header(&[0xff, 0xd8, 0xff, 0xe0, 0, 0]), Err(Fault::Header(Format::Jpeg)));
+        for whole in [jpeg_bytes(3, 4, 0), png_bytes(3, 4), b"GIF89a\x03\x00\x04\x00\x00\x00\x00;".to_vec()] {
+            assert!(check_complete(&whole).is_ok());
+            for length in 0..whole.len() {
+                assert!(check_complete(&whole[..length]).is_err(), "{length} of {whole:?}");
+            }
+        }
+        let mut flipped = png_bytes(3, 4);
+        flipped[42] ^= 1;
+        assert_eq!(check_complete(&flipped), Err(Fault::Body(Format::Png)));
+    }
+
+    proptest! {
+        #[test]
+        fn sizes_are_read(width in 1_u16.., height in 1_u16.., fill in 0_usize..9) {
+            let (w, h) = (u32::from(width), u32::from(height));
+            let read = |bytes: &[u8]| read_header(bytes).map(|i| (i.format, i.width, i.height));
+            prop_assert_eq!(read(&jpeg_bytes(width, height, fill)), Ok((Format::Jpeg, w, h)));
+            prop_assert_eq!(read(&png_bytes(w, h)), Ok((Format::Png, w, h)));
+            let gif = [b"GIF89a".as_slice(), &width.to_le_bytes(), &height.to_le_bytes()].concat();
+            prop_assert_eq!(read(&gif), Ok((Format::Gif, w, h)));
+            let (cut_w, cut_h) = (w.min(1 << 14), h.min(1 << 14));
+            let bits = (cut_w - 1) | (cut_h - 1) << 14;
+            let lossless = [b"RIFF\0\0\0\0WEBPVP8L\0\0\0\0\x2f".as_slice(), &bits.to_le_bytes()].concat();
+            prop_assert_eq!(read(&lossless), Ok((Format::Webp, cut_w, cut_h)));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(head in 0_usize..6, bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let heads: [&[u8]; 6] = [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\xff\xff\xff\xffWEBPVP8 ", b"RIFF    WEBPVP8X", b"GIF89a", b""];
+            let bytes = [heads[head], &bytes].concat();
+            let _ = read_header(&bytes);
+            let _ = check_complete(&bytes);
+        }
+    }
+}

@@ -1,0 +1,178 @@
+"""The soup demo's styles: ways of spoiling pictures, fine-tunes of the scorer on them, and held-out scores over all.
+
+A fine-tune on one style gets better at it and forgets a little of the others; the mean of several is to be good at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers.utils import logging
+
+from vlmsel_trainer.demo import glyphs
+from vlmsel_trainer.demo import model as scorer
+from vlmsel_trainer.demo.train import Pictures, Texts, TrainingPlan, answer_nll, captions, draw_pictures, tokenise
+
+_RECORD = "training.json"
+_BLUR = (1.0, 4.0, 6.0, 4.0, 1.0)
+#: Faces that no training uses; one part chooses the members of a soup, the other part is reported.
+SPLITS = {"accept": glyphs.POOL_FACES[:3], "report": glyphs.POOL_FACES[3:]}
+
+
+def invert(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Pale ink on dark ground. `pixels` [B, 3, H, W] as the model takes them, here and below."""
+    del generator
+    levels = pixels * scorer.PIXEL_STD + scorer.PIXEL_MEAN
+    return (1.0 - levels - scorer.PIXEL_MEAN) / scorer.PIXEL_STD
+
+
+def speckle(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Every fifth pixel replaced by a random grey."""
+    batch, _, height, width = pixels.shape
+    hit = torch.rand((batch, 1, height, width), generator=generator) < 0.2
+    grey = torch.rand((batch, 1, height, width), generator=generator)
+    return torch.where(hit, (grey - scorer.PIXEL_MEAN) / scorer.PIXEL_STD, pixels)
+
+
+def blur(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """A binomial filter of five pixels, twice."""
+    del generator
+    line = torch.tensor(_BLUR) / sum(_BLUR)
+    kernel = torch.outer(line, line).expand(3, 1, 5, 5)
+    for _ in range(2):
+        pixels = functional.conv2d(functional.pad(pixels, (2, 2, 2, 2), mode="replicate"), kernel, groups=3)
+    return pixels
+
+
+STYLES: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "inverted": invert,
+    "speckled": speckle,
+    "blurred": blur,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FineTunePlan:
+    """One fine-tune of the demo's scorer on one style; half of each batch stays as the scorer knows it."""
+
+    style: str
+    n_steps: int = 300
+    batch_size: int = 64
+    learning_rate: float = 5e-4
+    seed: int = 0
+
+    def rate_at(self, step: int) -> float:
+        """Warmed up over a tenth of the steps, then linear to 0."""
+        return self.learning_rate * min((step + 1) / max(1.0, 0.1 * self.n_steps), 1 - step / self.n_steps)
+
+
+def fine_tune(
+    plan: FineTunePlan, base: Path, base_plan: TrainingPlan, folder: Path, report: Callable[[int, float], None]
+) -> None:
+    """Train a copy of the scorer in `base` and save it to `folder`, which appears whole or not at all.
+
+    A finished folder of the same plans is left alone. `report` gets the steps done and the loss in nats per token.
+    """
+    record = json.dumps({"base": asdict(base_plan), **asdict(plan)}, indent=1, sort_keys=True) + "\n"
+    if (folder / _RECORD).is_file() and (folder / _RECORD).read_text(encoding="utf-8") == record:
+        return
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    processor = AutoProcessor.from_pretrained(base, backend="pil")  # type: ignore[no-untyped-call]
+    model = LlavaForConditionalGeneration.from_pretrained(base, dtype=torch.float32).train()
+    names = captions(base_plan)
+    pictures, texts = draw_pictures(base_plan, names), tokenise(processor, names)
+    numbers = torch.Generator().manual_seed(plan.seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
+    running: float | None = None
+    for step in range(plan.n_steps):
+        rows = torch.randint(len(pictures.names), (plan.batch_size,), generator=numbers)
+        pixels = pictures.batch(rows, numbers)
+        half = plan.batch_size // 2
+        pixels = torch.cat([STYLES[plan.style](pixels[:half], numbers), pixels[half:]])
+        optimizer.param_groups[0]["lr"] = plan.rate_at(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss = answer_nll(model, pixels, *_rows_of(texts, pictures.names[rows])).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        running = loss.item() if running is None else 0.95 * running + 0.05 * loss.item()
+        report(step + 1, running)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.train(False).save_pretrained(partial)
+    processor.save_pretrained(partial)
+    (partial / "README.md").write_text(f"---\ndatasets:\n- demo glyphs, {plan.style}\n---\n", encoding="utf-8")
+    (partial / _RECORD).write_text(record, encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(partial, folder)
+
+
+def score(folder: Path, split: str, views: int = 1, batch_size: int = 64) -> dict[str, float]:
+    """Minus the mean NLL, in nats per caption token, of held-out pictures by style and over all; larger is better."""
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    processor = AutoProcessor.from_pretrained(folder, backend="pil")  # type: ignore[no-untyped-call]
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).train(False)
+    pictures, names = _held_out(split, views)
+    texts = tokenise(processor, names)
+    scores = {}
+    for style, spoil in {"plain": _leave, **STYLES}.items():
+        numbers = torch.Generator().manual_seed(7)
+        losses = []
+        with torch.inference_mode():
+            for rows in torch.split(torch.arange(len(pictures.names)), batch_size):
+                pixels = spoil(pictures.batch(rows, numbers), numbers)
+                losses.append(answer_nll(model, pixels, *_rows_of(texts, pictures.names[rows])))
+        scores[style] = -float(torch.cat(losses).double().mean())
+    return {"score": sum(scores.values()) / len(scores), **scores}
+
+
+def _leave(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    del generator
+    return pixels
+
+
+def _rows_of(texts: Texts, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    length = int(texts.mask[rows].sum(1).max())
+    return texts.ids[rows, :length], texts.mask[rows, :length], texts.answer[rows, :length]
+
+
+def _held_out(split: str, views: int) -> tuple[Pictures, list[str]]:
+    """Every second named character in the split's faces, in hues that no training uses."""
+    rng = random.Random(f"soup/{split}")
+    chosen = glyphs.named_characters()[::2]
+    masks, labels = [], []
+    side = (scorer.IMAGE_SIDE_PX, scorer.IMAGE_SIDE_PX)
+    for face in SPLITS[split]:
+        drawable = glyphs.charmap(face)
+        for number, (character, _) in enumerate(chosen):
+            if ord(character) in drawable:
+                for _ in range(views):
+                    view = glyphs.draw_view(character, face, rng).resize(side, Image.Resampling.BICUBIC)
+                    masks.append(np.asarray(view))
+                    labels.append(number)
+    palettes = [glyphs.pick_colours(glyphs.POOL_HUES, rng) for _ in range(1024)]
+    pictures = Pictures(
+        masks=torch.from_numpy(np.stack(masks)),
+        names=torch.tensor(labels),
+        inks=torch.tensor([colours.ink for colours in palettes]) / 255,
+        grounds=torch.tensor([colours.ground for colours in palettes]) / 255,
+    )
+    return pictures, [name for _, name in chosen]
+
+
+def best(scores: dict[str, dict[str, float]], among: Sequence[str]) -> str:
+    """The name with the highest score among some."""
+    return max(among, key=lambda name: (scores[name]["score"], name))
