@@ -262,7 +262,7 @@ class _Run:
         counts = {"input": len(unit)} | dict(sorted(statuses.items()))
         self._counts.update(counts)
         if not LOST_FILE_STATUSES.isdisjoint(statuses):
-            self._bad_shards.add(unit.part)
+            self._bad_shards.add(unit.name.rsplit("-", 1)[0])
         harmless = self._tolerance.of(len(self._bad_shards))
         for row, score_of_row in enumerate(planned.scores):
             if self._tolerance.strict and score_of_row.status not in harmless:
