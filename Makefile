@@ -67,7 +67,7 @@ $(VENV)/.built: $(RUST_SOURCES) pyproject.toml | $(VENV)/.data
 
 $(VENV)/.trainer: trainer/pyproject.toml pyproject.toml constraints.txt | $(VENV)/.built
 	$(call step,installing vlmsel-trainer with torch (20 s and 6 GB of disk),\
-	  $(UV) -e './trainer[demo]' --group test-train)
+	  $(UV) -e './trainer[demo,torchvision]' --group test-train)
 	@touch $@
 
 .tools/bin/cargo-deny:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 # Before anything imports torch or tokenizers: they read these once.
@@ -15,6 +16,11 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # Output under test looks the same in a developer's coloured terminal and in a log.
 for _name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "VLMSEL_TRACEBACK"):
     os.environ.pop(_name, None)
+
+# A shell that starts the tests in the background makes them ignore Ctrl-C, and every process they start; the tests that
+# interrupt a process need the usual answer.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import pytest
