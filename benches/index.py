@@ -1,6 +1,6 @@
 """`vlmsel index` beside a walk with Python's tarfile; the floor is `cat` of the same bytes.
 
-    python benches/index.py --gigabytes 10 --folder bench-data/index --out benches/runs/<date>-<machine>/index.json
+python benches/index.py --gigabytes 10 --folder bench-data/index --out benches/runs/<date>-<machine>/index.json
 """
 
 from __future__ import annotations

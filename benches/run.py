@@ -1,7 +1,7 @@
 """``make bench``: the side-by-side benches, one after the other; each prints its table and the answers' agreement.
 
-    make bench                                  # all of them at their default sizes
-    make bench BENCH_ARGS='selection --rows 10M'   # one of them, its own options behind it
+make bench                                  # all of them at their default sizes
+make bench BENCH_ARGS='selection --rows 10M'   # one of them, its own options behind it
 """
 
 from __future__ import annotations

@@ -123,7 +123,9 @@ def make(folder: Path, kind: str, rows: int) -> None:
     folder.mkdir(parents=True)
     for at in range(FILES):
         share = rows // FILES + (1 if at < rows % FILES else 0)
-        subprocess.run([sys.executable, "-c", WRITER, str(folder / f"{at}.parquet"), kind, str(share), str(at)], check=True)
+        subprocess.run(
+            [sys.executable, "-c", WRITER, str(folder / f"{at}.parquet"), kind, str(share), str(at)], check=True
+        )
     done.touch()
 
 
@@ -143,7 +145,9 @@ def measure(name: str, folder: Path, k: int, threads: int, repeats: int) -> dict
     for _ in range(repeats):
         warm(folder)
         command = [sys.executable, "-c", COMMON + CONTENDERS[name], str(folder), str(k), str(threads)]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+        done = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)}
+        )
         if done.returncode:
             return {"error": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:200]}
         runs.append(json.loads(done.stdout.splitlines()[-1]))
@@ -172,11 +176,20 @@ def main() -> None:
     print(f"needs about {need / 1e9:.1f} GB under {arguments.data} ({free / 1e9:.0f} GB free)", flush=True)
     if need > free and not any((arguments.data / f"{kind}-{arguments.rows}" / "done").exists() for kind in kinds):
         sys.exit("not enough disk: lower --rows, or name fewer --ids")
-    record: dict[str, Any] = {"rows": arguments.rows, "k": k, "threads": arguments.threads, "machine": platform.processor() or platform.machine(), "tables": {}}
+    record: dict[str, Any] = {
+        "rows": arguments.rows,
+        "k": k,
+        "threads": arguments.threads,
+        "machine": platform.processor() or platform.machine(),
+        "tables": {},
+    }
     for kind in kinds:
         folder = arguments.data / f"{kind}-{arguments.rows}"
         make(folder, kind, arguments.rows)
-        found = {name: measure(name, folder, k, arguments.threads, arguments.repeats) for name in arguments.contenders.split(",")}
+        found = {
+            name: measure(name, folder, k, arguments.threads, arguments.repeats)
+            for name in arguments.contenders.split(",")
+        }
         record["tables"][kind] = {"bytes": warm(folder), "contenders": found}
         answers = {entry["answer"] for entry in found.values() if entry.get("answer")}
         print(f"\n{kind} ids, {arguments.rows:,} rows, k = {k:,}: answers {'agree' if len(answers) == 1 else 'DIFFER'}")

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from vlmsel.doctoring import doctor as doctor
     from vlmsel.indexing import Index as Index
     from vlmsel.indexing import index as index
-    from vlmsel.sharding import Shards as Shards
-    from vlmsel.sharding import shard as shard
     from vlmsel.outputs import Output as Output
     from vlmsel.outputs import fingerprint as fingerprint
     from vlmsel.outputs import read_manifest as read_manifest
     from vlmsel.outputs import verify as verify
     from vlmsel.selection import Selection as Selection
     from vlmsel.selection import select as select
+    from vlmsel.sharding import Shards as Shards
+    from vlmsel.sharding import shard as shard
 
 _HOMES = {
     "Diagnosis": "vlmsel.doctoring",

@@ -9,12 +9,16 @@ __all__ = [
     "ArrowTable",
     "Output",
     "__version__",
+    "doctor",
     "fingerprint",
+    "index",
     "plan_select",
     "read_rows",
     "read_subset",
     "read_table",
     "select",
+    "shard",
+    "tar_members",
     "verify",
 ]
 

@@ -122,7 +122,10 @@ class Output:
     ) -> dict[str, Any]:
         """Write the manifest, put the folder in its place, and return the manifest."""
         text = self._inner.finish(
-            json.dumps(dict(counts)), json.dumps(dict(roots or {})), json.dumps(dict(provenance or {})), json.dumps(dict(run or {}))
+            json.dumps(dict(counts)),
+            json.dumps(dict(roots or {})),
+            json.dumps(dict(provenance or {})),
+            json.dumps(dict(run or {})),
         )
         manifest: dict[str, Any] = json.loads(text)
         return manifest
@@ -134,7 +137,9 @@ class Output:
     def __enter__(self) -> Output:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -173,7 +178,9 @@ def read_manifest(folder: PathLike) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise MismatchError(f"{path} has no manifest.json: vlmsel did not finish it; run the command that makes it") from None
+        raise MismatchError(
+            f"{path} has no manifest.json: vlmsel did not finish it; run the command that makes it"
+        ) from None
     except ValueError as error:
         raise MismatchError(f"{path / 'manifest.json'}: not a manifest that vlmsel wrote ({error})") from None
     return manifest

@@ -124,7 +124,9 @@ def options(
     """The request as the extension module takes it: options as JSON, and the tables that are in memory."""
     paths: list[str] = []
     memory: list[tuple[str, Any]] = []
-    items = [scores] if isinstance(scores, (str, os.PathLike)) or hasattr(scores, "__arrow_c_stream__") else list(scores)
+    items = (
+        [scores] if isinstance(scores, (str, os.PathLike)) or hasattr(scores, "__arrow_c_stream__") else list(scores)
+    )
     for item in items:
         if hasattr(item, "__arrow_c_stream__"):
             memory.append((f"table {len(memory) + 1} in memory", item))

@@ -8,7 +8,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
 import vlmsel
 from vlmsel.errors import UnreadableError, UsageError
 
@@ -19,9 +18,16 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     version, compression = request.param.split("-")
     rng = random.Random(1)
     ids = [rng.randbytes(16) for _ in range(300)]
-    table = pa.table({"uid": pa.array(ids, pa.binary(16)), "ppl": pa.array([rng.choice([1.0, 2.5, None, rng.random()]) for _ in ids], pa.float32())})
+    table = pa.table(
+        {
+            "uid": pa.array(ids, pa.binary(16)),
+            "ppl": pa.array([rng.choice([1.0, 2.5, None, rng.random()]) for _ in ids], pa.float32()),
+        }
+    )
     path = tmp_path_factory.mktemp("whole") / "t.parquet"
-    pq.write_table(table, path, row_group_size=100, compression=compression, data_page_version="2.0" if version == "v2" else "1.0")
+    pq.write_table(
+        table, path, row_group_size=100, compression=compression, data_page_version="2.0" if version == "v2" else "1.0"
+    )
     return path.read_bytes()
 
 
@@ -32,9 +38,10 @@ def attempt(data: bytes, folder: Path, at: int) -> vlmsel.Selection | None:
     try:
         return vlmsel.select(path, k=10, output=folder / f"out{at}")
     except (UnreadableError, UsageError) as error:
-        assert "t.parquet" in str(error)
-        assert not (folder / f"out{at}").exists()
-        return None
+        message = str(error)
+    assert "t.parquet" in message
+    assert not (folder / f"out{at}").exists()
+    return None
 
 
 def test_truncated_at_every_byte(whole: bytes, tmp_path: Path) -> None:
@@ -59,7 +66,12 @@ def test_long_values_in_a_dictionary_are_not_spread_out(tmp_path: Path) -> None:
     big = pa.DictionaryArray.from_arrays(pa.array([0] * 200_000, pa.int32()), pa.array(["x" * (8 << 20)]))
     table = pa.table({"uid": pa.array(range(200_000), pa.int64()), "ppl": pa.array([1.0] * 200_000), "text": big})
     pq.write_table(table, tmp_path / "t.parquet", compression="zstd", dictionary_pagesize_limit=64 << 20)
-    pq.write_table(table.set_column(0, "uid", big), tmp_path / "ids.parquet", compression="zstd", dictionary_pagesize_limit=64 << 20)
+    pq.write_table(
+        table.set_column(0, "uid", big),
+        tmp_path / "ids.parquet",
+        compression="zstd",
+        dictionary_pagesize_limit=64 << 20,
+    )
     with pytest.raises(UsageError, match="an id of 8388608 bytes"):
         vlmsel.select(tmp_path / "ids.parquet", k=10, output=tmp_path / "ids")
     assert vlmsel.select(tmp_path / "t.parquet", k=10, output=tmp_path / "out").selected == 10

@@ -16,16 +16,17 @@ import pyarrow as pa
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
-import zstandard
-
 import vlmsel
+import zstandard
 
 MAIN = "import sys; from vlmsel.cli.main import run; sys.exit(run())"
 
 
 def run(*args: Any, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
-    return subprocess.run([sys.executable, "-c", MAIN, *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", MAIN, *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=120
+    )
 
 
 def fails(code: int, *args: Any, says: tuple[str, ...] = ()) -> str:
@@ -43,7 +44,13 @@ def fails(code: int, *args: Any, says: tuple[str, ...] = ()) -> str:
 def table() -> pa.Table:
     """100 rows; scores 0 to 99 in a scrambled order."""
     scores = [float((n * 37) % 100) for n in range(100)]
-    return pa.table({"uid": [f"{n:032x}" for n in range(100)], "ppl": pa.array(scores, pa.float32()), "n_tokens": pa.array(range(100), pa.int32())})
+    return pa.table(
+        {
+            "uid": [f"{n:032x}" for n in range(100)],
+            "ppl": pa.array(scores, pa.float32()),
+            "n_tokens": pa.array(range(100), pa.int32()),
+        }
+    )
 
 
 @pytest.fixture
@@ -69,11 +76,19 @@ def test_short_form_in_a_workspace(scores: Path) -> None:
 
 
 def test_json_is_one_object(scores: Path, tmp_path: Path) -> None:
-    done = run("select", scores, "--k", "5", "--json", "-q", "-o", tmp_path / "out", "--control", "random", "--seed", "3")
+    done = run(
+        "select", scores, "--k", "5", "--json", "-q", "-o", tmp_path / "out", "--control", "random", "--seed", "3"
+    )
     record = json.loads(done.stdout)
     assert done.stderr == ""
     assert record["schema"] == 1 and record["command"] == "select" and record["output"] == str(tmp_path / "out")
-    assert (record["input"], record["selected"], record["threshold"], record["rejected"], record["quarantined"]) == (100, 5, 4.0, {"outranked": 95}, 0)
+    assert (record["input"], record["selected"], record["threshold"], record["rejected"], record["quarantined"]) == (
+        100,
+        5,
+        4.0,
+        {"outranked": 95},
+        0,
+    )
     assert record["wall_s"] >= 0 and record["peak_bytes"] > 0
     assert record["controls"][0]["output"] == str(tmp_path / "out-random-s3")
 
@@ -122,14 +137,38 @@ def test_datacomp_metadata_just_works(tmp_path: Path) -> None:
         "sha256": ["0" * 64] * rows,
     })  # fmt: skip
     pq.write_table(meta, tmp_path / "m.parquet")
-    done = run("select", tmp_path / "m.parquet", "--score-column", "clip_l14_similarity_score", "--order", "desc", "--fraction", "0.3", "-o", tmp_path / "out")
+    done = run(
+        "select",
+        tmp_path / "m.parquet",
+        "--score-column",
+        "clip_l14_similarity_score",
+        "--order",
+        "desc",
+        "--fraction",
+        "0.3",
+        "-o",
+        tmp_path / "out",
+    )
     assert done.returncode == 0, done.stderr
-    assert pq.read_table(tmp_path / "out/selection.parquet")["uid"].to_pylist() == [f"{n * 7919:032x}" for n in range(49, 34, -1)]
+    assert pq.read_table(tmp_path / "out/selection.parquet")["uid"].to_pylist() == [
+        f"{n * 7919:032x}" for n in range(49, 34, -1)
+    ]
 
 
 def test_bad_text_records_are_quarantined_with_their_line(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("uid,ppl\na,1.5\nb,abc\nc,\nd,NaN\ne,2,3\nf,-Infinity\n,4\ng,9007199254740993\nh,0.5\n")
-    fails(3, "select", tmp_path / "t.csv", "--k", 1, "-o", tmp_path / "out", says=("3 of 9 records", "t.csv, line 3", "abc", "--max-bad-fraction"))
+    (tmp_path / "t.csv").write_text(
+        "uid,ppl\na,1.5\nb,abc\nc,\nd,NaN\ne,2,3\nf,-Infinity\n,4\ng,9007199254740993\nh,0.5\n"
+    )
+    fails(
+        3,
+        "select",
+        tmp_path / "t.csv",
+        "--k",
+        1,
+        "-o",
+        tmp_path / "out",
+        says=("3 of 9 records", "t.csv, line 3", "abc", "--max-bad-fraction"),
+    )
     assert not (tmp_path / "out").exists()
     fails(5, "select", tmp_path / "t.csv", "--k", 1, "-o", tmp_path / "out", "--strict", says=("t.csv, line 3", "abc"))
     done = run("select", tmp_path / "t.csv", "--k", 5, "-o", tmp_path / "out", "--max-bad-fraction", "0.5", "--json")
@@ -137,10 +176,25 @@ def test_bad_text_records_are_quarantined_with_their_line(tmp_path: Path) -> Non
     assert record["quarantined"] == 3 and record["selected"] == 2
     assert record["rejected"] == {"missing": 2, "nan": 1, "infinite": 1}
     listed = [json.loads(line) for line in (tmp_path / "out/quarantine.jsonl").read_text().splitlines()]
-    assert [(entry["position"], entry["reason"]) for entry in listed] == [(3, "bad_number"), (6, "wrong_field_count"), (9, "bad_number")]
-    (tmp_path / "t.jsonl").write_text('{"uid": 1, "ppl": NaN}\n{"uid": 2, "ppl": 3}\n\nnot json\n{"uid": 3, "ppl": Infinity}\n[1]\n{"uid": "x"}\n')
-    record = json.loads(run("select", tmp_path / "t.jsonl", "--k", 5, "-o", tmp_path / "out2", "--max-bad-fraction", "0.5", "--json").stdout)
-    assert (record["input"], record["selected"], record["quarantined"], record["rejected"]) == (6, 1, 2, {"nan": 1, "infinite": 1, "missing": 1})
+    assert [(entry["position"], entry["reason"]) for entry in listed] == [
+        (3, "bad_number"),
+        (6, "wrong_field_count"),
+        (9, "bad_number"),
+    ]
+    (tmp_path / "t.jsonl").write_text(
+        '{"uid": 1, "ppl": NaN}\n{"uid": 2, "ppl": 3}\n\nnot json\n{"uid": 3, "ppl": Infinity}\n[1]\n{"uid": "x"}\n'
+    )
+    record = json.loads(
+        run(
+            "select", tmp_path / "t.jsonl", "--k", 5, "-o", tmp_path / "out2", "--max-bad-fraction", "0.5", "--json"
+        ).stdout
+    )
+    assert (record["input"], record["selected"], record["quarantined"], record["rejected"]) == (
+        6,
+        1,
+        2,
+        {"nan": 1, "infinite": 1, "missing": 1},
+    )
 
 
 def test_messages_of_wrong_calls(scores: Path, tmp_path: Path, table: pa.Table) -> None:
@@ -192,7 +246,9 @@ def test_perplexities_below_zero_are_bad_and_similarities_are_not(tmp_path: Path
     pq.write_table(pa.table({"uid": ["a", "b"], "ppl": [-1.0, 2.0], "sim": [-1.0, 2.0]}), tmp_path / "t.parquet")
     assert vlmsel.select(tmp_path / "t.parquet", k=2, output=tmp_path / "a").rejected == {"negative": 1}
     assert vlmsel.select(tmp_path / "t.parquet", k=2, score_column="sim", output=tmp_path / "b").selected == 2
-    assert vlmsel.select(tmp_path / "t.parquet", k=2, score_column="sim", non_negative=True, output=tmp_path / "c").rejected == {"negative": 1}
+    assert vlmsel.select(
+        tmp_path / "t.parquet", k=2, score_column="sim", non_negative=True, output=tmp_path / "c"
+    ).rejected == {"negative": 1}
 
 
 def test_lists_of_ids_in_every_form(scores: Path, tmp_path: Path, table: pa.Table) -> None:
@@ -206,7 +262,18 @@ def test_lists_of_ids_in_every_form(scores: Path, tmp_path: Path, table: pa.Tabl
         assert found.rejected == {"excluded": 90}
         assert vlmsel.select(scores, k=100, exclude=tmp_path / name, output=tmp_path / f"out{at}").selected == 90
     np.save(tmp_path / "wrong.npy", np.arange(4))
-    fails(3, "select", scores, "--k", 1, "--include", tmp_path / "wrong.npy", "-o", tmp_path / "x", says=("wrong.npy", "u8,u8"))
+    fails(
+        3,
+        "select",
+        scores,
+        "--k",
+        1,
+        "--include",
+        tmp_path / "wrong.npy",
+        "-o",
+        tmp_path / "x",
+        says=("wrong.npy", "u8,u8"),
+    )
 
 
 def test_dry_run_writes_nothing(scores: Path, tmp_path: Path) -> None:
@@ -221,15 +288,44 @@ def test_dry_run_writes_nothing(scores: Path, tmp_path: Path) -> None:
 def test_provenances_do_not_mix(tmp_path: Path) -> None:
     for name, model in (("a", "m1"), ("b", "m2")):
         table = pa.table({"uid": [name * 3], "ppl": [1.0], "status": ["ok"]})
-        pq.write_table(table.replace_schema_metadata({"vlmsel.provenance": json.dumps({"model": model})}), tmp_path / f"{name}.parquet")
-    message = fails(7, "select", tmp_path / "a.parquet", tmp_path / "b.parquet", "--k", 1, "-o", tmp_path / "out", says=("--mix-provenance",))
+        pq.write_table(
+            table.replace_schema_metadata({"vlmsel.provenance": json.dumps({"model": model})}),
+            tmp_path / f"{name}.parquet",
+        )
+    message = fails(
+        7,
+        "select",
+        tmp_path / "a.parquet",
+        tmp_path / "b.parquet",
+        "--k",
+        1,
+        "-o",
+        tmp_path / "out",
+        says=("--mix-provenance",),
+    )
     assert 'model: "m1" -> "m2"' in message
-    assert run("select", tmp_path / "a.parquet", tmp_path / "b.parquet", "--k", 1, "-o", tmp_path / "out", "--mix-provenance").returncode == 0
-    assert json.loads((tmp_path / "out/manifest.json").read_text())["provenance"] == {"mixed": [{"model": "m1"}, {"model": "m2"}]}
+    assert (
+        run(
+            "select",
+            tmp_path / "a.parquet",
+            tmp_path / "b.parquet",
+            "--k",
+            1,
+            "-o",
+            tmp_path / "out",
+            "--mix-provenance",
+        ).returncode
+        == 0
+    )
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["provenance"] == {
+        "mixed": [{"model": "m1"}, {"model": "m2"}]
+    }
 
 
 def test_failed_rows_of_vlmsels_own_tables(tmp_path: Path) -> None:
-    table = pa.table({"uid": ["a", "b", "c"], "ppl": [1.0, 2.0, None], "status": ["ok", "decode_error", "decode_error"]})
+    table = pa.table(
+        {"uid": ["a", "b", "c"], "ppl": [1.0, 2.0, None], "status": ["ok", "decode_error", "decode_error"]}
+    )
     pq.write_table(table, tmp_path / "foreign.parquet")
     assert vlmsel.select(tmp_path / "foreign.parquet", k=3, output=tmp_path / "f").selected == 2
     pq.write_table(table.replace_schema_metadata({"vlmsel.provenance": "{}"}), tmp_path / "ours.parquet")

@@ -40,7 +40,15 @@ def order_key(row: Row, descending: bool) -> tuple[Any, ...]:
     return (-score if descending else score, row_id, _null_first(row.source), tuple(_null_first(k) for k in row.kept))
 
 
-def classify(row: Row, *, non_negative: bool, min_tokens: int | None, max_tokens: int | None, include: set[Any] | None, exclude: set[Any]) -> str | None:
+def classify(
+    row: Row,
+    *,
+    non_negative: bool,
+    min_tokens: int | None,
+    max_tokens: int | None,
+    include: set[Any] | None,
+    exclude: set[Any],
+) -> str | None:
     """The reason of rejection by precedence, or None."""
     needs_tokens = min_tokens is not None or max_tokens is not None
     if row.id is None or row.score is None or (needs_tokens and row.n_tokens is None):
@@ -84,7 +92,12 @@ def select(
             reason: str | None = "missing"
         else:
             reason = classify(
-                row, non_negative=non_negative, min_tokens=min_tokens, max_tokens=max_tokens, include=include, exclude=exclude or set()
+                row,
+                non_negative=non_negative,
+                min_tokens=min_tokens,
+                max_tokens=max_tokens,
+                include=include,
+                exclude=exclude or set(),
             )
         if reason is None:
             eligible.append(row)
@@ -100,7 +113,11 @@ def select(
     elif band is not None:
         start, end = (math.floor(Fraction(edge) * n / 100) for edge in band)
     elif threshold is not None:
-        within = [row for row in eligible if (Fraction(row.score) >= _exact(threshold) if descending else Fraction(row.score) <= _exact(threshold))]
+        within = [
+            row
+            for row in eligible
+            if (Fraction(row.score) >= _exact(threshold) if descending else Fraction(row.score) <= _exact(threshold))
+        ]
         end = len(within)
     left = token_budget
     taken: set[Any] = set()

@@ -15,7 +15,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
 import vlmsel
 from vlmsel.errors import LockedError, MismatchError, UsageError
 
@@ -38,7 +37,10 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = random.Random(0)
     for part in range(4):
         ids = [rng.randbytes(16) for _ in range(50_000)]
-        pq.write_table(pa.table({"uid": pa.array(ids, pa.binary(16)), "ppl": [rng.random() for _ in ids]}), folder / f"{part}.parquet")
+        pq.write_table(
+            pa.table({"uid": pa.array(ids, pa.binary(16)), "ppl": [rng.random() for _ in ids]}),
+            folder / f"{part}.parquet",
+        )
     return folder
 
 
@@ -133,7 +135,9 @@ def test_inputs_and_foreign_folders_are_never_written_to(tmp_path: Path) -> None
     (tmp_path / "link").symlink_to(tmp_path / "data")
     for place in ["data", "data/inside", "link", "link/inside", "data/../data"]:
         with pytest.raises(UsageError):
-            vlmsel.Output.begin(tmp_path / place, command="score", config={}, inputs=[], guarded=[tmp_path / "data"], overwrite=True)
+            vlmsel.Output.begin(
+                tmp_path / place, command="score", config={}, inputs=[], guarded=[tmp_path / "data"], overwrite=True
+            )
     with pytest.raises(UsageError, match="vlmsel did not make it"):
         vlmsel.Output.begin(tmp_path / "data", command="score", config={}, inputs=[], overwrite=True)
     assert (tmp_path / "data/x").read_text() == "x"
@@ -150,7 +154,13 @@ def test_unfinished_inputs_are_refused_by_name(tmp_path: Path) -> None:
 def mounted(folder: Path, size: str) -> bool:
     """A small disk of its own, where this machine lets us."""
     folder.mkdir()
-    return os.geteuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True).returncode == 0
+    return (
+        os.geteuid() == 0
+        and subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True
+        ).returncode
+        == 0
+    )
 
 
 def test_a_full_disk_leaves_the_old_output(scores: Path, tmp_path: Path) -> None:
@@ -169,7 +179,11 @@ def disk_full(scores: Path, disk: Path, limit: str = "") -> None:
     """Fill the disk with a second, larger selection."""
     vlmsel.select(scores, k=1_000, output=disk / "out", control="random")
     before = tree_hash(disk / "out")
-    done = subprocess.run([sys.executable, "-c", limit + SELECT, str(scores), str(disk / "out"), "190000", "overwrite"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", limit + SELECT, str(scores), str(disk / "out"), "190000", "overwrite"],
+        capture_output=True,
+        text=True,
+    )
     assert "ResourceError" in done.stderr and str(disk) in done.stderr
     assert tree_hash(disk / "out") == before
     assert vlmsel.verify(disk / "out").problems == []
@@ -177,10 +191,23 @@ def disk_full(scores: Path, disk: Path, limit: str = "") -> None:
 
 
 def test_ctrl_c_ends_the_run_and_keeps_the_output(scores: Path, tmp_path: Path) -> None:
-    code = "import sys; from vlmsel.cli.main import run; sys.exit(run())"
+    code = "from vlmsel.cli.main import main; main()"
     many = [str(scores)] * 1 + [str(scores / "0.parquet")]
     for name, number, status in (("int", signal.SIGINT, 130), ("term", signal.SIGTERM, 143)):
-        arguments = ["select", *many, "--fraction", "0.9", "--memory-limit", "1MB", "--control", "worst", "--control", "middle", "-o", str(tmp_path / name)]
+        arguments = [
+            "select",
+            *many,
+            "--fraction",
+            "0.9",
+            "--memory-limit",
+            "1MB",
+            "--control",
+            "worst",
+            "--control",
+            "middle",
+            "-o",
+            str(tmp_path / name),
+        ]
         process = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True)
         deadline_s = time.monotonic() + 60
         while not (tmp_path / f"{name}.partial").exists() and process.poll() is None and time.monotonic() < deadline_s:

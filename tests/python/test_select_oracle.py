@@ -12,11 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import vlmsel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from selection_oracle import Expected, Row, select
-
-import vlmsel
 
 ID_TYPES = {
     "binary16": (pa.binary(16), lambda n: n.to_bytes(16, "big")),
@@ -39,7 +38,17 @@ SCORE_TYPES = {
 }
 
 
-def write(rows: list[Row], folder: Path, id_type: pa.DataType, score_type: pa.DataType, *, files: int = 1, group_rows: int = 7, version: str = "1.0", kept: bool = True) -> Path:
+def write(
+    rows: list[Row],
+    folder: Path,
+    id_type: pa.DataType,
+    score_type: pa.DataType,
+    *,
+    files: int = 1,
+    group_rows: int = 7,
+    version: str = "1.0",
+    kept: bool = True,
+) -> Path:
     """Rows as Parquet files, spread in order."""
     folder.mkdir(parents=True, exist_ok=True)
     share = max(1, -(-len(rows) // files))
@@ -55,7 +64,13 @@ def write(rows: list[Row], folder: Path, id_type: pa.DataType, score_type: pa.Da
             columns["uid"] = columns["uid"].dictionary_encode()
         if kept:
             columns["extra"] = pa.array([r.kept[0] if r.kept else None for r in part], pa.int16())
-        pq.write_table(pa.table(columns), folder / f"part-{at}.parquet", row_group_size=group_rows, data_page_version=version, compression=["snappy", "zstd", "none", "gzip"][at % 4])
+        pq.write_table(
+            pa.table(columns),
+            folder / f"part-{at}.parquet",
+            row_group_size=group_rows,
+            data_page_version=version,
+            compression=["snappy", "zstd", "none", "gzip"][at % 4],
+        )
     return folder
 
 
@@ -63,7 +78,7 @@ def check(selection: vlmsel.Selection, expected: Expected, total: int) -> None:
     """Same ids, scores, sources in the same order, and the same classes."""
     table = pa.table(selection.table())
     found = list(zip(table["uid"].to_pylist(), table["score"].to_pylist(), table["source"].to_pylist(), strict=True))
-    wanted = [(row.id, row.score if row.score else abs(row.score), row.source) for row in expected.rows]
+    wanted = [(row.id, row.score or abs(row.score), row.source) for row in expected.rows]
     assert found == wanted
     assert table["rank"].to_pylist() == list(range(len(wanted)))
     assert selection.rejected == expected.rejected
@@ -93,7 +108,9 @@ def test_every_id_and_score_type(tmp_path: Path, id_name: str, score_name: str) 
     rows = make_rows(1, 120, id_of, scores, ids=50)
     folder = write(rows, tmp_path / "in", id_type, score_type, files=3)
     for at, (order, k) in enumerate(itertools.product(["asc", "desc"], [0, 1, 13, 120, 500])):
-        found = vlmsel.select(folder, k=k, order=order, score_column="score", output=tmp_path / f"out{at}", keep_columns=["extra"])
+        found = vlmsel.select(
+            folder, k=k, order=order, score_column="score", output=tmp_path / f"out{at}", keep_columns=["extra"]
+        )
         check(found, select(rows, k=k, descending=order == "desc"), len(rows))
 
 
@@ -101,8 +118,13 @@ def test_every_id_and_score_type(tmp_path: Path, id_name: str, score_name: str) 
 @pytest.mark.parametrize("threads", [1, 2, 8])
 def test_larger_tables_in_many_pages(tmp_path: Path, version: str, threads: int) -> None:
     rng = random.Random(5)
-    rows = [Row(rng.randrange(40_000).to_bytes(16, "big"), rng.choice([rng.random() * 100, 7.0, 3.5])) for _ in range(60_000)]
-    folder = write(rows, tmp_path / "in", pa.binary(16), pa.float64(), files=4, group_rows=9_000, version=version, kept=False)
+    rows = [
+        Row(rng.randrange(40_000).to_bytes(16, "big"), rng.choice([rng.random() * 100, 7.0, 3.5]))
+        for _ in range(60_000)
+    ]
+    folder = write(
+        rows, tmp_path / "in", pa.binary(16), pa.float64(), files=4, group_rows=9_000, version=version, kept=False
+    )
     for k in (1_000, 30_000):
         found = vlmsel.select(folder, k=k, score_column="score", output=tmp_path / f"out-{k}", threads=threads)
         check(found, select(rows, k=k), len(rows))
@@ -112,7 +134,9 @@ SIZES = st.one_of(
     st.fixed_dictionaries({"k": st.integers(0, 40)}),
     st.fixed_dictionaries({"fraction": st.sampled_from(["0", "0.29", "1", "0.5", "0.3333"])}),
     st.fixed_dictionaries({"threshold": st.sampled_from([-1.0, 0.0, 0.1, 1.5, math.inf, -math.inf, 2.9999999])}),
-    st.fixed_dictionaries({"band": st.sampled_from([("0", "100"), ("10", "30"), ("33.3", "66.6"), ("50", "50"), ("0", "0.5")])}),
+    st.fixed_dictionaries(
+        {"band": st.sampled_from([("0", "100"), ("10", "30"), ("33.3", "66.6"), ("50", "50"), ("0", "0.5")])}
+    ),
     st.fixed_dictionaries({"token_budget": st.integers(0, 60)}),
 )
 
@@ -157,7 +181,14 @@ def test_any_request(tmp_path_factory: pytest.TempPathFactory, **case: Any) -> N
         **case["size"],
     )
     expected = select(
-        rows, descending=case["descending"], repeats=case["repeats"], min_tokens=low, max_tokens=high, include=include, exclude=exclude, **case["size"]
+        rows,
+        descending=case["descending"],
+        repeats=case["repeats"],
+        min_tokens=low,
+        max_tokens=high,
+        include=include,
+        exclude=exclude,
+        **case["size"],
     )
     check(found, expected, len(rows))
 
@@ -187,27 +218,45 @@ def test_order_of_files_and_threads_change_nothing(tmp_path: Path) -> None:
 
 def test_selections_merge(tmp_path: Path) -> None:
     rows = make_rows(8, 300, lambda n: f"i{n}", [1.0, 2.0, 3.0, 4.5], ids=120)
-    left = vlmsel.select(write(rows[:150], tmp_path / "a", pa.string(), pa.float64()), k=40, score_column="score", output=tmp_path / "sa")
-    right = vlmsel.select(write(rows[150:], tmp_path / "b", pa.string(), pa.float64()), k=40, score_column="score", output=tmp_path / "sb")
+    left = vlmsel.select(
+        write(rows[:150], tmp_path / "a", pa.string(), pa.float64()), k=40, score_column="score", output=tmp_path / "sa"
+    )
+    right = vlmsel.select(
+        write(rows[150:], tmp_path / "b", pa.string(), pa.float64()), k=40, score_column="score", output=tmp_path / "sb"
+    )
     both = vlmsel.select([left.path, right.path], k=40, score_column="score", output=tmp_path / "sab")
-    whole = vlmsel.select(write(rows, tmp_path / "ab", pa.string(), pa.float64()), k=40, score_column="score", output=tmp_path / "s")
+    whole = vlmsel.select(
+        write(rows, tmp_path / "ab", pa.string(), pa.float64()), k=40, score_column="score", output=tmp_path / "s"
+    )
     assert pa.table(both.table()).equals(pa.table(whole.table()))
 
 
 def test_controls_use_the_same_eligible_rows(tmp_path: Path) -> None:
     rows = make_rows(4, 300, lambda n: f"i{n}", [float(n) for n in range(100)], ids=200)
     folder = write(rows, tmp_path / "in", pa.string(), pa.float64(), files=2)
-    found = vlmsel.select(folder, k=30, score_column="score", output=tmp_path / "out", control=["random", "worst", "middle"], seed=7)
+    found = vlmsel.select(
+        folder, k=30, score_column="score", output=tmp_path / "out", control=["random", "worst", "middle"], seed=7
+    )
     assert set(found.controls) == {"random-s7", "worst", "middle"}
     check(found.controls["worst"], select(rows, k=30, descending=True), len(rows))
     n = sum(1 for row in rows if row.id is not None)
-    ordered = sorted((row for row in rows if row.id is not None), key=lambda row: (row.score, row.id.encode(), *((0,) if row.source is None else (1, row.source))))
+    ordered = sorted(
+        (row for row in rows if row.id is not None),
+        key=lambda row: (row.score, row.id.encode(), *((0,) if row.source is None else (1, row.source))),
+    )
     taken: list[str] = []
     for row in ordered[(n - 30) // 2 :]:
         if len(taken) < 30 and row.id not in taken:
             taken.append(row.id)
     assert pa.table(found.controls["middle"].table())["uid"].to_pylist() == taken
-    again = vlmsel.select(sorted(folder.glob("*.parquet"))[::-1], k=30, score_column="score", output=tmp_path / "again", control="random", seed=7)
+    again = vlmsel.select(
+        sorted(folder.glob("*.parquet"))[::-1],
+        k=30,
+        score_column="score",
+        output=tmp_path / "again",
+        control="random",
+        seed=7,
+    )
     first, second = (pa.table(s.controls["random-s7"].table()) for s in (found, again))
     assert first.equals(second)
     assert len(set(first["uid"].to_pylist())) == 30

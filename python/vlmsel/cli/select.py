@@ -15,32 +15,59 @@ SIZES = ("k", "fraction", "threshold", "band", "token_budget")
 
 @click.command("select")
 @click.argument("scores", nargs=-1)
-@click.option("-k", "--k", type=COUNT, metavar="N", help="Keep the N best distinct samples; 1_000_000 and 1M are N too.")
+@click.option(
+    "-k", "--k", type=COUNT, metavar="N", help="Keep the N best distinct samples; 1_000_000 and 1M are N too."
+)
 @click.option("--fraction", type=FRACTION, metavar="F", help="Keep this part of the eligible rows: 0.2 or 20%.")
 @click.option("--threshold", type=float, metavar="T", help="Keep scores up to T (down to T under --order desc).")
-@click.option("--band", metavar="LO:HI", help="Keep the rows between two percentiles of rank, such as 10:30; 0 is best.")
-@click.option("--token-budget", type=COUNT, metavar="N", help="Keep the best rows until the next one's n_tokens do not fit in N.")
+@click.option(
+    "--band", metavar="LO:HI", help="Keep the rows between two percentiles of rank, such as 10:30; 0 is best."
+)
+@click.option(
+    "--token-budget", type=COUNT, metavar="N", help="Keep the best rows until the next one's n_tokens do not fit in N."
+)
 @click.option("-o", "--output", metavar="DIR", help="Where the selection goes.  [default: selection/ of the workspace]")
 @click.option("--id-column", default="uid", show_default=True, metavar="NAME", help="Column with the ids.")
-@click.option("--score-column", default="ppl", show_default=True, metavar="NAME", help="Column with the scores; any numeric type.")
 @click.option(
-    "--order", type=click.Choice(["asc", "desc"]), default="asc", show_default=True, help="Whether low or high scores are best."
+    "--score-column", default="ppl", show_default=True, metavar="NAME", help="Column with the scores; any numeric type."
+)
+@click.option(
+    "--order",
+    type=click.Choice(["asc", "desc"]),
+    default="asc",
+    show_default=True,
+    help="Whether low or high scores are best.",
 )
 @click.option("--non-negative", is_flag=True, help="Scores below zero are bad (always so for the column ppl).")
 @click.option("--min-tokens", type=COUNT, metavar="N", help="Reject rows whose n_tokens is lower.")
 @click.option("--max-tokens", type=COUNT, metavar="N", help="Reject rows whose n_tokens is higher.")
-@click.option("--include", multiple=True, metavar="IDS", help="Only these ids: text, a table, or DataComp's .npy. Repeatable.")
+@click.option(
+    "--include", multiple=True, metavar="IDS", help="Only these ids: text, a table, or DataComp's .npy. Repeatable."
+)
 @click.option("--exclude", multiple=True, metavar="IDS", help="None of these ids. Repeatable.")
 @click.option(
-    "--repeats", type=click.Choice(["drop", "keep"]), default="drop", show_default=True, help="Whether an id counts once or each time."
+    "--repeats",
+    type=click.Choice(["drop", "keep"]),
+    default="drop",
+    show_default=True,
+    help="Whether an id counts once or each time.",
 )
 @click.option("--keep-columns", metavar="A,B", help="Columns to carry into the selection.")
 @click.option(
     "--control", "controls", type=click.Choice(["random", "worst", "middle"]), multiple=True,
     help="Write a comparison set of the same size beside the selection. Repeatable.",
 )  # fmt: skip
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, metavar="S", help="Seed of --control random.")
-@click.option("--mix-provenance", is_flag=True, help="Rank scores that different models, prompts or dtypes made together.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**64 - 1),
+    default=0,
+    show_default=True,
+    metavar="S",
+    help="Seed of --control random.",
+)
+@click.option(
+    "--mix-provenance", is_flag=True, help="Rank scores that different models, prompts or dtypes made together."
+)
 @common_options
 def command(scores: tuple[str, ...], common: Common, **flags: Any) -> None:
     """Choose the best pairs by score: exactly k of them, reproducibly.
@@ -76,7 +103,9 @@ def command(scores: tuple[str, ...], common: Common, **flags: Any) -> None:
         report.warn(f"left out: {name} cannot be read")
     fields: dict[str, Any] = _fields(selection)
     if selection.controls:
-        fields["controls"] = [{"control": name, "output": str(made.path), **_fields(made)} for name, made in selection.controls.items()]
+        fields["controls"] = [
+            {"control": name, "output": str(made.path), **_fields(made)} for name, made in selection.controls.items()
+        ]
     report.result(keywords["output"], fields)
 
 
@@ -112,7 +141,9 @@ def _explain(report: Report, selection: Any) -> None:
     if selection.already_done:
         report.say(f"{selection.path}: already there, made from the same inputs with the same options; nothing to do")
         return
-    report.say(f"{selection.path}: {selection.selected:,} of {selection.input:,} rows, last score {selection.threshold}")
+    report.say(
+        f"{selection.path}: {selection.selected:,} of {selection.input:,} rows, last score {selection.threshold}"
+    )
     for reason, count in sorted(selection.rejected.items(), key=lambda item: -item[1]):
         report.say(f"  {count:>14,} {reason}")
     if selection.quarantined:

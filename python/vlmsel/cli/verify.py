@@ -28,6 +28,10 @@ def command(folder: Path, common: Common) -> None:
     for problem in found.problems[:50]:
         report.warn(problem)
     if found.problems:
-        raise UnreadableError(f"{folder}: {len(found.problems)} problems in {found.files} files; make the folder again from its inputs")
-    report.say(f"{folder}: {found.files} files, {format_bytes(found.bytes)}, all as `vlmsel {found.command}` wrote them")
+        raise UnreadableError(
+            f"{folder}: {len(found.problems)} problems in {found.files} files; make the folder again from its inputs"
+        )
+    report.say(
+        f"{folder}: {found.files} files, {format_bytes(found.bytes)}, all as `vlmsel {found.command}` wrote them"
+    )
     report.result(folder, {"made_by": found.command, "files": found.files, "bytes": found.bytes, "problems": []})

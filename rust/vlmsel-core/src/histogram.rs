@@ -93,8 +93,12 @@ mod tests {
         loop {
             let (left, right) = keys.split_at(keys.len() / 2);
             let mut other = counts.emptied();
-            left.iter().for_each(|key| counts.add(*key));
-            right.iter().for_each(|key| other.add(*key));
+            for key in left {
+                counts.add(*key);
+            }
+            for key in right {
+                other.add(*key);
+            }
             counts.merge(&other);
             match counts.narrow(rank)? {
                 Narrowed::Next(next) => counts = next,

@@ -37,7 +37,7 @@ impl Decimal {
             numerator = numerator.checked_mul(10).ok_or_else(wrong)?;
             scale += 1;
         }
-        while scale > 0 && numerator % 10 == 0 {
+        while scale > 0 && numerator.is_multiple_of(10) {
             numerator /= 10;
             scale -= 1;
         }

@@ -79,7 +79,7 @@ pub struct Findings {
 
 /// Hash pairs, thinned by the picture's hash so that each picture is followed wholly or not at all.
 struct Pairs {
-    pairs: Vec<(Hash128, Hash128)>,
+    kept: Vec<(Hash128, Hash128)>,
     capacity: usize,
     shift: u32,
 }
@@ -91,11 +91,11 @@ impl Pairs {
 
     fn push(&mut self, image: Hash128, text: Hash128) {
         if self.keeps(&image) {
-            self.pairs.push((image, text));
-            while self.pairs.len() > self.capacity && self.shift < 100 {
+            self.kept.push((image, text));
+            while self.kept.len() > self.capacity && self.shift < 100 {
                 self.shift += 1;
-                let pairs = std::mem::take(&mut self.pairs);
-                self.pairs = pairs.into_iter().filter(|(image, _)| self.keeps(image)).collect();
+                let pairs = std::mem::take(&mut self.kept);
+                self.kept = pairs.into_iter().filter(|(image, _)| self.keeps(image)).collect();
             }
         }
     }
@@ -131,7 +131,7 @@ pub fn doctor(options: &DoctorOptions, progress: &Progress) -> Result<Findings> 
         return Ok(findings);
     }
     let budget = if options.run.memory_limit == 0 { DEFAULT_PAIR_BYTES } else { options.run.memory_limit / 2 };
-    let pairs = Mutex::new(Pairs { pairs: Vec::new(), capacity: (budget / 64).max(1024) as usize, shift: 0 });
+    let pairs = Mutex::new(Pairs { kept: Vec::new(), capacity: (budget / 64).max(1024) as usize, shift: 0 });
     let pool = options.run.pool()?;
     let seen: Vec<Seen> = pool.install(|| {
         sources
@@ -163,7 +163,7 @@ pub fn doctor(options: &DoctorOptions, progress: &Progress) -> Result<Findings> 
     }
     let pairs = pairs.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     findings.repeats_sampled = 1 << pairs.shift.min(63);
-    count_repeats(pairs.pairs, &mut findings.findings);
+    count_repeats(pairs.kept, &mut findings.findings);
     findings.healthy = findings.findings.is_empty();
     Ok(findings)
 }
@@ -362,7 +362,7 @@ fn look_at_json(shard: &ShardFile, root: &Path, pairs: &SharedPairs, progress: &
         }
     };
     loop {
-        let (row, value) = match values.next() {
+        let (row, value) = match values.read_next() {
             Ok(Some(next)) => next,
             Ok(None) => break,
             Err(error) => {
@@ -424,15 +424,15 @@ mod tests {
 
     #[test]
     fn pairs_are_thinned_by_picture() {
-        let mut pairs = Pairs { pairs: Vec::new(), capacity: 100, shift: 0 };
+        let mut pairs = Pairs { kept: Vec::new(), capacity: 100, shift: 0 };
         for i in 0..5000_u32 {
             let image = image_hash(&(i / 5).to_le_bytes());
             pairs.push(image, [(i % 5) as u8; 16]);
         }
-        assert!(pairs.pairs.len() <= 100 && pairs.shift > 0);
+        assert!(pairs.kept.len() <= 100 && pairs.shift > 0);
         let mut findings = BTreeMap::new();
-        let kept = pairs.pairs.len() as u64;
-        count_repeats(pairs.pairs, &mut findings);
+        let kept = pairs.kept.len() as u64;
+        count_repeats(pairs.kept, &mut findings);
         // A picture that is followed is followed wholly: all five captions of each.
         assert_eq!(findings["one_image_many_captions"].count, kept / 5);
     }

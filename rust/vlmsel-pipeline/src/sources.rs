@@ -108,8 +108,8 @@ pub fn resolve(arguments: &[String], named: &[String]) -> Result<Sources> {
     let mut roots: BTreeMap<String, PathBuf> = BTreeMap::new();
     let (mut sources, mut seen) = (Sources::default(), HashSet::new());
     for (name, argument) in asked {
-        let root = root_of(&argument)?;
-        let files = expand(&[argument.clone()], "tar or JSONL file", &accepts)?;
+        let root = root_of(&argument);
+        let files = expand(std::slice::from_ref(&argument), "tar or JSONL file", &accepts)?;
         let has_tars = files.iter().any(|file| kind_of(&file.path) == Some(Kind::Tar));
         let is_folder = Path::new(&argument).is_dir();
         let name = match name {
@@ -169,7 +169,7 @@ fn unlist(argument: &str, depth: usize) -> Result<Vec<String>> {
 }
 
 /// The real folder that shard names are relative to.
-fn root_of(argument: &str) -> Result<PathBuf> {
+fn root_of(argument: &str) -> PathBuf {
     let path = Path::new(argument);
     let folder = if path.is_dir() {
         path.to_path_buf()
@@ -182,7 +182,7 @@ fn root_of(argument: &str) -> Result<PathBuf> {
         PathBuf::from(if cut.is_empty() { "." } else { cut })
     };
     // A folder that is not there is reported by `expand`, in better words.
-    Ok(fs::canonicalize(&folder).unwrap_or(folder))
+    fs::canonicalize(&folder).unwrap_or(folder)
 }
 
 fn kind_of(path: &Path) -> Option<Kind> {

@@ -1,4 +1,4 @@
-//! Tables across the door by Arrow's PyCapsule interface, without copies, and single rows as Python objects.
+//! Tables across the door by Arrow's `PyCapsule` interface, without copies, and single rows as Python objects.
 
 use std::ffi::CStr;
 use std::path::PathBuf;
@@ -117,7 +117,6 @@ fn parquet_batches(
 /// Reads Parquet tables (files, folders, patterns) into memory.
 #[pyfunction]
 #[pyo3(signature = (paths, columns=Vec::new()))]
-#[allow(clippy::needless_pass_by_value, reason = "pyo3 converts arguments by value")]
 fn read_table(py: Python<'_>, paths: Vec<String>, columns: Vec<String>) -> PyResult<ArrowTable> {
     let mut batches = Vec::new();
     let schema = parquet_batches(py, &paths, &columns, |batch, schema| {
@@ -134,13 +133,12 @@ fn read_table(py: Python<'_>, paths: Vec<String>, columns: Vec<String>) -> PyRes
 /// Reads rows of Parquet tables as dictionaries: all, or those whose `uid` (16 bytes or a string) is in `uids`.
 #[pyfunction]
 #[pyo3(signature = (paths, columns=Vec::new(), uids=None))]
-#[allow(clippy::needless_pass_by_value, reason = "pyo3 converts arguments by value")]
-fn read_rows<'py>(
-    py: Python<'py>,
+fn read_rows(
+    py: Python<'_>,
     paths: Vec<String>,
     columns: Vec<String>,
     uids: Option<Vec<Vec<u8>>>,
-) -> PyResult<Bound<'py, PyList>> {
+) -> PyResult<Bound<'_, PyList>> {
     let wanted: Option<std::collections::HashSet<Vec<u8>>> = uids.map(|uids| uids.into_iter().collect());
     let rows = PyList::empty(py);
     parquet_batches(py, &paths, &columns, |batch, _| {

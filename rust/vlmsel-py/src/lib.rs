@@ -2,6 +2,8 @@
 //!
 //! Options and summaries cross as JSON text, tables as Arrow streams, ids as buffers; never one object per row.
 
+#![allow(clippy::needless_pass_by_value, reason = "pyo3 converts arguments by value")]
+
 mod arrow;
 mod doctor;
 mod door;

@@ -58,7 +58,7 @@ impl Output {
                 Ok(Self { inner: None, path, finished: true, manifest })
             }
             Opening::Open(output) => {
-                Ok(Self { path: output.path().to_path_buf(), inner: Some(output), finished: false, manifest: None })
+                Ok(Self { path: output.path().to_path_buf(), inner: Some(*output), finished: false, manifest: None })
             }
         }
     }

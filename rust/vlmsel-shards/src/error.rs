@@ -108,6 +108,7 @@ impl Error {
     }
 
     /// A damaged or foreign file.
+    #[allow(clippy::needless_pass_by_value, reason = "callers hand over errors and literals alike")]
     pub fn unreadable(path: impl Into<PathBuf>, reason: impl ToString) -> Self {
         Self::Unreadable { path: path.into(), reason: reason.to_string() }
     }

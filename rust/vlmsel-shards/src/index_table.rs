@@ -219,6 +219,7 @@ fn repeated(value: &str, count: usize) -> Result<ArrayRef> {
     Ok(Arc::new(DictionaryArray::<Int32Type>::try_new(keys, values).map_err(arrow)?))
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "given to map_err")]
 fn arrow(error: arrow_schema::ArrowError) -> Error {
     Error::Resource(format!("cannot build the index: {error}"))
 }

@@ -210,7 +210,7 @@ fn walk(root: &Path, at: &Path, accept: &dyn Fn(&Path) -> bool, names: &mut Vec<
                 )));
             }
             walk(root, &path, accept, names, depth + 1)?;
-        } else if accept(&path) && !(path.file_name().is_some_and(|n| n == MANIFEST)) {
+        } else if accept(&path) && path.file_name().is_none_or(|n| n != MANIFEST) {
             let below = path.strip_prefix(root).unwrap_or(&path);
             names.push(below.to_string_lossy().into_owned());
         }
@@ -230,15 +230,14 @@ fn expand_braces(word: &str, out: &mut Vec<String>) -> Result<()> {
     let (head, body, tail) = (&word[..open], &word[open + 1..close], &word[close + 1..]);
     let mut choices = split_commas(body);
     if choices.len() == 1 {
-        match range(body)? {
-            Some(numbers) => choices = numbers,
-            None => {
-                // `{abc}` is no expansion: keep the braces, go on behind them.
-                let mut tails = Vec::new();
-                expand_braces(tail, &mut tails)?;
-                out.extend(tails.into_iter().map(|tail| format!("{head}{{{body}}}{tail}")));
-                return Ok(());
-            }
+        if let Some(numbers) = range(body)? {
+            choices = numbers;
+        } else {
+            // `{abc}` is no expansion: keep the braces, go on behind them.
+            let mut tails = Vec::new();
+            expand_braces(tail, &mut tails)?;
+            out.extend(tails.into_iter().map(|tail| format!("{head}{{{body}}}{tail}")));
+            return Ok(());
         }
     }
     for choice in choices {

@@ -51,10 +51,10 @@ impl JsonValues {
             return Err(Error::unreadable(path, "not a plain file"));
         }
         let file = File::open(path).at("open", path)?;
-        let name = path.to_string_lossy().to_lowercase();
-        let mut input: Box<dyn BufRead + Send> = if name.ends_with(".gz") {
+        let ending = path.extension().map(std::ffi::OsStr::to_ascii_lowercase).unwrap_or_default();
+        let mut input: Box<dyn BufRead + Send> = if ending == "gz" {
             Box::new(BufReader::with_capacity(1 << 18, flate2::read::MultiGzDecoder::new(file)))
-        } else if name.ends_with(".zst") {
+        } else if ending == "zst" {
             let mut decoder = zstd::Decoder::new(file).at("read", path)?;
             decoder.window_log_max(MAX_WINDOW_LOG).at("read", path)?;
             Box::new(BufReader::with_capacity(1 << 18, decoder))
@@ -74,7 +74,7 @@ impl JsonValues {
     ///
     /// # Errors
     /// [`Error::Unreadable`] where the rest of the file cannot be read: cut short, or no JSON list.
-    pub fn next(&mut self) -> Result<Option<(u64, Value)>> {
+    pub fn read_next(&mut self) -> Result<Option<(u64, Value)>> {
         let value = match self.form {
             Form::Lines => self.next_line()?,
             Form::List => self.next_element()?,
@@ -249,7 +249,7 @@ mod tests {
         std::fs::write(&path, bytes).unwrap();
         let mut values = JsonValues::open(&path)?;
         let mut out = Vec::new();
-        while let Some((_, value)) = values.next()? {
+        while let Some((_, value)) = values.read_next()? {
             out.push(value);
         }
         Ok(out)
@@ -276,7 +276,7 @@ mod tests {
         for wrong in ["[", "[1", "[1,", "[{\"a\": 1}", "[1] 2", "[1 {}", "[\"a"] {
             assert!(read("a.json", wrong.as_bytes()).is_err(), "{wrong}");
         }
-        let cut = zstd::encode_all(&[b'1'; 100_000][..], 1).unwrap();
+        let cut = zstd::encode_all(vec![b'1'; 100_000].as_slice(), 1).unwrap();
         assert!(read("a.jsonl.zst", &cut[..cut.len() - 4]).is_err());
         assert!(read("a.jsonl.gz", b"\x1f\x8b\x08nonsense").is_err());
     }

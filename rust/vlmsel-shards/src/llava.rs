@@ -38,14 +38,14 @@ pub fn parse(bytes: &[u8], id_field: Option<&str>) -> Result<Record, (&'static s
     let parsed = |name: &str| -> Result<Option<Value>, (&'static str, String)> {
         get(name).map(serde_json::from_str).transpose().map_err(|error| ("bad_json", error.to_string()))
     };
-    let mut record = Record::default();
-    record.key = match parsed("id")? {
+    let key = match parsed("id")? {
         None => None,
         Some(Value::String(id)) => Some(id),
         // As written: 64 bits and more survive.
         Some(Value::Number(_)) => get("id").map(ToOwned::to_owned),
         Some(other) => return Err(("bad_id", format!("id is {other}"))),
     };
+    let mut record = Record { key, ..Record::default() };
     let declared = parsed(id_field.unwrap_or("uid"))?;
     record.uid = declared.as_ref().and_then(Value::as_str).and_then(parse_uid);
     if let (Some(field), None) = (id_field, record.uid) {

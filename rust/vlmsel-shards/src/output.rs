@@ -57,7 +57,7 @@ pub enum Opening {
     /// The work is already done; nothing was touched.
     Finished(Box<Manifest>),
     /// There is work to do.
-    Open(Output),
+    Open(Box<Output>),
 }
 
 /// An output folder being written. Shared by threads; dropping it releases the lock and keeps the committed parts.
@@ -120,12 +120,13 @@ impl Output {
         }
         let mut output = Self { spec, partial, content, parts: Mutex::default(), _lock: lock };
         output.open_partial(finished.is_some())?;
-        if let (Some(manifest), true) = (finished, output.spec.extend) {
-            if manifest.config == output.spec.config && extends(&manifest.inputs, &output.spec.inputs) {
-                output.adopt(&manifest)?;
-            }
+        if let (Some(manifest), true) = (finished, output.spec.extend)
+            && manifest.config == output.spec.config
+            && extends(&manifest.inputs, &output.spec.inputs)
+        {
+            output.adopt(&manifest)?;
         }
-        Ok(Opening::Open(output))
+        Ok(Opening::Open(Box::new(output)))
     }
 
     fn open_partial(&mut self, has_finished: bool) -> Result<()> {

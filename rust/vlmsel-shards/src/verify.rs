@@ -54,23 +54,23 @@ pub fn verify(folder: &Path, mut progress: impl FnMut(u64) -> bool) -> Result<Ve
             Ok((file, size)) => {
                 found.files += 1;
                 found.bytes += size;
-                if size != record.bytes {
-                    found.problems.push(format!("{}: {size} bytes, the manifest says {}", record.file, record.bytes));
-                } else {
+                if size == record.bytes {
                     match hash_file(file, &path) {
                         Ok(hash) if hash.to_hex().as_str() == record.blake3 => {}
                         Ok(_) => found.problems.push(format!("{}: content differs from its checksum", record.file)),
                         Err(error) => found.problems.push(error.to_string()),
                     }
+                } else {
+                    found.problems.push(format!("{}: {size} bytes, the manifest says {}", record.file, record.bytes));
                 }
             }
         }
     }
     let total: u64 = manifest.parts.iter().map(|part| part.rows).sum();
-    if let Some(selected) = manifest.counts.get("selected").filter(|_| manifest.command == "select") {
-        if *selected != total {
-            found.problems.push(format!("{MANIFEST}: counts {selected} selected but its parts hold {total} rows"));
-        }
+    if let Some(selected) = manifest.counts.get("selected").filter(|_| manifest.command == "select")
+        && *selected != total
+    {
+        found.problems.push(format!("{MANIFEST}: counts {selected} selected but its parts hold {total} rows"));
     }
     let mut folders = vec![folder.to_path_buf()];
     while let Some(at) = folders.pop() {

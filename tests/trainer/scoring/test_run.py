@@ -381,6 +381,10 @@ def test_missing_shard_is_a_status_of_its_rows(model: Path, index: Path, tmp_pat
     (tmp_path / "data" / "a.tar").unlink()
     summary = run.score(model, index=index, output=tmp_path / "scores", options=OPTIONS, max_bad_fraction=1.0)
     assert summary.counts["image_missing"] == len(GOOD)
+    with pytest.raises(UnreadableError):
+        run.score(model, index=index, output=tmp_path / "none", options=OPTIONS)
+    allowed = run.score(model, index=index, output=tmp_path / "one", options=OPTIONS, allow_bad_files=1)
+    assert allowed.counts == summary.counts
 
 
 def test_shard_that_became_shorter_is_a_status_of_its_rows(model: Path, index: Path, tmp_path: Path) -> None:

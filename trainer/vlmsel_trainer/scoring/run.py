@@ -66,6 +66,10 @@ class Summary:
         return self.counts["input"] - self.counts[OK]
 
 
+LOST_FILE_STATUSES = frozenset({"image_missing", "image_unreadable"})
+"""Statuses of rows whose shard is gone or shorter than the index says."""
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """How many rows may fail, and which statuses are no failure."""
@@ -73,6 +77,11 @@ class Tolerance:
     strict: bool
     max_bad_fraction: float
     harmless: frozenset[str]
+    allow_bad_files: int
+
+    def of(self, bad_shards: int) -> frozenset[str]:
+        """The statuses that are no failure where so many shards lack images."""
+        return self.harmless | LOST_FILE_STATUSES if bad_shards <= self.allow_bad_files else self.harmless
 
 
 @dataclass
@@ -111,7 +120,7 @@ def score(
     overwrite: bool = False,
     strict: bool = False,
     max_bad_fraction: float = 0.001,
-    allow_bad_files: bool = False,
+    allow_bad_files: int = 0,
     memory_limit: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
@@ -120,7 +129,7 @@ def score(
     Raises NotFoundError and UsageError before any work; UnreadableError where more than ``max_bad_fraction`` of the rows
     failed (StrictError at the first, under ``strict``): nothing is published then, what was scored stays for the next
     run; MismatchError where ``output`` was begun with another model, configuration or index; LockedError; ResourceError.
-    ``allow_bad_files``: rows whose shard is missing or cut short do not count as failed. ``memory_limit`` (bytes): refuses,
+    ``allow_bad_files``: of up to so many shards, rows whose image is missing or cut short do not count as failed. ``memory_limit`` (bytes): refuses,
     before it is loaded, a model whose weights alone are larger.
     """
     options = options or ScoreOptions()
@@ -129,7 +138,7 @@ def score(
     planned = plan(model, index, options)
     if memory_limit is not None and planned.model_bytes > memory_limit:
         raise ResourceError(f"{model} has {planned.model_bytes:,} bytes of weights, --memory-limit is {memory_limit:,}")
-    harmless = EMPTY_STATUSES | {OK, "input"} | ({"image_missing", "image_unreadable"} if allow_bad_files else set())
+    tolerance = Tolerance(strict, max_bad_fraction, EMPTY_STATUSES | {OK, "input"}, allow_bad_files)
     with vlmsel.Output.begin(
         output,
         command="score",
@@ -141,7 +150,7 @@ def score(
     ) as out:
         if out.finished:
             return Summary(out.path, dict(out.manifest["counts"]), 0, time.monotonic() - began, 0)
-        work = _Run(planned, options, out, Tolerance(strict, max_bad_fraction, frozenset(harmless)), on_progress)
+        work = _Run(planned, options, out, tolerance, on_progress)
         todo = _limited(planned.index.units(options.samples_per_unit), options.limit)
         work.progress.rows = sum(int(record["rows"]) for record in out.committed().values())
         loaded = models.load(
@@ -173,6 +182,11 @@ class _Run:
         self._on_progress = on_progress
         self.progress = Progress(planned.rows)
         self._provenance: dict[str, Any] = {}
+        self._bad_shards = {
+            name.rsplit("-", 1)[0]
+            for name, record in out.committed().items()
+            if not LOST_FILE_STATUSES.isdisjoint(record["counts"])
+        }
         self._counts: Counter[str] = Counter()
         for record in out.committed().values():
             self._counts.update(record["counts"])
@@ -247,8 +261,11 @@ class _Run:
         statuses = Counter(score.status for score in planned.scores)
         counts = {"input": len(unit)} | dict(sorted(statuses.items()))
         self._counts.update(counts)
+        if not LOST_FILE_STATUSES.isdisjoint(statuses):
+            self._bad_shards.add(unit.name.rsplit("-", 1)[0])
+        harmless = self._tolerance.of(len(self._bad_shards))
         for row, score_of_row in enumerate(planned.scores):
-            if self._tolerance.strict and score_of_row.status not in self._tolerance.harmless:
+            if self._tolerance.strict and score_of_row.status not in harmless:
                 raise StrictError(
                     f"row {unit.start + row} of {unit.part} (uid {planned.samples[row].uid.hex()}): {score_of_row.status}; "
                     "without --strict it stays as a row with this status"
@@ -258,7 +275,8 @@ class _Run:
         self._check_bad()
 
     def _check_bad(self) -> None:
-        bad = {status: n for status, n in sorted(self._counts.items()) if status not in self._tolerance.harmless}
+        harmless = self._tolerance.of(len(self._bad_shards))
+        bad = {status: n for status, n in sorted(self._counts.items()) if status not in harmless}
         if sum(bad.values()) > self._tolerance.max_bad_fraction * self._plan.rows:
             statuses = ", ".join(f"{n} {status}" for status, n in bad.items())
             raise UnreadableError(

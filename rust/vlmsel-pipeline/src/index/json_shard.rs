@@ -16,6 +16,9 @@ use vlmsel_shards::source::{LocalFile, ReadAt};
 use super::Unit;
 use crate::error::Result;
 
+/// A record with its pictures, or why it is bad.
+type Parsed = std::result::Result<(Record, Vec<ImageRow>), Bad>;
+
 /// Records whose images are read at one time.
 const BATCH_ROWS: usize = 256;
 /// Bytes of records in one batch, so that long ones do not add up.
@@ -38,7 +41,7 @@ pub(super) fn read(unit: &mut Unit<'_>, image_root: &Path) -> Result<()> {
     loop {
         let (mut batch, mut bytes, mut ended) = (Vec::new(), 0, false);
         while batch.len() < BATCH_ROWS && bytes < BATCH_BYTES {
-            match values.next() {
+            match values.read_next() {
                 Ok(Some((row, value))) => {
                     if let Value::Json(json) = &value {
                         bytes += json.len();
@@ -59,7 +62,7 @@ pub(super) fn read(unit: &mut Unit<'_>, image_root: &Path) -> Result<()> {
         }
         let id_field = unit.options.id_column.as_deref();
         let progress = unit.progress;
-        let read: Vec<(u64, std::result::Result<(Record, Vec<ImageRow>), Bad>)> = batch
+        let read: Vec<(u64, Parsed)> = batch
             .into_par_iter()
             .map(|(row, value)| {
                 let result = match value {
@@ -103,13 +106,12 @@ fn push(
 ) -> Result<()> {
     // A record without an id is known by its number.
     let key = record.key.unwrap_or_else(|| row.to_string());
-    let ordinal = match record.uid {
-        Some(_) => 0,
-        None => {
-            let next = ordinals.entry(key.clone()).or_default();
-            *next += 1;
-            *next - 1
-        }
+    let ordinal = if record.uid.is_some() {
+        0
+    } else {
+        let next = ordinals.entry(key.clone()).or_default();
+        *next += 1;
+        *next - 1
     };
     let hashed = record.text.as_deref().or(record.spoken.as_deref()).map(text_hash);
     unit.push(IndexRow {

@@ -119,21 +119,21 @@ fn add(unit: &mut Unit<'_>, sample: Sample, row: Option<Row>) -> Result<()> {
         return unit.put_aside(fault);
     }
     let mut images = Vec::new();
-    if let Some(member) = sample.image() {
-        if let Content::Image(hash, header) = &member.content {
-            match header {
-                Ok(header) => images.push(ImageRow {
-                    file: None,
-                    offset: member.offset,
-                    size: member.size,
-                    width: header.width,
-                    height: header.height,
-                    hash: *hash,
-                }),
-                Err(fault) => {
-                    let record = bad(fault.reason(), &format!(".{}: {fault}", member.extension));
-                    return unit.put_aside(record);
-                }
+    if let Some(member) = sample.image()
+        && let Content::Image(hash, header) = &member.content
+    {
+        match header {
+            Ok(header) => images.push(ImageRow {
+                file: None,
+                offset: member.offset,
+                size: member.size,
+                width: header.width,
+                height: header.height,
+                hash: *hash,
+            }),
+            Err(fault) => {
+                let record = bad(fault.reason(), &format!(".{}: {fault}", member.extension));
+                return unit.put_aside(record);
             }
         }
     }

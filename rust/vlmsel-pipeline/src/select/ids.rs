@@ -32,10 +32,8 @@ fn canonical(id: &[u8], may_be_hex: bool) -> Canonical<'_> {
     if let Ok(bytes) = <[u8; 16]>::try_from(id).map_err(|_| ()).and_then(|b| if may_be_hex { Err(()) } else { Ok(b) }) {
         return Canonical::Wide(u128::from_be_bytes(bytes));
     }
-    if may_be_hex {
-        if let Some(value) = parse_hex(id) {
-            return Canonical::Wide(value);
-        }
+    if may_be_hex && let Some(value) = parse_hex(id) {
+        return Canonical::Wide(value);
     }
     Canonical::Other(id)
 }
@@ -211,14 +209,14 @@ pub fn for_each_id(array: &ArrayRef, mut visit: impl FnMut(usize, Option<&[u8]>)
         DataType::UInt64 => {
             let ids = array.as_primitive::<arrow_array::types::UInt64Type>();
             (0..ids.len()).for_each(|at| {
-                visit(at, (!ids.is_null(at)).then(|| ids.value(at).to_string()).as_deref().map(str::as_bytes))
+                visit(at, (!ids.is_null(at)).then(|| ids.value(at).to_string()).as_deref().map(str::as_bytes));
             });
         }
         _ => {
             if let Ok(wide) = arrow_cast::cast(array, &DataType::Int64) {
                 let ids = wide.as_primitive::<Int64Type>();
                 (0..ids.len()).for_each(|at| {
-                    visit(at, (!ids.is_null(at)).then(|| ids.value(at).to_string()).as_deref().map(str::as_bytes))
+                    visit(at, (!ids.is_null(at)).then(|| ids.value(at).to_string()).as_deref().map(str::as_bytes));
                 });
             }
         }

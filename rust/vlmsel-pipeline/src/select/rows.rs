@@ -271,16 +271,13 @@ fn choose_on_disk(
     let mut rows = rows.finish()?;
     let mut last_row = None;
     while let Some((row, tag)) = rows.next()? {
-        match walk.judge(tokens_of(&row, &rule), || Ok::<_, crate::Error>(false))? {
-            Verdict::Selected => {
-                emit(&row, tag)?;
-                chosen.last_key = Some(key_of(&row));
-                last_row = Some(row);
-            }
-            _ => {
-                chosen.complete = true;
-                break;
-            }
+        if walk.judge(tokens_of(&row, &rule), || Ok::<_, crate::Error>(false))? == Verdict::Selected {
+            emit(&row, tag)?;
+            chosen.last_key = Some(key_of(&row));
+            last_row = Some(row);
+        } else {
+            chosen.complete = true;
+            break;
         }
     }
     if let Limit::Rows(wanted) = rule.limit {

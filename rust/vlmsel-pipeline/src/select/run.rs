@@ -107,14 +107,14 @@ pub fn plan(request: &Request) -> Result<Plan> {
     let (memory_bytes, scratch_bytes) =
         if needed <= budget { (needed, 0) } else { (budget, wanted.saturating_mul(3 * 60)) };
     let parent = request.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if let Ok(free) = fs_free(parent) {
-        if free < scratch_bytes {
-            return Err(vlmsel_shards::Error::Resource(format!(
+    if let Ok(free) = fs_free(parent)
+        && free < scratch_bytes
+    {
+        return Err(vlmsel_shards::Error::Resource(format!(
                 "about {scratch_bytes} bytes of scratch disk are needed beside {}, {free} are free; raise --memory-limit or free some space",
                 request.output.display()
             ))
             .into());
-        }
     }
     let outputs = std::iter::once(None).chain(request.controls.iter().copied().map(Some));
     Ok(Plan {
@@ -273,10 +273,9 @@ impl Run<'_> {
             Opening::Finished(manifest) => return Ok(already_done(path, control, &manifest)),
         };
         let (tally, chosen, writer) = loop {
-            match self.attempt(control, selected, &output)? {
-                Some(done) => break done,
-                // A table broke and may be left out: the same again without it, so that nothing of it shows.
-                None => {}
+            // Without a result a table broke that may be left out: the same again without it, so that nothing of it shows.
+            if let Some(done) = self.attempt(control, selected, &output)? {
+                break done;
             }
         };
         self.commit(output, control, &tally, chosen, writer)
@@ -394,7 +393,7 @@ impl Run<'_> {
                     return Ok(Err(tally));
                 }
                 let start = tally.eligible.saturating_sub(k) / 2;
-                return self.from_rank(scan, rule(start, None, Limit::Rows(k)), None).map(Ok);
+                return self.bounded_by_ranks(scan, rule(start, None, Limit::Rows(k)), None).map(Ok);
             }
             (Some(_), Some(k)) => return Ok(Ok(everything(rule(0, None, Limit::Rows(k)), Some(k)))),
             _ => {}
@@ -428,19 +427,19 @@ impl Run<'_> {
                 }
                 let rank = |percent: &Decimal| percent.of(tally.eligible, 100);
                 let (start, end) = (rank(low), rank(high));
-                return self.from_rank(scan, rule(start, Some(end), Limit::All), Some(end)).map(Ok);
+                return self.bounded_by_ranks(scan, rule(start, Some(end), Limit::All), Some(end)).map(Ok);
             }
         }))
     }
 
     /// Bounds the keys of a rule that begins at a rank, so that the rows in front of it need not be collected.
-    fn from_rank(&self, scan: &Scan<'_>, rule: Rule, end: Option<u64>) -> Result<Target> {
+    fn bounded_by_ranks(&self, scan: &Scan<'_>, rule: Rule, end: Option<u64>) -> Result<Target> {
         let mut target = Target { rule, first_rank: 0, lower: 0, upper: u64::MAX, wanted: None };
-        if rule.start_rank > 0 {
-            if let Some(found) = key_at_rank(scan, rule.start_rank, self.progress)? {
-                target.lower = found.key;
-                target.first_rank = found.below;
-            }
+        if rule.start_rank > 0
+            && let Some(found) = key_at_rank(scan, rule.start_rank, self.progress)?
+        {
+            target.lower = found.key;
+            target.first_rank = found.below;
         }
         if let Some(found) = end
             .and_then(|end| end.checked_sub(1))
@@ -455,14 +454,17 @@ impl Run<'_> {
 
     fn commit(
         &self,
-        output: Output,
+        output: Box<Output>,
         control: Option<Control>,
         tally: &Tally,
         chosen: Chosen,
         writer: SelectionWriter,
     ) -> Result<SelectionReport> {
         let wide = self.resolved.columns.id.working == arrow_schema::DataType::FixedSizeBinary(16);
-        let (mut names, rows, last_score) = writer.finish(wide)?;
+        let (mut names, rows, last_score) = {
+            let written = writer.finish(wide)?;
+            (written.files, written.rows, written.last_score)
+        };
         let mut counts = BTreeMap::from([
             ("input".to_owned(), tally.input),
             ("selected".to_owned(), chosen.selected),

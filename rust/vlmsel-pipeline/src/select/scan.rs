@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use arrow_schema::DataType;
@@ -324,7 +323,10 @@ impl<'a> Worker<'a> {
                 let end = done + batch.num_rows();
                 if failed.is_none() {
                     let scores = survivors.scores.get(done..end).unwrap_or_default();
-                    failed = self.encoder.encode(&survivors.keys[done..end], scores, batch, &mut self.arena, &mut hand_over).err();
+                    failed = self
+                        .encoder
+                        .encode(&survivors.keys[done..end], scores, batch, &mut self.arena, &mut hand_over)
+                        .err();
                 }
                 done = end;
                 Ok(())
@@ -482,8 +484,8 @@ impl<'a> Worker<'a> {
             Ok(())
         })?;
         let counts = token_counts.map(tokens).transpose()?;
-        let counts = counts.as_ref().map(|counts| counts.as_primitive::<UInt64Type>());
-        let statuses = statuses.map(|statuses| statuses.as_string_view());
+        let counts = counts.as_ref().map(arrow_array::cast::AsArray::as_primitive::<UInt64Type>);
+        let statuses = statuses.map(arrow_array::cast::AsArray::as_string_view);
         let (mut included, mut excluded) = (Vec::new(), Vec::new());
         if let Some(include) = &resolved.include {
             include.contains_each(ids, &mut included);

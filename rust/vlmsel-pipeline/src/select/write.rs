@@ -34,6 +34,16 @@ pub struct SelectionWriter {
     uids: Option<Sorter>,
     uids_path: PathBuf,
     /// Score key of the last row.
+    last_score: Option<u64>,
+}
+
+/// What a finished selection consists of.
+pub struct Written {
+    /// Names to commit, with their hashes.
+    pub files: Vec<(&'static str, blake3::Hash)>,
+    /// Rows.
+    pub rows: u64,
+    /// Score key of the last row.
     pub last_score: Option<u64>,
 }
 
@@ -96,8 +106,8 @@ impl SelectionWriter {
         Ok(())
     }
 
-    /// Ends the files. Returns the names to commit and the number of rows.
-    pub fn finish(mut self, has_wide_ids: bool) -> Result<(Vec<(&'static str, blake3::Hash)>, u64, Option<u64>)> {
+    /// Ends the files.
+    pub fn finish(mut self, has_wide_ids: bool) -> Result<Written> {
         self.flush()?;
         let mut names = vec![(TABLE, self.table.finish()?)];
         if let (Some(sorter), true) = (self.uids, self.rank > 0 || has_wide_ids) {
@@ -115,7 +125,7 @@ impl SelectionWriter {
             let file = File::open(&self.uids_path).at("read", &self.uids_path)?;
             names.push((UIDS, vlmsel_shards::output::hash_file(file, &self.uids_path)?));
         }
-        Ok((names, self.rank, self.last_score))
+        Ok(Written { files: names, rows: self.rank, last_score: self.last_score })
     }
 }
 

@@ -226,7 +226,7 @@ fn read_part(path: &Path, order: &Arc<Order>, progress: &Progress) -> Result<Vec
             let is_wanted = |uid: Option<&[u8]>| {
                 uid.and_then(|uid| uid.try_into().ok()).is_some_and(|uid| order.contains(u128::from_be_bytes(uid)))
             };
-            BooleanArray::from_iter(uids.iter().map(|uid| Some(is_wanted(uid))))
+            uids.iter().map(|uid| Some(is_wanted(uid))).collect::<BooleanArray>()
         },
         |batch| {
             progress.check()?;

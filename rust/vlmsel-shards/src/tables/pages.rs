@@ -120,7 +120,8 @@ pub fn gather_ids(table: &ParquetTable, group: usize, rows: &[u32], column: &Col
         };
         read.ok_or_else(|| damaged("a page is cut short or points nowhere"))?;
         if let Some(length) = wanted.too_long {
-            let message = format!("{}: an id of {length} bytes; ids may have up to {MAX_ID_BYTES}", table.path.display());
+            let message =
+                format!("{}: an id of {length} bytes; ids may have up to {MAX_ID_BYTES}", table.path.display());
             return Err(Error::Usage(message));
         }
         first_row += count;

@@ -385,13 +385,13 @@ impl ParquetTable {
         columns: &[&Column],
         visit: &mut dyn FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<()> {
-        if let [id] = columns {
-            if let Some(ids) = super::pages::gather_ids(self, group, rows, id)? {
-                let schema = super::schema::working_schema(columns);
-                let batch =
-                    RecordBatch::try_new(schema, vec![ids]).map_err(|error| Error::unreadable(&self.path, error))?;
-                return visit(&batch);
-            }
+        if let [id] = columns
+            && let Some(ids) = super::pages::gather_ids(self, group, rows, id)?
+        {
+            let schema = super::schema::working_schema(columns);
+            let batch =
+                RecordBatch::try_new(schema, vec![ids]).map_err(|error| Error::unreadable(&self.path, error))?;
+            return visit(&batch);
         }
         self.read(group, Some(rows), columns, visit)
     }
@@ -458,15 +458,12 @@ fn visit_nullable<T: Native>(
         keys.clear();
         classes.clear();
         for level in chunk {
-            match (*level == 1).then(|| next.next()).flatten() {
-                Some(value) => {
-                    keys.push(value.key());
-                    classes.push(value.class(non_negative));
-                }
-                None => {
-                    keys.push(0);
-                    classes.push(ScoreClass::Missing);
-                }
+            if let Some(value) = (*level == 1).then(|| next.next()).flatten() {
+                keys.push(value.key());
+                classes.push(value.class(non_negative));
+            } else {
+                keys.push(0);
+                classes.push(ScoreClass::Missing);
             }
         }
         visit(&Block { first_row: first_row + at * super::score::BLOCK_ROWS, keys: &keys, classes: Some(&classes) })?;

@@ -447,16 +447,12 @@ impl Lines {
             if buffer.is_empty() {
                 return Ok(());
             }
-            match buffer.iter().position(|byte| *byte == b'\n') {
-                Some(at) => {
-                    self.reader.consume(at + 1);
-                    return Ok(());
-                }
-                None => {
-                    let all = buffer.len();
-                    self.reader.consume(all);
-                }
+            if let Some(at) = buffer.iter().position(|byte| *byte == b'\n') {
+                self.reader.consume(at + 1);
+                return Ok(());
             }
+            let all = buffer.len();
+            self.reader.consume(all);
         }
     }
 }
