@@ -225,7 +225,13 @@ impl Wanted<'_> {
         Some(())
     }
 
-    fn take_dictionary(&mut self, values: &[u8], first_row: usize, count: usize, dictionary: &Dictionary) -> Option<()> {
+    fn take_dictionary(
+        &mut self,
+        values: &[u8],
+        first_row: usize,
+        count: usize,
+        dictionary: &Dictionary,
+    ) -> Option<()> {
         let (bit_width, bytes) = values.split_first()?;
         if *bit_width > 32 {
             return None;
