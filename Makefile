@@ -56,7 +56,7 @@ $(VENV)/.made: constraints.txt
 
 $(VENV)/.data: pyproject.toml constraints.txt | $(VENV)/.made
 	$(call step,installing what the data half and its tests need (10 s),\
-	  $(UV) -r pyproject.toml --group build --group test --group lint)
+	  $(UV) -r pyproject.toml --group build --group test --group lint; $(UV) --no-deps diagrams)
 	@touch $@
 
 # --locked is in pyproject.toml. --skip-install is not used: .venv/bin/vlmsel is what a user gets.
@@ -110,7 +110,7 @@ fmt: $(VENV)/.data ## write the formatting that lint asks for
 demo: build ## the whole way on a small data set, with contact sheets (5 min)
 	$(call step,demo in $(DEMO_WORKSPACE)/,$(BIN)/python -m vlmsel_trainer.demo $(DEMO_WORKSPACE))
 
-demo-soup: build ## fine-tune twice and average the results (3 min)
+demo-soup: build ## three fine-tunes of the demo's scorer and their three soups (3 min)
 	$(call step,soup demo in $(DEMO_WORKSPACE)/,$(BIN)/python -m vlmsel_trainer.demo.soup $(DEMO_WORKSPACE))
 
 .venv-bench/.made: benches/requirements.txt constraints.txt $(VENV)/.built

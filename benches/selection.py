@@ -45,9 +45,10 @@ def done(measured, column):
 """
 CONTENDERS = {
     "vlmsel": """
-import pyarrow as pa, vlmsel, tempfile
+import vlmsel.selection, tempfile
 with tempfile.TemporaryDirectory(dir=os.path.dirname(folder)) as out:
     found, measured = run(lambda: vlmsel.select(folder, k=k, output=out + "/selection", threads=threads))
+    import pyarrow as pa
     done(measured, pa.table(found.table())["uid"].to_pylist())
 """,
     "pyarrow floor": """

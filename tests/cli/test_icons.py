@@ -42,18 +42,7 @@ def vlmsel(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "NO_COLOR": "1"})
 
 
-def have(*commands: str) -> bool:
-    listing = vlmsel("--help")
-    return listing.returncode == 0 and all(f"  {command} " in listing.stdout for command in commands)
-
-
 pytestmark = pytest.mark.skipif(not ICONS, reason="needs the icons: pip install --no-deps diagrams")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def commands() -> None:
-    if not have("index", "doctor", "shard"):
-        pytest.skip("needs vlmsel index, doctor and shard")
 
 
 def result(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -142,16 +131,14 @@ def test_index_of_a_caption_list_reads_the_files_where_they_lie(contents: dict[s
 
 def test_doctor_sees_the_real_duplicates(tar_index: Path, contents: dict[str, bytes]) -> None:
     found = result(vlmsel("doctor", tar_index.parent / "tars", "--json"))
-    copies = Counter(contents.values())
-    captions: dict[bytes, set[str]] = {}
+    captions: dict[bytes, list[str]] = {}
     for name, content in contents.items():
-        captions.setdefault(content, set()).add(caption_of(name))
-    text = json.dumps(found)
-    assert found["input"] == len(contents)
-    assert max(copies.values()) > 1
-    assert any(len(names) > 1 for names in captions.values())
-    assert "image" in text
-    assert "caption" in text
+        captions.setdefault(content, []).append(caption_of(name))
+    assert found["input"] == found["images"] == found["texts"] == len(contents)
+    counts = {kind: finding["count"] for kind, finding in found["findings"].items()}
+    assert counts["one_image_many_captions"] == sum(len(set(names)) > 1 for names in captions.values()) > 0
+    assert counts["repeated_pair"] == sum(len(names) - len(set(names)) for names in captions.values()) > 0
+    assert set(counts) <= {"one_image_many_captions", "repeated_pair", "tiny_image"}
 
 
 def test_shards_hold_the_same_bytes(tar_index: Path, contents: dict[str, bytes], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import click
@@ -166,20 +167,32 @@ def _show_plan(report: Report, sources: list[str], keywords: dict[str, Any]) -> 
 
 
 def histogram(sample: list[float], threshold: Any, descending: bool, *, bins: int = 20, width: int = 48) -> str:
-    """A text histogram of ascending scores between their 0.5 and 99.5 percentiles, with the cut marked."""
+    """A text histogram of ascending scores between their 0.5 and 99.5 percentiles, with the cut marked.
+
+    Where positive scores span more than three decades, as perplexities of junk do, the bins are even in the logarithm.
+    """
     low, high = sample[int(len(sample) * 0.005)], sample[min(int(len(sample) * 0.995), len(sample) - 1)]
     if not low < high:
         return f"scores: all of a sample of {len(sample):,} are {low:g}"
+    logarithmic = low > 0 and high / low > 1000
+
+    def place(score: float) -> int:
+        if logarithmic:
+            share = math.log(max(score, low) / low) / math.log(high / low)
+        else:
+            share = (score - low) / (high - low)
+        return min(max(int(share * bins), 0), bins - 1)
+
     counts = [0] * bins
     for score in sample:
-        counts[min(max(int((score - low) / (high - low) * bins), 0), bins - 1)] += 1
+        counts[place(score)] += 1
     try:
-        cut = None if threshold is None else min(max(int((float(threshold) - low) / (high - low) * bins), 0), bins - 1)
+        cut = None if threshold is None else place(float(threshold))
     except ValueError:
         cut = None
     lines = [f"scores (a sample of {len(sample):,}; the ends hold what lies beyond):"]
     for at, count in enumerate(counts):
-        edge = low + (high - low) * at / bins
+        edge = low * (high / low) ** (at / bins) if logarithmic else low + (high - low) * at / bins
         kept = cut is not None and (at >= cut if descending else at <= cut)
         bar = ("#" if kept else "-") * round(count / max(counts) * width)
         mark = "  <- the cut" if at == cut else ""

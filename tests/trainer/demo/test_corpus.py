@@ -85,6 +85,7 @@ def test_every_planted_pair_is_the_junk_it_says(samples: dict[str, list[dict[str
         assert good[sample["image"], sample["txt"]] == 1
     repeated = Counter(sample["image"] for sample in samples["repeated-picture"])
     assert sorted(repeated.values()) == [15, 25]
+    assert len({(sample["image"], sample["txt"]) for sample in samples["repeated-picture"]}) == 40
     assert all(sample["txt"] in names - {sample["name"]} for sample in samples["repeated-picture"])
     assert all(max(picture(sample).size) <= 4 for sample in samples["tiny-picture"])
     assert all(len(picture(sample).getcolors() or ()) == 1 for sample in samples["blank-picture"])

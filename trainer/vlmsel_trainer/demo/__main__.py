@@ -6,6 +6,7 @@ sheet. Everything stays in the workspace (`DEMO_WORKSPACE`, by default `demo-wor
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -88,7 +89,9 @@ def _train_scorer(workspace: Path, steps: int, seed: int) -> None:
         if is_trained(plan, folder):
             _say(f"   It is there already: {folder}")
             return
-        train(plan, folder, lambda step, loss: progress.update(step, steps, note=f"loss {loss:.2f} nats/token"))
+        # Saving loads DeepSpeed where it is installed, which talks on stdout; that belongs to the result.
+        with contextlib.redirect_stdout(sys.stderr):
+            train(plan, folder, lambda step, loss: progress.update(step, steps, note=f"loss {loss:.2f} nats/token"))
 
 
 def _type(command: str) -> None:

@@ -231,12 +231,12 @@ def _plant_empty_captions(plan: CorpusPlan, n_pairs: int) -> Iterator[Pair]:
 
 def _plant_repeated_pictures(plan: CorpusPlan, n_pairs: int) -> Iterator[Pair]:
     names = [name for _, name in glyphs.named_characters()]
-    original: Pair | None = None
-    for number, (glyph, rng) in enumerate(_drawings(plan, "repeated-picture", n_pairs)):
-        if original is None or number % _CAPTIONS_PER_REPEATED_PICTURE == 0:
-            original = _draw_pair("repeated-picture", glyph, rng)
-        others = [name for name in rng.sample(names, 2) if name != original.facts["name"]]
-        yield Pair(original.kind, original.image, original.extension, others[0], original.facts)
+    n_pictures = -(-n_pairs // _CAPTIONS_PER_REPEATED_PICTURE)
+    for number, (glyph, rng) in enumerate(_drawings(plan, "repeated-picture", n_pictures)):
+        original = _draw_pair("repeated-picture", glyph, rng)
+        n_captions = min(_CAPTIONS_PER_REPEATED_PICTURE, n_pairs - number * _CAPTIONS_PER_REPEATED_PICTURE)
+        for caption in rng.sample([name for name in names if name != glyph.name], n_captions):
+            yield Pair(original.kind, original.image, original.extension, caption, original.facts)
 
 
 def _repeat_pairs(plan: CorpusPlan, n_pairs: int, good: list[Pair]) -> Iterator[Pair]:

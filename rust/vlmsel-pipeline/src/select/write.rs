@@ -31,10 +31,50 @@ pub struct SelectionWriter {
     rank: u64,
     table: TableWriter,
     /// 128-bit ids so far; `None` once an id was seen that is not one.
-    uids: Option<Sorter>,
+    uids: Option<Uids>,
     uids_path: PathBuf,
     /// Score key of the last row.
     last_score: Option<u64>,
+}
+
+/// 128-bit ids to be sorted: in memory while there is room, then on disk.
+struct Uids {
+    memory: Vec<u128>,
+    room: usize,
+    disk: Sorter,
+}
+
+impl Uids {
+    fn extend(&mut self, ids: &[[u8; 16]]) -> Result<()> {
+        if self.memory.len() + ids.len() <= self.room {
+            self.memory.extend(ids.iter().map(|id| u128::from_be_bytes(*id)));
+            return Ok(());
+        }
+        self.room = 0;
+        for id in std::mem::take(&mut self.memory) {
+            self.disk.push(&[&id.to_be_bytes()], 0)?;
+        }
+        ids.iter().try_for_each(|id| self.disk.push(&[id], 0))
+    }
+
+    fn write(mut self, path: &Path, rows: u64) -> Result<()> {
+        use rayon::slice::ParallelSliceMut;
+        if self.room > 0 || rows == 0 {
+            self.memory.par_sort_unstable();
+            return Ok(write_uids(path, rows, self.memory.into_iter().map(Ok))?);
+        }
+        let mut merge = self.disk.finish()?;
+        let sorted = std::iter::from_fn(|| match merge.next() {
+            Ok(Some((bytes, _))) => {
+                let mut id = [0; 16];
+                id.copy_from_slice(&bytes);
+                Some(Ok(u128::from_be_bytes(id)))
+            }
+            Ok(None) => None,
+            Err(error) => Some(Err(vlmsel_shards::Error::Usage(error.to_string()))),
+        });
+        Ok(write_uids(path, rows, sorted)?)
+    }
 }
 
 /// What a finished selection consists of.
@@ -55,7 +95,7 @@ impl SelectionWriter {
             pending: Arena::default(),
             rank: 0,
             table,
-            uids: Some(Sorter::new(scratch, budget)),
+            uids: Some(Uids { memory: Vec::new(), room: (budget / 16) as usize, disk: Sorter::new(scratch, budget) }),
             uids_path: output.temporary(UIDS)?,
             last_score: None,
             decoder,
@@ -83,7 +123,7 @@ impl SelectionWriter {
     }
 
     fn collect_uids(&mut self, batch: &RecordBatch) -> Result<()> {
-        let Some(sorter) = &mut self.uids else { return Ok(()) };
+        let Some(uids) = &mut self.uids else { return Ok(()) };
         let ids = batch.column(0);
         // `None` for an id that is not 128 bits wide; a string of 16 bytes is a string.
         let wide: Option<Vec<[u8; 16]>> = match ids.data_type() {
@@ -100,7 +140,7 @@ impl SelectionWriter {
             _ => None,
         };
         match wide {
-            Some(wide) => wide.iter().try_for_each(|id| sorter.push(&[id], 0))?,
+            Some(wide) => uids.extend(&wide)?,
             None => self.uids = None,
         }
         Ok(())
@@ -110,18 +150,8 @@ impl SelectionWriter {
     pub fn finish(mut self, has_wide_ids: bool) -> Result<Written> {
         self.flush()?;
         let mut names = vec![(TABLE, self.table.finish()?)];
-        if let (Some(sorter), true) = (self.uids, self.rank > 0 || has_wide_ids) {
-            let mut merge = sorter.finish()?;
-            let sorted = std::iter::from_fn(|| match merge.next() {
-                Ok(Some((bytes, _))) => {
-                    let mut id = [0; 16];
-                    id.copy_from_slice(&bytes);
-                    Some(Ok(u128::from_be_bytes(id)))
-                }
-                Ok(None) => None,
-                Err(error) => Some(Err(vlmsel_shards::Error::Usage(error.to_string()))),
-            });
-            write_uids(&self.uids_path, self.rank, sorted)?;
+        if let (Some(uids), true) = (self.uids, self.rank > 0 || has_wide_ids) {
+            uids.write(&self.uids_path, self.rank)?;
             let file = File::open(&self.uids_path).at("read", &self.uids_path)?;
             names.push((UIDS, vlmsel_shards::output::hash_file(file, &self.uids_path)?));
         }

@@ -54,7 +54,7 @@ pub fn gather_ids(table: &ParquetTable, group: usize, rows: &[u32], column: &Col
         Error::unreadable(&table.path, format!("damaged Parquet: row group {group}, column {:?}: {what}", column.name))
     };
     let mut pages = guarded(&table.path, || table.pages(group, leaf, false))?;
-    let mut dictionary: Option<Vec<Bytes>> = None;
+    let mut dictionary: Option<Dictionary> = None;
     let mut first_row = 0_usize;
     while wanted.next < rows.len() {
         let Some(ahead) = guarded(&table.path, || pages.peek_next_page())? else {
@@ -142,16 +142,29 @@ fn all_present(levels: &[u8], count: usize) -> bool {
     true
 }
 
-/// The values of a plain page.
-fn split(bytes: &Bytes, count: usize, layout: Layout) -> Option<Vec<Bytes>> {
-    let mut values = Vec::with_capacity(count.min(bytes.len()));
+/// A dictionary page and where its values lie in it.
+struct Dictionary {
+    page: Bytes,
+    places: Vec<(u32, u32)>,
+}
+
+impl Dictionary {
+    fn get(&self, index: u32) -> Option<&[u8]> {
+        let (start, end) = *self.places.get(index as usize)?;
+        self.page.get(start as usize..end as usize)
+    }
+}
+
+/// Finds the values of a plain page.
+fn split(page: &Bytes, count: usize, layout: Layout) -> Option<Dictionary> {
+    let mut places = Vec::with_capacity(count.min(page.len()));
     let mut at = 0_usize;
     for _ in 0..count {
-        let (start, end) = value_at(bytes, at, layout)?;
-        values.push(bytes.slice(start..end));
+        let (start, end) = value_at(page, at, layout)?;
+        places.push((u32::try_from(start).ok()?, u32::try_from(end).ok()?));
         at = end;
     }
-    Some(values)
+    Some(Dictionary { page: page.clone(), places })
 }
 
 #[inline]
@@ -212,7 +225,13 @@ impl Wanted<'_> {
         Some(())
     }
 
-    fn take_dictionary(&mut self, values: &[u8], first_row: usize, count: usize, dictionary: &[Bytes]) -> Option<()> {
+    fn take_dictionary(
+        &mut self,
+        values: &[u8],
+        first_row: usize,
+        count: usize,
+        dictionary: &Dictionary,
+    ) -> Option<()> {
         let (bit_width, bytes) = values.split_first()?;
         if *bit_width > 32 {
             return None;
@@ -225,7 +244,7 @@ impl Wanted<'_> {
             let mut row = row;
             while row < stop.min(end) {
                 let index = run.get(row - start, runs.bit_width)?;
-                self.push(dictionary.get(index as usize)?);
+                self.push(dictionary.get(index)?);
                 self.next += 1;
                 match self.rows.get(self.next) {
                     Some(next) => row = *next as usize,

@@ -206,14 +206,12 @@ impl ParquetTable {
         &self,
         group: usize,
         leaf: usize,
-        sample: bool,
+        whole: bool,
     ) -> ParquetResult<SerializedPageReader<ColumnBytes>> {
         let chunk = self.chunk_metadata(group, leaf);
         let (start, length) = chunk.byte_range();
-        let whole = if length <= WHOLE_CHUNK_BYTES && !sample {
-            let mut buffer = vec![0; usize::try_from(length)?];
-            self.file.read_exact_at(&mut buffer, start)?;
-            Some((start, Bytes::from(buffer)))
+        let whole = if whole && length <= WHOLE_CHUNK_BYTES {
+            Some((start, Bytes::from(read_at(&self.file, start, usize::try_from(length)?)?)))
         } else {
             None
         };
@@ -291,7 +289,7 @@ impl ParquetTable {
         let mut reader: ColumnReaderImpl<T> = guarded(&self.path, || {
             Ok(get_typed_column_reader(get_column_reader(
                 descr.clone(),
-                Box::new(self.pages(group, leaf, most < rows)?),
+                Box::new(self.pages(group, leaf, most >= rows)?),
             )))
         })?;
         let mut values: Vec<T::T> = Vec::with_capacity(SCORE_BATCH.min(rows));
@@ -558,10 +556,33 @@ impl ChunkReader for Pread {
         if start.checked_add(length as u64).is_none_or(|end| end > self.bytes) {
             return Err(ParquetError::EOF(format!("{length} bytes at {start} of a file of {}", self.bytes)));
         }
-        let mut buffer = vec![0; length];
-        self.file.read_exact_at(&mut buffer, start)?;
-        Ok(buffer.into())
+        Ok(read_at(&self.file, start, length)?.into())
     }
+}
+
+/// Bytes of a file. The buffer is not zeroed first: these reads are most of what a selection does.
+fn read_at(file: &File, start: u64, length: usize) -> std::io::Result<Vec<u8>> {
+    use std::os::fd::AsRawFd;
+    let mut buffer: Vec<u8> = Vec::with_capacity(length);
+    while buffer.len() < length {
+        let done = buffer.len();
+        let offset = libc::off_t::try_from(start + done as u64).map_err(std::io::Error::other)?;
+        // SAFETY: the spare capacity behind `done` is `length - done` bytes or more, and the descriptor is open.
+        let read =
+            unsafe { libc::pread(file.as_raw_fd(), buffer.as_mut_ptr().add(done).cast(), length - done, offset) };
+        match usize::try_from(read) {
+            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            // SAFETY: the kernel has written `read` bytes there.
+            Ok(read) => unsafe { buffer.set_len(done + read) },
+            Err(_) => {
+                let error = std::io::Error::last_os_error();
+                if error.kind() != std::io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    Ok(buffer)
 }
 
 /// One column chunk, in memory where it is of a usual size.
