@@ -17,6 +17,8 @@ CARGO_TARGET_DIR ?= target
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt
+# A variable, because a comma in $(call ...) would end the argument.
+TRAINER := ./trainer[demo,torchvision]
 DENY_VERSION := 0.20.2
 DENY := $(shell command -v cargo-deny || echo .tools/bin/cargo-deny)
 
@@ -67,7 +69,7 @@ $(VENV)/.built: $(RUST_SOURCES) pyproject.toml | $(VENV)/.data
 
 $(VENV)/.trainer: trainer/pyproject.toml pyproject.toml constraints.txt | $(VENV)/.built
 	$(call step,installing vlmsel-trainer with torch (20 s and 6 GB of disk),\
-	  $(UV) -e './trainer[demo,torchvision]' --group test-train)
+	  $(UV) -e '$(TRAINER)' --group test-train)
 	@touch $@
 
 .tools/bin/cargo-deny:
