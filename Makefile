@@ -15,6 +15,8 @@ PYTEST_ARGS ?=
 CARGO_TARGET_DIR ?= target
 
 VENV := .venv
+# A name of its own, because a comma would end the argument of `step`.
+TRAINER := ./trainer[demo,torchvision]
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt
 DENY_VERSION := 0.20.2
@@ -67,7 +69,7 @@ $(VENV)/.built: $(RUST_SOURCES) pyproject.toml | $(VENV)/.data
 
 $(VENV)/.trainer: trainer/pyproject.toml pyproject.toml constraints.txt | $(VENV)/.built
 	$(call step,installing vlmsel-trainer with torch (20 s and 6 GB of disk),\
-	  $(UV) -e './trainer[demo,torchvision]' --group test-train)
+	  $(UV) -e '$(TRAINER)' --group test-train)
 	@touch $@
 
 .tools/bin/cargo-deny:
