@@ -16,7 +16,8 @@ use arrow_buffer::Buffer;
 use arrow_schema::DataType;
 use bytes::Bytes;
 
-use super::parquet::{ParquetTable, guarded};
+use super::column_bytes::guarded;
+use super::parquet::ParquetTable;
 use super::schema::{Column, MAX_ID_BYTES};
 use crate::error::{Error, Result};
 

@@ -78,7 +78,7 @@ macro_rules! float_native {
             }
             #[inline]
             fn is_odd(self, non_negative: bool) -> bool {
-                !(self.abs() <= <$type>::MAX) | (non_negative & (self < 0.0))
+                !self.is_finite() | (non_negative & (self < 0.0))
             }
         }
     };
