@@ -5,14 +5,10 @@ python benches/index.py --gigabytes 10 --folder bench-data/index --out benches/r
 
 from __future__ import annotations
 
-import sys
-
-# This folder goes behind the standard library: `select.py` lies in both.
-sys.path.append(sys.path.pop(0))
-
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 
 from tar_corpus import make_tars, measure, table, warm

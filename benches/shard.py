@@ -8,16 +8,12 @@ files stands beside plain `cp`.
 
 from __future__ import annotations
 
-import sys
-
-# This folder goes behind the standard library: `select.py` lies in both.
-sys.path.append(sys.path.pop(0))
-
 import argparse
 import hashlib
 import json
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
