@@ -1,4 +1,4 @@
-"""Model soups: the mean of fine-tunes, safely and at the speed of the disk (POINTS, arXiv 2409.04828, section 3.4).
+"""Model soups: the mean of fine-tunes, safely and at the speed of the disk (POINTS, arXiv 2409.04828, section 3.3).
 
 A soup is arithmetic on files. Nothing here builds a model or imports torch: tensors are streamed from safetensors,
 averaged in a wider type, rounded once and written, and everything that could make the mean meaningless (other keys,

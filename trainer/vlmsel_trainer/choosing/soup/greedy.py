@@ -1,4 +1,4 @@
-"""Which models enter the soup: POINTS (arXiv 2409.04828), section 3.4 and its algorithm box, without a byte of weights.
+"""Which models enter the soup: POINTS (arXiv 2409.04828), section 3.3 and its algorithm box, without a byte of weights.
 
 Greedy: candidates by descending score; each is tried once together with those already in, as a plain mean; it stays if
 the score does not fall (the box's >=). The empty pool scores minus infinity, so the best candidate always enters.

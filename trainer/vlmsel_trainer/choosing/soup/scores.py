@@ -1,7 +1,7 @@
 """Scores of models: read from a file or from an evaluation program, never from a shell.
 
 A score is one number, larger is better, and optionally the benchmarks it is the mean of (POINTS takes the plain mean of
-eight, arXiv 2409.04828, section 3.4).
+eight, arXiv 2409.04828, section 3.3).
 """
 
 from __future__ import annotations
