@@ -75,7 +75,7 @@ $(VENV)/.trainer: trainer/pyproject.toml pyproject.toml constraints.txt | $(VENV
 	@touch $@
 
 .tools/bin/cargo-deny:
-	$(call step,compiling cargo-deny into .tools/ (6 min once; put one on PATH to skip this),\
+	$(call step,compiling cargo-deny into .tools/ (4 min once; put one on PATH to skip this),\
 	  env -u PYO3_PYTHON CARGO_TARGET_DIR=$(CURDIR)/.tools/target cargo install --quiet --locked cargo-deny --version $(DENY_VERSION) --root .tools;\
 	  rm -rf .tools/target)
 
@@ -89,7 +89,7 @@ build-data: $(VENV)/.built ## the data half alone, without torch (4 min)
 	@echo 'built: $(BIN)/vlmsel, the data half'
 
 .PHONY: test test-heavy
-test: build ## every test but the heavy ones (10 min)
+test: build ## every test but the heavy ones (8 min)
 	$(call step,Rust tests,cargo test $(CARGO_FLAGS) --workspace)
 	$(call step,Python tests,$(BIN)/python -m pytest $(PYTEST_ARGS))
 
@@ -97,7 +97,7 @@ test-heavy: build ## the tests that need minutes or gigabytes each
 	$(call step,heavy Python tests,$(BIN)/python -m pytest -m heavy $(PYTEST_ARGS))
 
 .PHONY: lint fmt
-lint: build $(DENY) ## formatting, clippy, ruff, mypy, stubs, licences (3 min)
+lint: build $(DENY) ## formatting, clippy, ruff, mypy, stubs, licences (2 min, the first time 6)
 	$(call step,cargo fmt,cargo fmt --all --check)
 	$(call step,clippy,cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings)
 	$(call step,ruff,$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .)
@@ -118,7 +118,7 @@ demo-soup: build ## three fine-tunes of the demo's scorer and their three soups 
 	$(call step,soup demo in $(DEMO_WORKSPACE)/,$(BIN)/python -m vlmsel_trainer.demo.soup $(DEMO_WORKSPACE))
 
 .venv-bench/.made: benches/requirements.txt constraints.txt $(VENV)/.built
-	$(call step,making .venv-bench/ with the peers (1 min and 3 GB of disk),\
+	$(call step,making .venv-bench/ with the peers (2 min and 7 GB of disk),\
 	  test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench;\
 	  $(BIN)/uv pip install --quiet --python .venv-bench/bin/python -c constraints.txt -r benches/requirements.txt)
 	@touch $@
