@@ -2,12 +2,12 @@
 //!
 //! Nothing here opens a file, starts a thread or knows Python: a top-k of a million scores is tested without a file.
 
+pub mod hash;
 pub mod histogram;
 pub mod names;
 pub mod quantity;
 pub mod random;
 pub mod score_key;
+pub mod sift;
 
 pub use score_key::ScoreKey;
-
-pub mod hash;

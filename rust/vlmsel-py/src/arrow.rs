@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyCapsule, PyDict, PyList};
 use vlmsel_pipeline::Error;
 use vlmsel_shards::inputs::expand;
+use vlmsel_shards::tables::chunk_pages::PageBuffers;
 use vlmsel_shards::tables::schema::{Role, Wanted, resolve};
 use vlmsel_shards::tables::{KINDS, Table, is_table, open};
 
@@ -77,6 +78,7 @@ fn parquet_batches(
 ) -> PyResult<SchemaRef> {
     let files = expand(paths, KINDS, &is_table).map_err(|error| raise_shards(py, error))?;
     let mut schema = None;
+    let mut buffers = PageBuffers::default();
     for file in files {
         let table = open(&file).map_err(|error| raise_shards(py, error))?;
         let Table::Parquet(parquet) = &table else {
@@ -98,7 +100,7 @@ fn parquet_batches(
         for group in 0..parquet.groups() {
             let mut failed = None;
             parquet
-                .read(group, None, &found, &mut |batch| {
+                .read(group, None, &found, &mut buffers, &mut |batch| {
                     if failed.is_none() {
                         failed = visit(batch, &outputs).err();
                     }

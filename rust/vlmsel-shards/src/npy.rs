@@ -1,12 +1,15 @@
 //! DataComp's subset files: `.npy` arrays of dtype `"u8,u8"`, one 128-bit id per row, sorted.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
 use crate::error::{Error, IoContext, Result};
+use crate::parquet_writer::HashedFile;
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
+/// Bytes written and hashed at a time.
+const PENDING_BYTES: usize = 1 << 18;
 
 /// Reads the ids of a subset file: the first field holds an id's high 64 bits, the second its low ones.
 ///
@@ -58,12 +61,12 @@ pub fn read_uids(path: &Path) -> Result<Vec<u128>> {
     Ok(uids)
 }
 
-/// Writes a subset file from ids in ascending order.
+/// Writes a subset file from ids in ascending order; returns its BLAKE3.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn write_uids(path: &Path, rows: u64, sorted: impl Iterator<Item = Result<u128>>) -> Result<()> {
-    let mut out = BufWriter::with_capacity(1 << 20, File::create(path).at("create", path)?);
+pub fn write_uids(path: &Path, rows: u64, sorted: impl Iterator<Item = Result<u128>>) -> Result<blake3::Hash> {
+    let mut out = HashedFile::create(path)?;
     let mut header =
         format!("{{'descr': [('f0', '<u8'), ('f1', '<u8')], 'fortran_order': False, 'shape': ({rows},), }}");
     while (10 + header.len() + 1) % 64 != 0 {
@@ -71,16 +74,18 @@ pub fn write_uids(path: &Path, rows: u64, sorted: impl Iterator<Item = Result<u1
     }
     header.push('\n');
     let length = u16::try_from(header.len()).unwrap_or(u16::MAX);
-    out.write_all(MAGIC).at("write", path)?;
-    out.write_all(&[1, 0]).at("write", path)?;
-    out.write_all(&length.to_le_bytes()).at("write", path)?;
-    out.write_all(header.as_bytes()).at("write", path)?;
+    let mut pending = [MAGIC.as_slice(), &[1, 0], &length.to_le_bytes(), header.as_bytes()].concat();
     for uid in sorted {
         let uid = uid?;
-        out.write_all(&((uid >> 64) as u64).to_le_bytes()).at("write", path)?;
-        out.write_all(&(uid as u64).to_le_bytes()).at("write", path)?;
+        pending.extend_from_slice(&((uid >> 64) as u64).to_le_bytes());
+        pending.extend_from_slice(&(uid as u64).to_le_bytes());
+        if pending.len() >= PENDING_BYTES {
+            out.write_all(&pending).at("write", path)?;
+            pending.clear();
+        }
     }
-    out.flush().at("write", path)
+    out.write_all(&pending).at("write", path)?;
+    out.finish().at("write", path)
 }
 
 #[cfg(test)]

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use vlmsel_core::histogram::{DigitCounts, KeyRank, Narrowed};
 use vlmsel_shards::tables::Table;
+use vlmsel_shards::tables::chunk_pages::PageBuffers;
 use vlmsel_shards::tables::score::ScoreClass;
 
 use super::plan::{Request, Resolved};
@@ -59,27 +61,35 @@ pub fn guess_cut(
     if filtered || total < LEAST_ROWS || wanted.saturating_mul(8) > total {
         return None;
     }
-    let mut sample = Vec::new();
-    let mut seen = 0_u64;
     let step = groups.len().div_ceil(SAMPLED_GROUPS).max(1);
-    for (at, group) in groups.into_iter().step_by(step) {
-        let Table::Parquet(parquet) = &resolved.tables[at] else { continue };
-        let outcome = parquet.visit_first_scores(
+    let sampled: Vec<(usize, usize)> = groups.into_iter().step_by(step).collect();
+    let look_into = |buffers: &mut PageBuffers, (at, group): (usize, usize)| {
+        let Table::Parquet(parquet) = &resolved.tables[at] else { return Ok((Vec::new(), 0)) };
+        let (mut keys, mut seen) = (Vec::new(), 0_u64);
+        parquet.visit_scores(
             group,
             &resolved.columns.score,
             SAMPLED_ROWS,
             request.refuses_negative(),
+            buffers,
             &mut |block| {
                 seen += block.keys.len() as u64;
                 let finite = |at: usize| block.classes.is_none_or(|classes| classes[at] == ScoreClass::Finite);
-                let keys = block.keys.iter().enumerate().filter(|(at, _)| finite(*at));
-                sample.extend(keys.map(|(_, key)| if turned { !*key } else { *key }));
+                let finite = block.keys.iter().enumerate().filter(|(at, _)| finite(*at));
+                keys.extend(finite.map(|(_, key)| if turned { !*key } else { *key }));
                 Ok(())
             },
-        );
-        // A broken table is reported by the pass itself.
-        outcome.ok()?;
-    }
+        )?;
+        Ok((keys, seen))
+    };
+    // A broken table is reported by the pass itself.
+    let looks: Vec<(Vec<u64>, u64)> = sampled
+        .into_par_iter()
+        .map_init(PageBuffers::default, look_into)
+        .collect::<vlmsel_shards::error::Result<_>>()
+        .ok()?;
+    let seen: u64 = looks.iter().map(|(_, seen)| seen).sum();
+    let mut sample: Vec<u64> = looks.into_iter().flat_map(|(keys, _)| keys).collect();
     let expected = sample.len() as f64
         * (wanted as f64 / total as f64)
         * (sample.len() as f64 / seen.max(1) as f64).recip().max(1.0);

@@ -3,10 +3,14 @@
 //! A row is one byte string whose byte order is the total order: key (8 bytes, big-endian), id, then source and kept
 //! columns, each in arrow-row's self-delimiting encoding, then tokens (8 bytes) where the size is a budget. Its tag is the length of the id's part.
 
-use std::collections::HashSet;
+use std::convert::Infallible;
+use std::hash::BuildHasher;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::sorter::{Arena, Merge, Sorter};
 use super::walk::{Limit, Rule, Verdict, Walk};
@@ -147,14 +151,45 @@ impl Collector {
     }
 }
 
+/// The ids of rows that were seen, by the rows' places. A hash only says where to look; ids are compared as bytes.
+struct Seen<'a, S> {
+    arena: &'a Arena,
+    places: HashTable<usize>,
+    hasher: S,
+}
+
+impl<'a, S: BuildHasher> Seen<'a, S> {
+    fn new(arena: &'a Arena, rule: &Rule, hasher: S) -> Self {
+        let room = if rule.distinct { arena.len() } else { 0 };
+        Self { arena, places: HashTable::with_capacity(room), hasher }
+    }
+
+    /// Remembers the id of a row; whether it was seen before.
+    fn is_repeat(&mut self, at: usize) -> bool {
+        let Self { arena, places, hasher } = self;
+        let id = |at: usize| {
+            let (row, tag) = arena.get(at);
+            id_of(row, tag)
+        };
+        let this = id(at);
+        let place =
+            places.entry(hasher.hash_one(this), |other| id(*other) == this, |other| hasher.hash_one(id(*other)));
+        match place {
+            Entry::Occupied(_) => true,
+            Entry::Vacant(place) => {
+                place.insert(at);
+                false
+            }
+        }
+    }
+}
+
 /// How many of the sorted rows a walk needs, and whether it stopped before or at the last.
 fn walk(arena: &Arena, rule: Rule, first_rank: u64) -> (usize, bool) {
     let mut walk = Walk::new(rule, first_rank);
-    let mut seen: HashSet<&[u8]> = HashSet::new();
+    let mut seen = Seen::new(arena, &rule, DefaultHashBuilder::default());
     for at in 0..arena.len() {
-        let (row, tag) = arena.get(at);
-        let verdict =
-            walk.judge(tokens_of(row, &rule), || Ok::<_, std::convert::Infallible>(!seen.insert(id_of(row, tag))));
+        let verdict = walk.judge(tokens_of(arena.get(at).0, &rule), || Ok::<_, Infallible>(seen.is_repeat(at)));
         if verdict == Ok(Verdict::Stop) {
             return (at, true);
         }
@@ -188,7 +223,7 @@ pub fn choose(
     emit: &mut dyn FnMut(&[u8], u32) -> Result<()>,
 ) -> Result<Chosen> {
     match collected {
-        Collected::Memory(arena) => choose_in_memory(&arena, rule, first_rank, emit),
+        Collected::Memory(arena) => choose_in_memory(&arena, rule, first_rank, DefaultHashBuilder::default(), emit),
         Collected::Disk(merge) => choose_on_disk(merge, rule, first_rank, scratch, budget, emit),
     }
 }
@@ -197,15 +232,15 @@ fn choose_in_memory(
     arena: &Arena,
     rule: Rule,
     first_rank: u64,
+    hasher: impl BuildHasher,
     emit: &mut dyn FnMut(&[u8], u32) -> Result<()>,
 ) -> Result<Chosen> {
     let mut walk = Walk::new(rule, first_rank);
     let mut chosen = Chosen::default();
-    let mut seen: hashbrown::HashSet<&[u8]> =
-        hashbrown::HashSet::with_capacity(if rule.distinct { arena.len() } else { 0 });
+    let mut seen = Seen::new(arena, &rule, hasher);
     for at in 0..arena.len() {
         let (row, tag) = arena.get(at);
-        match walk.judge(tokens_of(row, &rule), || Ok::<_, crate::Error>(!seen.insert(id_of(row, tag))))? {
+        match walk.judge(tokens_of(row, &rule), || Ok::<_, crate::Error>(seen.is_repeat(at)))? {
             Verdict::Selected => {
                 emit(row, tag)?;
                 chosen.last_key = Some(key_of(row));
@@ -292,4 +327,63 @@ fn choose_on_disk(
     }
     chosen.selected = walk.selected;
     Ok(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::{BuildHasherDefault, Hasher};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Tells nothing apart.
+    #[derive(Default)]
+    struct Zero;
+
+    impl Hasher for Zero {
+        fn finish(&self) -> u64 {
+            0
+        }
+        fn write(&mut self, _: &[u8]) {}
+    }
+
+    fn selected(arena: &Arena, rule: Rule, hasher: impl BuildHasher) -> (Vec<Vec<u8>>, u64, u64) {
+        let mut rows = Vec::new();
+        let emit = &mut |row: &[u8], _: u32| {
+            rows.push(row.to_vec());
+            Ok(())
+        };
+        let chosen = choose_in_memory(arena, rule, 0, hasher, emit).unwrap();
+        (rows, chosen.selected, chosen.repeated)
+    }
+
+    proptest! {
+        #[test]
+        fn a_hash_that_is_always_zero_changes_nothing(
+            rows in prop::collection::vec((0_u64..4, prop::collection::vec(0_u8..3, 0..3)), 0..60),
+            k in 0_u64..40,
+        ) {
+            let mut arena = Arena::default();
+            for (key, id) in &rows {
+                arena.push(&[&key.to_be_bytes(), id], id.len() as u32);
+            }
+            arena.sort();
+            let rule = Rule { start_rank: 0, end_rank: None, distinct: true, limit: Limit::Rows(k) };
+            let usual = selected(&arena, rule, DefaultHashBuilder::default());
+            let zero = selected(&arena, rule, BuildHasherDefault::<Zero>::default());
+            prop_assert_eq!(&usual, &zero);
+            // And both are right: each id once, by its first row.
+            let mut sorted = rows.clone();
+            sorted.sort();
+            let mut ids = Vec::new();
+            for (_, id) in sorted {
+                if !ids.contains(&id) && (ids.len() as u64) < k {
+                    ids.push(id);
+                }
+            }
+            let found: Vec<Vec<u8>> = usual.0.iter().map(|row| row[KEY_BYTES..].to_vec()).collect();
+            prop_assert_eq!(found, ids);
+        }
+    }
 }

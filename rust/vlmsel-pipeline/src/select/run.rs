@@ -345,10 +345,9 @@ impl Run<'_> {
             let random = matches!(keying, Keying::Random(_));
             let score_turned = if random { self.request.order == Order::Descending } else { turned };
             let decoder = Decoder::new(&self.resolved.columns, with_tokens, random, score_turned)?;
-            let mut writer = SelectionWriter::new(output, decoder, &scratch, budget / 4)?;
-            let chosen = choose(collected, target.rule, target.first_rank, &scratch, budget, &mut |row, tag| {
-                writer.push(row, tag)
-            })?;
+            let writer = SelectionWriter::new(output, decoder, &scratch, budget / 4)?;
+            let (chosen, writer) =
+                writer.take(|emit| choose(collected, target.rule, target.first_rank, &scratch, budget, emit))?;
             if chosen.complete || !dropped {
                 return Ok(Some((tally, chosen, writer)));
             }
@@ -549,10 +548,13 @@ fn score_value(key: u64, resolved: &Resolved) -> Result<Value> {
     })
 }
 
+/// The sampled scores as numbers, in order; some thousand are enough to draw a histogram of.
 fn sample_values(keys: &[u64], turned: bool, resolved: &Resolved) -> Result<Vec<f64>> {
     use arrow_array::cast::AsArray;
     use arrow_array::types::Float64Type;
-    let keys: Vec<u64> = keys.iter().map(|key| if turned { !*key } else { *key }).collect();
+    const ENOUGH: usize = 8192;
+    let thinned = keys.iter().step_by(keys.len().div_ceil(ENOUGH).max(1));
+    let keys: Vec<u64> = thinned.map(|key| if turned { !*key } else { *key }).collect();
     let scores = scores_from_keys(&keys, &resolved.columns.score.output)?;
     let scores = arrow_cast::cast(&scores, &arrow_schema::DataType::Float64)
         .map_err(|error| Error::Bug(format!("histogram: {error}")))?;

@@ -10,7 +10,9 @@ use arrow_schema::DataType;
 use vlmsel_core::histogram::DigitCounts;
 use vlmsel_core::random::random_key;
 use vlmsel_core::score_key::ScoreKey;
+use vlmsel_core::sift::keep_between;
 use vlmsel_shards::quarantine::Quarantined;
+use vlmsel_shards::tables::chunk_pages::PageBuffers;
 use vlmsel_shards::tables::parquet::ParquetTable;
 use vlmsel_shards::tables::schema::{Column, Role};
 use vlmsel_shards::tables::score::{Block, ScoreClass, visit_array};
@@ -214,6 +216,7 @@ struct Worker<'a> {
     arena: Arena,
     tally: Tally,
     survivors: Survivors,
+    buffers: PageBuffers,
     sample_left: usize,
 }
 
@@ -232,6 +235,7 @@ impl<'a> Worker<'a> {
             arena: Arena::default(),
             tally: Tally::default(),
             survivors: Survivors::default(),
+            buffers: PageBuffers::default(),
             sample_left: 0,
         })
     }
@@ -279,7 +283,7 @@ impl<'a> Worker<'a> {
         matches!(self.scan.keying, Keying::Score { .. })
             && resolved.include.is_none()
             && resolved.exclude.is_none()
-            && resolved.columns.status.is_none()
+            && resolved.columns.status.as_ref().is_none_or(|status| table.is_constant(group, status, b"ok"))
             && resolved.columns.tokens.is_none()
             && request.min_tokens.is_none()
             && table.null_count(group, &resolved.columns.id) == Some(0)
@@ -292,9 +296,10 @@ impl<'a> Worker<'a> {
         self.progress.check()?;
         let mut survivors = std::mem::take(&mut self.survivors);
         survivors.clear();
+        let mut buffers = std::mem::take(&mut self.buffers);
         if self.scores_suffice(table, group) {
             let non_negative = self.scan.request.refuses_negative();
-            table.visit_scores(group, &columns.score, non_negative, &mut |block| {
+            table.visit_scores(group, &columns.score, usize::MAX, non_negative, &mut buffers, &mut |block| {
                 self.sift_block(block, &mut survivors);
                 Ok(())
             })?;
@@ -303,7 +308,7 @@ impl<'a> Worker<'a> {
             let wanted: Vec<&Column> = deciding.iter().map(|(column, _)| *column).collect();
             let mut first_row = 0;
             let mut failed = None;
-            table.read(group, None, &wanted, &mut |batch| {
+            table.read(group, None, &wanted, &mut buffers, &mut |batch| {
                 if failed.is_none() {
                     failed = self.sift_batch(batch, &deciding, first_row, &mut survivors).err();
                 }
@@ -319,7 +324,7 @@ impl<'a> Worker<'a> {
             let mut done = 0;
             let mut failed = None;
             let mut hand_over = hand_over(self.sink);
-            table.gather(group, &survivors.rows, &winning, &mut |batch| {
+            table.gather(group, &survivors.rows, &winning, &mut buffers, &mut |batch| {
                 let end = done + batch.num_rows();
                 if failed.is_none() {
                     let scores = survivors.scores.get(done..end).unwrap_or_default();
@@ -336,6 +341,7 @@ impl<'a> Worker<'a> {
             }
         }
         self.survivors = survivors;
+        self.buffers = buffers;
         self.tally.input += rows as u64;
         self.progress.add(rows as u64, bytes)?;
         Ok(())
@@ -365,17 +371,12 @@ impl<'a> Worker<'a> {
         }
         match self.sink {
             Sink::Collect { collector, lower, upper } => {
-                let (cut, lower) = (collector.cut().min(*upper), *lower);
+                let cut = collector.cut().min(*upper);
                 self.tally.eligible += block.keys.len() as u64;
-                let before = survivors.rows.len();
-                for (at, key) in block.keys.iter().enumerate() {
-                    let key = *key ^ turned;
-                    if key <= cut && key >= lower {
-                        survivors.rows.push((block.first_row + at) as u32);
-                        survivors.keys.push(key);
-                    }
-                }
-                if survivors.rows.len() - before < block.keys.len() && cut < *upper {
+                let Survivors { rows, keys, .. } = survivors;
+                let before = rows.len();
+                keep_between(block.keys, turned, (*lower, cut), block.first_row as u32, rows, keys);
+                if rows.len() - before < block.keys.len() && cut < *upper {
                     collector.note_dropped();
                 }
             }

@@ -15,7 +15,7 @@ use vlmsel_shards::parquet_writer::TableWriter;
 use super::gather::Decoder;
 use super::ids::parse_hex;
 use super::sorter::{Arena, Sorter};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The table's name in a selection folder.
 pub const TABLE: &str = "selection.parquet";
@@ -23,11 +23,12 @@ pub const TABLE: &str = "selection.parquet";
 pub const UIDS: &str = "uids.npy";
 /// Rows decoded at a time.
 const BATCH_ROWS: usize = 16 << 10;
+/// Batches that wait for the writer.
+const QUEUED_BATCHES: usize = 4;
 
 /// Takes the selected rows in order.
 pub struct SelectionWriter {
     decoder: Decoder,
-    pending: Arena,
     rank: u64,
     table: TableWriter,
     /// 128-bit ids so far; `None` once an id was seen that is not one.
@@ -57,7 +58,7 @@ impl Uids {
         ids.iter().try_for_each(|id| self.disk.push(&[id], 0))
     }
 
-    fn write(mut self, path: &Path, rows: u64) -> Result<()> {
+    fn write(mut self, path: &Path, rows: u64) -> Result<blake3::Hash> {
         use rayon::slice::ParallelSliceMut;
         if self.room > 0 || rows == 0 {
             self.memory.par_sort_unstable();
@@ -92,7 +93,6 @@ impl SelectionWriter {
     pub fn new(output: &Output, decoder: Decoder, scratch: &Path, budget: u64) -> Result<Self> {
         let table = TableWriter::create(&output.temporary(TABLE)?, decoder.schema(), &[])?;
         Ok(Self {
-            pending: Arena::default(),
             rank: 0,
             table,
             uids: Some(Uids { memory: Vec::new(), room: (budget / 16) as usize, disk: Sorter::new(scratch, budget) }),
@@ -102,21 +102,49 @@ impl SelectionWriter {
         })
     }
 
-    /// Adds the next row.
-    pub fn push(&mut self, row: &[u8], tag: u32) -> Result<()> {
-        self.pending.push(&[row], tag);
-        if self.pending.len() >= BATCH_ROWS { self.flush() } else { Ok(()) }
+    /// Takes the rows that `produce` hands to the function it is given, in order. They are encoded and written in another
+    /// thread while `produce` finds the next ones.
+    ///
+    /// # Errors
+    /// Those of `produce` and of the disk.
+    pub fn take<T>(
+        self,
+        produce: impl FnOnce(&mut dyn FnMut(&[u8], u32) -> Result<()>) -> Result<T>,
+    ) -> Result<(T, Self)> {
+        std::thread::scope(|scope| {
+            let (batches, received) = std::sync::mpsc::sync_channel::<Arena>(QUEUED_BATCHES);
+            let writing = scope.spawn(move || {
+                let mut writer = self;
+                for batch in received {
+                    writer.write(&batch)?;
+                }
+                Ok::<_, Error>(writer)
+            });
+            let mut pending = Arena::default();
+            // Without a receiver the writer has failed; its own error says why.
+            let gone = |_| Error::from(vlmsel_shards::Error::Cancelled);
+            let produced = produce(&mut |row, tag| {
+                pending.push(&[row], tag);
+                if pending.len() < BATCH_ROWS {
+                    return Ok(());
+                }
+                batches.send(std::mem::take(&mut pending)).map_err(gone)
+            })
+            .and_then(|produced| batches.send(pending).map_err(gone).map(|()| produced));
+            drop(batches);
+            let writer = writing
+                .join()
+                .unwrap_or_else(|_| Err(Error::Bug("the writer of the selection panicked".to_owned())))?;
+            Ok((produced?, writer))
+        })
     }
 
-    fn flush(&mut self) -> Result<()> {
-        if self.pending.len() == 0 {
-            return Ok(());
-        }
-        let (row, tag) = self.pending.get(self.pending.len() - 1);
+    fn write(&mut self, rows: &Arena) -> Result<()> {
+        let Some(last) = rows.len().checked_sub(1) else { return Ok(()) };
+        let (row, tag) = rows.get(last);
         self.last_score = Some(self.decoder.score_key(row, tag));
-        let batch = self.decoder.decode(&self.pending, self.rank)?;
-        self.rank += self.pending.len() as u64;
-        self.pending.clear();
+        let batch = self.decoder.decode(rows, self.rank)?;
+        self.rank += rows.len() as u64;
         self.collect_uids(&batch)?;
         self.table.write(&batch)?;
         Ok(())
@@ -133,7 +161,7 @@ impl SelectionWriter {
             }
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
                 let views =
-                    arrow_cast::cast(ids, &DataType::Utf8View).map_err(|error| crate::Error::Bug(error.to_string()))?;
+                    arrow_cast::cast(ids, &DataType::Utf8View).map_err(|error| Error::Bug(error.to_string()))?;
                 let views = views.as_string_view();
                 (0..views.len()).map(|at| parse_hex(views.value(at).as_bytes()).map(u128::to_be_bytes)).collect()
             }
@@ -147,13 +175,10 @@ impl SelectionWriter {
     }
 
     /// Ends the files.
-    pub fn finish(mut self, has_wide_ids: bool) -> Result<Written> {
-        self.flush()?;
+    pub fn finish(self, has_wide_ids: bool) -> Result<Written> {
         let mut names = vec![(TABLE, self.table.finish()?)];
         if let (Some(uids), true) = (self.uids, self.rank > 0 || has_wide_ids) {
-            uids.write(&self.uids_path, self.rank)?;
-            let file = File::open(&self.uids_path).at("read", &self.uids_path)?;
-            names.push((UIDS, vlmsel_shards::output::hash_file(file, &self.uids_path)?));
+            names.push((UIDS, uids.write(&self.uids_path, self.rank)?));
         }
         Ok(Written { files: names, rows: self.rank, last_score: self.last_score })
     }

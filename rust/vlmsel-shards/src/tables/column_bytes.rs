@@ -1,4 +1,4 @@
-//! Bytes of Parquet files: read by position, a column chunk at once where it is of a usual size, and decoded under guard.
+//! Bytes of Parquet files: read by position, and decoded under guard.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 
 /// Result of the parquet crate.
-pub(super) type ParquetResult<T> = std::result::Result<T, ParquetError>;
+type ParquetResult<T> = std::result::Result<T, ParquetError>;
 
 /// Runs the parquet crate on bytes that may be hostile: its errors and panics name the file. The panic's own message is
 /// held back, because the error says it better.
@@ -84,20 +84,30 @@ impl ChunkReader for Pread {
     }
 }
 
-/// Bytes of a file. The buffer is not zeroed first: these reads are most of what a selection does.
-pub(super) fn read_at(file: &File, start: u64, length: usize) -> std::io::Result<Vec<u8>> {
+fn read_at(file: &File, start: u64, length: usize) -> std::io::Result<Vec<u8>> {
+    let mut buffer = Vec::new();
+    read_into(file, start, length, &mut buffer)?;
+    Ok(buffer)
+}
+
+/// Appends bytes of a file. Their place is not zeroed first: these reads are most of what a selection does.
+pub(super) fn read_into(file: &File, start: u64, length: usize, buffer: &mut Vec<u8>) -> std::io::Result<()> {
     use std::os::fd::AsRawFd;
-    let mut buffer: Vec<u8> = Vec::with_capacity(length);
-    while buffer.len() < length {
-        let done = buffer.len();
+    buffer.reserve(length);
+    let mut done = 0;
+    while done < length {
         let offset = libc::off_t::try_from(start + done as u64).map_err(std::io::Error::other)?;
-        // SAFETY: the spare capacity behind `done` is `length - done` bytes or more, and the descriptor is open.
-        let read =
-            unsafe { libc::pread(file.as_raw_fd(), buffer.as_mut_ptr().add(done).cast(), length - done, offset) };
+        // SAFETY: `reserve` made room for `length` bytes, of which `done` are filled, and the descriptor is open.
+        let read = unsafe {
+            libc::pread(file.as_raw_fd(), buffer.as_mut_ptr().add(buffer.len()).cast(), length - done, offset)
+        };
         match usize::try_from(read) {
             Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            // SAFETY: the kernel has written `read` bytes there.
-            Ok(read) => unsafe { buffer.set_len(done + read) },
+            Ok(read) => {
+                done += read;
+                // SAFETY: the kernel has written `read` bytes there.
+                unsafe { buffer.set_len(buffer.len() + read) };
+            }
             Err(_) => {
                 let error = std::io::Error::last_os_error();
                 if error.kind() != std::io::ErrorKind::Interrupted {
@@ -106,42 +116,5 @@ pub(super) fn read_at(file: &File, start: u64, length: usize) -> std::io::Result
             }
         }
     }
-    Ok(buffer)
-}
-
-/// One column chunk, in memory where it is of a usual size.
-pub(super) struct ColumnBytes {
-    pub(super) file: Pread,
-    /// The chunk's first byte and content.
-    pub(super) whole: Option<(u64, Bytes)>,
-}
-
-impl ColumnBytes {
-    fn slice(&self, start: u64, length: Option<usize>) -> Option<Bytes> {
-        let (base, bytes) = self.whole.as_ref()?;
-        let from = usize::try_from(start.checked_sub(*base)?).ok()?;
-        let to = length.map_or(Some(bytes.len()), |length| from.checked_add(length))?;
-        (from <= to && to <= bytes.len()).then(|| bytes.slice(from..to))
-    }
-}
-
-impl Length for ColumnBytes {
-    fn len(&self) -> u64 {
-        self.file.bytes
-    }
-}
-
-impl ChunkReader for ColumnBytes {
-    type T = Box<dyn Read + Send>;
-
-    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        match self.slice(start, None) {
-            Some(bytes) => Ok(Box::new(std::io::Cursor::new(bytes))),
-            None => Ok(Box::new(self.file.get_read(start)?)),
-        }
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
-        self.slice(start, Some(length)).map_or_else(|| self.file.get_bytes(start, length), Ok)
-    }
+    Ok(())
 }

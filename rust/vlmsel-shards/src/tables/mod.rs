@@ -4,11 +4,18 @@
 //! read in chunks: the score column by itself in small blocks of keys ([`score`]), the other columns only for the rows
 //! that are asked for.
 
+pub mod chunk_pages;
 mod column_bytes;
-pub mod pages;
+mod hybrid;
+mod id_pages;
+mod native_scores;
+mod page_header;
 pub mod parquet;
+#[cfg(test)]
+mod reader_tests;
 pub mod schema;
 pub mod score;
+mod snappy_literals;
 pub mod text;
 pub mod threshold;
 

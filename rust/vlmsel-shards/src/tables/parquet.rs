@@ -9,27 +9,21 @@ use ::parquet::arrow::ProjectionMask;
 use ::parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
 };
-use ::parquet::basic::Type as PhysicalType;
-use ::parquet::column::reader::{ColumnReaderImpl, get_column_reader, get_typed_column_reader};
-use ::parquet::data_type::{DataType as ParquetType, DoubleType, FloatType, Int32Type, Int64Type};
 use ::parquet::errors::ParquetError;
 use ::parquet::file::metadata::ColumnChunkMetaData;
-use ::parquet::file::serialized_reader::SerializedPageReader;
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use bytes::Bytes;
 
-use super::column_bytes::{ColumnBytes, ParquetResult, Pread, guarded, read_at};
+use super::chunk_pages::{ChunkPages, PageBuffers, PageError};
+use super::column_bytes::{Pread, guarded};
+use super::id_pages::gather_ids;
+use super::native_scores;
 use super::schema::Column;
-use super::score::{Block, Native, ScoreClass, visit_array, visit_values};
+use super::score::{Block, visit_array};
 use crate::error::{Error, IoContext, Result};
 
 /// A footer larger than this is refused before it is read.
 const MAX_FOOTER_BYTES: u64 = 512 << 20;
-/// A column chunk up to this size is fetched with one read.
-const WHOLE_CHUNK_BYTES: u64 = 64 << 20;
-/// Scores decoded at a time.
-const SCORE_BATCH: usize = 32 << 10;
 /// Rows per batch of other columns.
 const BATCH_ROWS: usize = 8192;
 
@@ -175,6 +169,15 @@ impl ParquetTable {
         chunk.statistics()?.null_count_opt()
     }
 
+    /// Whether the statistics say that a flat column has this value in every row of a row group.
+    pub fn is_constant(&self, group: usize, column: &Column, value: &[u8]) -> bool {
+        let Some(leaf) = self.leaf(column) else { return false };
+        let Some(statistics) = self.chunk_metadata(group, leaf).statistics() else { return false };
+        statistics.null_count_opt() == Some(0)
+            && statistics.min_bytes_opt() == Some(value)
+            && statistics.max_bytes_opt() == Some(value)
+    }
+
     fn mask(&self, columns: &[&Column]) -> ProjectionMask {
         let roots = columns.iter().filter_map(|column| self.schema().index_of(&column.name).ok());
         ProjectionMask::roots(self.metadata.parquet_schema(), roots)
@@ -198,26 +201,50 @@ impl ParquetTable {
         self.metadata.metadata().row_group(group).column(leaf)
     }
 
-    /// Pages of one column chunk, fetched with one read where the chunk is of a usual size.
-    pub(super) fn pages(
-        &self,
+    /// The pages of one column chunk, unless its codec is one that only the parquet crate reads.
+    pub(super) fn own_pages<'a>(
+        &'a self,
         group: usize,
         leaf: usize,
-        whole: bool,
-    ) -> ParquetResult<SerializedPageReader<ColumnBytes>> {
+        buffers: &'a mut PageBuffers,
+    ) -> Option<ChunkPages<'a>> {
         let chunk = self.chunk_metadata(group, leaf);
-        let (start, length) = chunk.byte_range();
-        let whole = if whole && length <= WHOLE_CHUNK_BYTES {
-            Some((start, Bytes::from(read_at(&self.file, start, usize::try_from(length)?)?)))
-        } else {
-            None
-        };
-        let input = ColumnBytes { file: Pread { file: self.file.clone(), bytes: self.bytes }, whole };
-        let rows = usize::try_from(self.metadata.metadata().row_group(group).num_rows())?;
-        SerializedPageReader::new(Arc::new(input), chunk, rows, None)
+        ChunkPages::reads(chunk.compression()).then(|| self.any_pages(chunk, buffers))
     }
 
-    /// Feeds the score column of a row group to `visit`, block by block.
+    fn any_pages<'a>(&'a self, chunk: &ColumnChunkMetaData, buffers: &'a mut PageBuffers) -> ChunkPages<'a> {
+        // `check_row_groups` has seen that it lies in the file.
+        let (start, length) = chunk.byte_range();
+        ChunkPages::new(&self.file, start..start + length, chunk.compression(), buffers)
+    }
+
+    /// Says which column of which row group is damaged.
+    pub(super) fn page_error(&self, group: usize, column: &Column, error: PageError) -> Error {
+        match error {
+            PageError::Io(source) => Error::Io { action: "read", path: self.path.clone(), source },
+            PageError::Damaged(what) => Error::unreadable(
+                &self.path,
+                format!("damaged Parquet: row group {group}, column {:?}: {what}", column.name),
+            ),
+        }
+    }
+
+    /// Walks over the headers of some columns, so that the parquet crate is not asked to believe an impossible one.
+    fn check_headers(&self, group: usize, columns: &[&Column], buffers: &mut PageBuffers) -> Result<()> {
+        for column in columns {
+            let mask = self.mask(&[column]);
+            let chunks = self.metadata.metadata().row_group(group).columns().iter().enumerate();
+            for (_, chunk) in chunks.filter(|(leaf, _)| mask.leaf_included(*leaf)) {
+                let mut pages = self.any_pages(chunk, buffers);
+                while let Some(header) = pages.next_header().map_err(|e| self.page_error(group, column, e))? {
+                    pages.skip(&header);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Feeds the score column of a row group to `visit`, block by block: at least the first `most` rows of it.
     ///
     /// # Errors
     /// [`Error::Unreadable`] for damage, and those of `visit`.
@@ -225,90 +252,27 @@ impl ParquetTable {
         &self,
         group: usize,
         column: &Column,
-        non_negative: bool,
-        visit: &mut dyn FnMut(&Block<'_>) -> Result<()>,
-    ) -> Result<()> {
-        self.visit_first_scores(group, column, usize::MAX, non_negative, visit)
-    }
-
-    /// The same for the first rows only: at least `most` of them where the group has so many (or all).
-    ///
-    /// # Errors
-    /// [`Error::Unreadable`] for damage, and those of `visit`.
-    pub fn visit_first_scores(
-        &self,
-        group: usize,
-        column: &Column,
         most: usize,
         non_negative: bool,
+        buffers: &mut PageBuffers,
         visit: &mut dyn FnMut(&Block<'_>) -> Result<()>,
     ) -> Result<()> {
-        let physical =
-            self.leaf(column).map(|leaf| (leaf, self.metadata.parquet_schema().column(leaf).physical_type()));
-        match (physical, &column.working) {
-            (Some((leaf, PhysicalType::FLOAT)), DataType::Float32) => {
-                self.visit_native::<FloatType>(group, leaf, most, non_negative, visit)
-            }
-            (Some((leaf, PhysicalType::DOUBLE)), DataType::Float64) => {
-                self.visit_native::<DoubleType>(group, leaf, most, non_negative, visit)
-            }
-            (Some((leaf, PhysicalType::INT32)), DataType::Int32) => {
-                self.visit_native::<Int32Type>(group, leaf, most, non_negative, visit)
-            }
-            (Some((leaf, PhysicalType::INT64)), DataType::Int64) => {
-                self.visit_native::<Int64Type>(group, leaf, most, non_negative, visit)
-            }
-            _ => {
-                let mut row = 0;
-                self.read(group, None, &[column], &mut |batch| {
-                    visit_array(batch.column(0), row, non_negative, visit)?;
-                    row += batch.num_rows();
-                    Ok(())
-                })
-            }
-        }
-    }
-
-    fn visit_native<T: ParquetType>(
-        &self,
-        group: usize,
-        leaf: usize,
-        most: usize,
-        non_negative: bool,
-        visit: &mut dyn FnMut(&Block<'_>) -> Result<()>,
-    ) -> Result<()>
-    where
-        T::T: Native,
-    {
-        let descr = self.metadata.parquet_schema().column(leaf);
-        let nullable = descr.max_def_level() == 1;
         let rows = self.group_rows(group).1;
-        let mut reader: ColumnReaderImpl<T> = guarded(&self.path, || {
-            Ok(get_typed_column_reader(get_column_reader(
-                descr.clone(),
-                Box::new(self.pages(group, leaf, most >= rows)?),
-            )))
-        })?;
-        let mut values: Vec<T::T> = Vec::with_capacity(SCORE_BATCH.min(rows));
-        let mut levels: Vec<i16> = Vec::new();
-        let mut row = 0;
-        while row < rows.min(most) {
-            values.clear();
-            levels.clear();
-            let (records, found, _) = guarded(&self.path, || {
-                reader.read_records(SCORE_BATCH, nullable.then_some(&mut levels), None, &mut values)
-            })?;
-            if records == 0 || row + records > rows {
-                return Err(self.row_mismatch(group, row + records, rows));
-            }
-            if found == records {
-                visit_values(&values, row, non_negative, visit)?;
-            } else {
-                visit_nullable(&values, &levels, row, non_negative, visit)?;
-            }
-            row += records;
+        let done = native_scores::visit(self, group, column, most, non_negative, buffers, visit)?;
+        if done >= rows.min(most) {
+            return Ok(());
         }
-        Ok(())
+        let mut row = 0;
+        self.read(group, None, &[column], buffers, &mut |batch| {
+            let end = row + batch.num_rows();
+            if end > done {
+                let from = done.saturating_sub(row);
+                let scores = batch.column(0).slice(from, batch.num_rows() - from);
+                visit_array(&scores, row + from, non_negative, visit)?;
+            }
+            row = end;
+            Ok(())
+        })
     }
 
     fn row_mismatch(&self, group: usize, found: usize, rows: usize) -> Error {
@@ -325,6 +289,7 @@ impl ParquetTable {
         group: usize,
         rows: Option<&[u32]>,
         columns: &[&Column],
+        buffers: &mut PageBuffers,
         visit: &mut dyn FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<()> {
         let input = Pread { file: self.file.clone(), bytes: self.bytes };
@@ -333,6 +298,7 @@ impl ParquetTable {
         if expected == 0 {
             return Ok(());
         }
+        self.check_headers(group, columns, buffers)?;
         let mut reader = guarded(&self.path, || {
             let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(input, self.metadata.clone())
                 .with_row_groups(vec![group])
@@ -368,8 +334,8 @@ impl ParquetTable {
 }
 
 impl ParquetTable {
-    /// Reads columns of the given rows (ascending, counted within the group): ids from their pages, the rest through
-    /// the general reader.
+    /// Reads columns of the given rows (ascending, counted within the group): the first, the ids, from their pages, the
+    /// rest through the general reader.
     ///
     /// # Errors
     /// [`Error::Unreadable`] for damage, and those of `visit`.
@@ -378,17 +344,26 @@ impl ParquetTable {
         group: usize,
         rows: &[u32],
         columns: &[&Column],
+        buffers: &mut PageBuffers,
         visit: &mut dyn FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<()> {
-        if let [id] = columns
-            && let Some(ids) = super::pages::gather_ids(self, group, rows, id)?
-        {
-            let schema = super::schema::working_schema(columns);
-            let batch =
-                RecordBatch::try_new(schema, vec![ids]).map_err(|error| Error::unreadable(&self.path, error))?;
-            return visit(&batch);
+        let Some((id, rest)) = columns.split_first() else { return Ok(()) };
+        let Some(ids) = gather_ids(self, group, rows, id, buffers)? else {
+            return self.read(group, Some(rows), columns, buffers, visit);
+        };
+        let schema = super::schema::working_schema(columns);
+        let batch_of =
+            |arrays| RecordBatch::try_new(schema.clone(), arrays).map_err(|error| Error::unreadable(&self.path, error));
+        if rest.is_empty() {
+            return visit(&batch_of(vec![ids])?);
         }
-        self.read(group, Some(rows), columns, visit)
+        let mut done = 0;
+        self.read(group, Some(rows), rest, buffers, &mut |batch| {
+            let mut arrays = vec![ids.slice(done, batch.num_rows())];
+            arrays.extend_from_slice(batch.columns());
+            done += batch.num_rows();
+            visit(&batch_of(arrays)?)
+        })
     }
 }
 
@@ -434,33 +409,6 @@ fn selection(rows: &[u32]) -> RowSelection {
         at = end;
     }
     RowSelection::from(selectors)
-}
-
-fn visit_nullable<T: Native>(
-    values: &[T],
-    levels: &[i16],
-    first_row: usize,
-    non_negative: bool,
-    visit: &mut dyn FnMut(&Block<'_>) -> Result<()>,
-) -> Result<()> {
-    let mut next = values.iter();
-    let mut keys = Vec::with_capacity(super::score::BLOCK_ROWS);
-    let mut classes = Vec::with_capacity(super::score::BLOCK_ROWS);
-    for (at, chunk) in levels.chunks(super::score::BLOCK_ROWS).enumerate() {
-        keys.clear();
-        classes.clear();
-        for level in chunk {
-            if let Some(value) = (*level == 1).then(|| next.next()).flatten() {
-                keys.push(value.key());
-                classes.push(value.class(non_negative));
-            } else {
-                keys.push(0);
-                classes.push(ScoreClass::Missing);
-            }
-        }
-        visit(&Block { first_row: first_row + at * super::score::BLOCK_ROWS, keys: &keys, classes: Some(&classes) })?;
-    }
-    Ok(())
 }
 
 fn check_ends(file: &File, path: &Path, bytes: u64) -> Result<()> {

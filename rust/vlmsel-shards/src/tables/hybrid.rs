@@ -1,0 +1,199 @@
+//! Parquet's hybrid of run-length encoding and bit packing: definition levels and dictionary indices.
+
+/// Runs of values of up to 32 bits.
+#[derive(Debug, Clone)]
+pub struct Runs<'a> {
+    bytes: &'a [u8],
+    bit_width: u32,
+}
+
+/// Some consecutive values.
+#[derive(Debug, Clone, Copy)]
+pub enum Run<'a> {
+    /// One value, so often.
+    Repeated {
+        /// The value.
+        value: u32,
+        /// How often.
+        count: usize,
+    },
+    /// Values side by side.
+    Packed {
+        /// Their bits.
+        bytes: &'a [u8],
+        /// How many; the last ones of a page may be cut off.
+        count: usize,
+    },
+}
+
+impl<'a> Runs<'a> {
+    /// Reads `bytes` as values of `bit_width` bits; `None` above 32.
+    pub fn new(bytes: &'a [u8], bit_width: u32) -> Option<Self> {
+        (bit_width <= 32).then_some(Self { bytes, bit_width })
+    }
+
+    /// Reads the values of a dictionary-encoded page: their width is in front.
+    pub fn of_indices(values: &'a [u8]) -> Option<Self> {
+        let (bit_width, bytes) = values.split_first()?;
+        Self::new(bytes, u32::from(*bit_width))
+    }
+
+    /// Bits of a value.
+    pub fn bit_width(&self) -> u32 {
+        self.bit_width
+    }
+
+    /// The next run; `None` at the end, and for damage.
+    pub fn next_run(&mut self) -> Option<Run<'a>> {
+        let mut header = 0_u64;
+        let mut shift = 0;
+        loop {
+            let (byte, rest) = self.bytes.split_first()?;
+            self.bytes = rest;
+            header |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                break;
+            }
+            shift += 7;
+            if shift > 35 {
+                return None;
+            }
+        }
+        let count = usize::try_from(header >> 1).ok()?;
+        if count == 0 {
+            return None;
+        }
+        if header & 1 == 1 {
+            // Groups of eight values; the last group of a page may be cut short.
+            let length = count.checked_mul(self.bit_width as usize)?;
+            let (bytes, rest) = self.bytes.split_at(length.min(self.bytes.len()));
+            self.bytes = rest;
+            return Some(Run::Packed { bytes, count: count.checked_mul(8)? });
+        }
+        let width = self.bit_width.div_ceil(8) as usize;
+        let raw = self.bytes.get(..width)?;
+        self.bytes = &self.bytes[width..];
+        let mut value = [0; 4];
+        value[..width].copy_from_slice(raw);
+        Some(Run::Repeated { value: u32::from_le_bytes(value), count })
+    }
+
+    /// Feeds the first `count` values to `visit`; `None` if there are fewer.
+    pub fn for_each(mut self, count: usize, mut visit: impl FnMut(u32)) -> Option<()> {
+        let mut left = count;
+        while left > 0 {
+            let run = self.next_run()?;
+            let here = run.count().min(left);
+            match run {
+                Run::Repeated { value, .. } => (0..here).for_each(|_| visit(value)),
+                Run::Packed { bytes, .. } => unpack(bytes, self.bit_width, here, &mut visit)?,
+            }
+            left -= here;
+        }
+        Some(())
+    }
+
+    /// Whether the first `count` values are one run of ones: no value is null.
+    pub fn all_ones(mut self, count: usize) -> bool {
+        let mut seen = 0;
+        while seen < count {
+            match self.next_run() {
+                Some(Run::Repeated { value: 1, count }) => seen = count.saturating_add(seen),
+                _ => return false,
+            }
+        }
+        true
+    }
+}
+
+impl Run<'_> {
+    /// How many values.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Repeated { count, .. } | Self::Packed { count, .. } => *count,
+        }
+    }
+
+    /// The value at a place below [`Run::count`]; `None` behind the end of a run that was cut off.
+    #[inline]
+    pub fn get(&self, at: usize, bit_width: u32) -> Option<u32> {
+        match self {
+            Self::Repeated { value, .. } => Some(*value),
+            Self::Packed { bytes, .. } => {
+                let bit = at.checked_mul(bit_width as usize)?;
+                let (first, offset) = (bit / 8, bit % 8);
+                let raw = bytes.get(first..(bit + bit_width as usize).div_ceil(8))?;
+                let mut word = [0; 8];
+                word[..raw.len()].copy_from_slice(raw);
+                let word = u64::from_le_bytes(word);
+                Some(((word >> offset) & ((1_u64 << bit_width) - 1)) as u32)
+            }
+        }
+    }
+}
+
+/// Feeds the first `count` of the values that lie side by side in `bytes` to `visit`; `None` if there are fewer.
+#[inline]
+pub fn unpack(bytes: &[u8], bit_width: u32, count: usize, mut visit: impl FnMut(u32)) -> Option<()> {
+    let width = bit_width as usize;
+    if bytes.len().checked_mul(8)? < count.checked_mul(width)? {
+        return None;
+    }
+    let mask = (1_u64 << bit_width) - 1;
+    // Values whose first byte has seven more behind it are read with one load.
+    let fast = if width == 0 { count } else { (bytes.len().saturating_sub(7) * 8).div_ceil(width).min(count) };
+    for at in 0..fast {
+        let bit = at * width;
+        let word = bytes.get(bit / 8..bit / 8 + 8).and_then(|raw| raw.try_into().ok()).map_or(0, u64::from_le_bytes);
+        visit(((word >> (bit % 8)) & mask) as u32);
+    }
+    let tail = Run::Packed { bytes, count };
+    for at in fast..count {
+        visit(tail.get(at, bit_width)?);
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Packed by the definition, bit after bit, then read in both ways.
+        #[test]
+        fn packed_values_come_back(width in 0_u32..=32, values in prop::collection::vec(any::<u32>(), 1..90)) {
+            let values: Vec<u32> = values.iter().map(|v| (u64::from(*v) & ((1_u64 << width) - 1)) as u32).collect();
+            let mut bytes = vec![0_u8; (values.len() * width as usize).div_ceil(8)];
+            for (at, value) in values.iter().enumerate() {
+                for bit in (0..width as usize).filter(|bit| value >> bit & 1 == 1) {
+                    let place = at * width as usize + bit;
+                    bytes[place / 8] |= 1 << (place % 8);
+                }
+            }
+            let mut found = Vec::new();
+            unpack(&bytes, width, values.len(), |value| found.push(value)).unwrap();
+            prop_assert_eq!(&found, &values);
+            let run = Run::Packed { bytes: &bytes, count: values.len() };
+            for (at, value) in values.iter().enumerate() {
+                prop_assert_eq!(run.get(at, width), Some(*value));
+            }
+            if width > 0 {
+                prop_assert!(unpack(&bytes, width, values.len() + 8, |_| ()).is_none());
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_runs_or_an_end(bytes in prop::collection::vec(any::<u8>(), 0..100), width in 0_u32..=32) {
+            if let Some(runs) = Runs::new(&bytes, width) {
+                let mut seen = 0_usize;
+                let _ = runs.clone().for_each(5_000, |value| {
+                    assert!(u64::from(value) < 1_u64 << width.div_ceil(8) * 8);
+                    seen += 1;
+                });
+                prop_assert!(seen <= 5_000);
+                let _ = runs.all_ones(5_000);
+            }
+        }
+    }
+}
