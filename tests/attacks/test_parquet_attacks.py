@@ -92,3 +92,24 @@ def test_a_record_without_an_end_does_not_fill_the_memory(tmp_path: Path, name: 
     (tmp_path / name).write_bytes(zstandard.compress(data) if name.endswith(".zst") else data)
     with pytest.raises((UnreadableError, UsageError), match="bomb"):
         vlmsel.select(tmp_path / name, k=1, output=tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["uid", "source", "kept"])
+def test_a_page_that_claims_two_gigabytes_is_refused_unread(tmp_path: Path, name: str) -> None:
+    """The header of a real page, whose size is made to say 2^31 - 1: nobody must allocate that much to find out."""
+    big = "\0" * (140 << 20)
+    table = {"uid": ["a"], "ppl": [1.0], "kept": ["b"]}
+    table[name] = [big]
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table(table), path, compression="zstd", use_dictionary=False, write_statistics=False)
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    (start,) = (
+        group.column(at).data_page_offset for at in range(group.num_columns) if group.column(at).path_in_schema == name
+    )
+    data = bytearray(path.read_bytes())
+    assert data[start : start + 3] == b"\x15\x00\x15", "kind 0, then the size"
+    assert all(byte & 0x80 for byte in data[start + 3 : start + 7]), "the size takes five bytes"
+    data[start + 3 : start + 8] = b"\xfe\xff\xff\xff\x0f"
+    path.write_bytes(data)
+    with pytest.raises(UnreadableError, match=r"t\.parquet.*claims to hold more than 256 MiB"):
+        vlmsel.select(path, k=1, output=tmp_path / "out", keep_columns=["kept"])

@@ -151,30 +151,42 @@ impl Collector {
     }
 }
 
+/// Rows that are hashed together: sorted rows lie all over the memory, and waiting for many at once is waiting once.
+const HASHED_TOGETHER: usize = 64;
+
 /// The ids of rows that were seen, by the rows' places. A hash only says where to look; ids are compared as bytes.
 struct Seen<'a, S> {
     arena: &'a Arena,
     places: HashTable<usize>,
     hasher: S,
+    /// Hashes of the rows from `first` on.
+    hashes: Vec<u64>,
+    first: usize,
 }
 
 impl<'a, S: BuildHasher> Seen<'a, S> {
     fn new(arena: &'a Arena, rule: &Rule, hasher: S) -> Self {
         let room = if rule.distinct { arena.len() } else { 0 };
-        Self { arena, places: HashTable::with_capacity(room), hasher }
+        let hashes = Vec::with_capacity(HASHED_TOGETHER);
+        Self { arena, places: HashTable::with_capacity(room), hasher, hashes, first: 0 }
     }
 
-    /// Remembers the id of a row; whether it was seen before.
+    /// Remembers the id of a row; whether it was seen before. Rows are asked for in order.
     fn is_repeat(&mut self, at: usize) -> bool {
-        let Self { arena, places, hasher } = self;
+        let Self { arena, places, hasher, .. } = self;
         let id = |at: usize| {
             let (row, tag) = arena.get(at);
             id_of(row, tag)
         };
+        // An encoded id begins with a marker that says nothing, and without it most ids are 16 bytes, which hash fastest.
+        let hash_of = |at: usize| hasher.hash_one(id(at).get(1..).unwrap_or_default());
+        if at < self.first || at - self.first >= self.hashes.len() {
+            self.first = at;
+            self.hashes.clear();
+            self.hashes.extend((at..arena.len().min(at + HASHED_TOGETHER)).map(hash_of));
+        }
         let this = id(at);
-        let place =
-            places.entry(hasher.hash_one(this), |other| id(*other) == this, |other| hasher.hash_one(id(*other)));
-        match place {
+        match places.entry(self.hashes[at - self.first], |other| id(*other) == this, |other| hash_of(*other)) {
             Entry::Occupied(_) => true,
             Entry::Vacant(place) => {
                 place.insert(at);

@@ -196,6 +196,8 @@ impl Survivors {
 
 /// Blocks of each chunk whose keys go into the sample.
 const SAMPLED_BLOCKS: usize = 4;
+/// Survivors of a row group that are kept before the rest of their columns is read.
+const MOST_SURVIVORS: usize = 1 << 20;
 /// Keys a thread samples at most.
 const SAMPLED_KEYS: usize = 1 << 17;
 
@@ -217,6 +219,8 @@ struct Worker<'a> {
     tally: Tally,
     survivors: Survivors,
     buffers: PageBuffers,
+    /// Buffers for the pages of survivors, while those of scores are in use.
+    gathering: PageBuffers,
     sample_left: usize,
 }
 
@@ -236,6 +240,7 @@ impl<'a> Worker<'a> {
             tally: Tally::default(),
             survivors: Survivors::default(),
             buffers: PageBuffers::default(),
+            gathering: PageBuffers::default(),
             sample_left: 0,
         })
     }
@@ -297,54 +302,62 @@ impl<'a> Worker<'a> {
         let mut survivors = std::mem::take(&mut self.survivors);
         survivors.clear();
         let mut buffers = std::mem::take(&mut self.buffers);
+        let mut failed = None;
+        // Every row of a group may survive, and groups may be of any size: survivors are handed on as they pile up.
+        let mut hand_on = |worker: &mut Self, survivors: &mut Survivors, least: usize| {
+            if failed.is_none() && survivors.rows.len() >= least {
+                failed = worker.collect(table, group, survivors).err();
+                survivors.clear();
+            }
+        };
         if self.scores_suffice(table, group) {
             let non_negative = self.scan.request.refuses_negative();
             table.visit_scores(group, &columns.score, usize::MAX, non_negative, &mut buffers, &mut |block| {
                 self.sift_block(block, &mut survivors);
+                hand_on(self, &mut survivors, MOST_SURVIVORS);
                 Ok(())
             })?;
         } else {
             let deciding = self.deciding_columns();
             let wanted: Vec<&Column> = deciding.iter().map(|(column, _)| *column).collect();
             let mut first_row = 0;
-            let mut failed = None;
+            let mut sifted = Ok(());
             table.read(group, None, &wanted, &mut buffers, &mut |batch| {
-                if failed.is_none() {
-                    failed = self.sift_batch(batch, &deciding, first_row, &mut survivors).err();
+                if sifted.is_ok() {
+                    sifted = self.sift_batch(batch, &deciding, first_row, &mut survivors);
+                    hand_on(self, &mut survivors, MOST_SURVIVORS);
                 }
                 first_row += batch.num_rows();
                 Ok(())
             })?;
-            if let Some(error) = failed {
-                return Err(error);
-            }
+            sifted?;
         }
-        if matches!(self.sink, Sink::Collect { .. }) && !survivors.rows.is_empty() {
-            let winning = columns.winning(self.scan.with_tokens);
-            let mut done = 0;
-            let mut failed = None;
-            let mut hand_over = hand_over(self.sink);
-            table.gather(group, &survivors.rows, &winning, &mut buffers, &mut |batch| {
-                let end = done + batch.num_rows();
-                if failed.is_none() {
-                    let scores = survivors.scores.get(done..end).unwrap_or_default();
-                    failed = self
-                        .encoder
-                        .encode(&survivors.keys[done..end], scores, batch, &mut self.arena, &mut hand_over)
-                        .err();
-                }
-                done = end;
-                Ok(())
-            })?;
-            if let Some(error) = failed {
-                return Err(error);
-            }
-        }
+        hand_on(self, &mut survivors, 1);
+        failed.map_or(Ok(()), Err)?;
         self.survivors = survivors;
         self.buffers = buffers;
         self.tally.input += rows as u64;
         self.progress.add(rows as u64, bytes)?;
         Ok(())
+    }
+
+    /// Reads the rest of the rows that may win, and passes them on.
+    fn collect(&mut self, table: &ParquetTable, group: usize, survivors: &Survivors) -> Result<()> {
+        let Sink::Collect { .. } = self.sink else { return Ok(()) };
+        let winning = self.scan.resolved.columns.winning(self.scan.with_tokens);
+        let mut hand_over = hand_over(self.sink);
+        let (mut done, mut encoded) = (0, Ok(()));
+        table.gather(group, &survivors.rows, &winning, &mut self.gathering, &mut |batch| {
+            let end = done + batch.num_rows();
+            if encoded.is_ok() {
+                let scores = survivors.scores.get(done..end).unwrap_or_default();
+                let keys = &survivors.keys[done..end];
+                encoded = self.encoder.encode(keys, scores, batch, &mut self.arena, &mut hand_over);
+            }
+            done = end;
+            Ok(())
+        })?;
+        encoded
     }
 
     /// The columns that decide a row's class and key, with their roles.

@@ -1,5 +1,7 @@
 //! Parquet's hybrid of run-length encoding and bit packing: definition levels and dictionary indices.
 
+use std::ops::Range;
+
 /// Runs of values of up to 32 bits.
 #[derive(Debug, Clone)]
 pub struct Runs<'a> {
@@ -78,21 +80,6 @@ impl<'a> Runs<'a> {
         Some(Run::Repeated { value: u32::from_le_bytes(value), count })
     }
 
-    /// Feeds the first `count` values to `visit`; `None` if there are fewer.
-    pub fn for_each(mut self, count: usize, mut visit: impl FnMut(u32)) -> Option<()> {
-        let mut left = count;
-        while left > 0 {
-            let run = self.next_run()?;
-            let here = run.count().min(left);
-            match run {
-                Run::Repeated { value, .. } => (0..here).for_each(|_| visit(value)),
-                Run::Packed { bytes, .. } => unpack(bytes, self.bit_width, here, &mut visit)?,
-            }
-            left -= here;
-        }
-        Some(())
-    }
-
     /// Whether the first `count` values are one run of ones: no value is null.
     pub fn all_ones(mut self, count: usize) -> bool {
         let mut seen = 0;
@@ -132,23 +119,65 @@ impl Run<'_> {
     }
 }
 
-/// Feeds the first `count` of the values that lie side by side in `bytes` to `visit`; `None` if there are fewer.
+/// Values taken some at a time: a run of a few bytes may stand for billions.
+#[derive(Debug)]
+pub struct Stream<'a> {
+    runs: Runs<'a>,
+    run: Option<Run<'a>>,
+    /// Values of `run` that were taken.
+    used: usize,
+}
+
+impl<'a> Stream<'a> {
+    /// The values of `runs` from the first on.
+    pub fn new(runs: Runs<'a>) -> Self {
+        Self { runs, run: None, used: 0 }
+    }
+
+    /// Feeds the next `count` values to `visit`; `None` if there are fewer.
+    #[inline]
+    pub fn take(&mut self, count: usize, mut visit: impl FnMut(u32)) -> Option<()> {
+        let mut left = count;
+        while left > 0 {
+            let run = match self.run.filter(|run| self.used < run.count()) {
+                Some(run) => run,
+                None => {
+                    self.used = 0;
+                    *self.run.insert(self.runs.next_run()?)
+                }
+            };
+            let here = (run.count() - self.used).min(left);
+            match run {
+                Run::Repeated { value, .. } => (0..here).for_each(|_| visit(value)),
+                Run::Packed { bytes, .. } => {
+                    unpack(bytes, self.runs.bit_width, self.used..self.used + here, &mut visit)?;
+                }
+            }
+            self.used += here;
+            left -= here;
+        }
+        Some(())
+    }
+}
+
+/// Feeds some of the values that lie side by side in `bytes` to `visit`; `None` if there are fewer.
 #[inline]
-pub fn unpack(bytes: &[u8], bit_width: u32, count: usize, mut visit: impl FnMut(u32)) -> Option<()> {
+fn unpack(bytes: &[u8], bit_width: u32, places: Range<usize>, mut visit: impl FnMut(u32)) -> Option<()> {
     let width = bit_width as usize;
-    if bytes.len().checked_mul(8)? < count.checked_mul(width)? {
+    if bytes.len().checked_mul(8)? < places.end.checked_mul(width)? {
         return None;
     }
     let mask = (1_u64 << bit_width) - 1;
     // Values whose first byte has seven more behind it are read with one load.
-    let fast = if width == 0 { count } else { (bytes.len().saturating_sub(7) * 8).div_ceil(width).min(count) };
-    for at in 0..fast {
+    let loaded = if width == 0 { places.end } else { (bytes.len().saturating_sub(7) * 8).div_ceil(width) };
+    let loaded = loaded.clamp(places.start, places.end);
+    for at in places.start..loaded {
         let bit = at * width;
         let word = bytes.get(bit / 8..bit / 8 + 8).and_then(|raw| raw.try_into().ok()).map_or(0, u64::from_le_bytes);
         visit(((word >> (bit % 8)) & mask) as u32);
     }
-    let tail = Run::Packed { bytes, count };
-    for at in fast..count {
+    let tail = Run::Packed { bytes, count: places.end };
+    for at in loaded..places.end {
         visit(tail.get(at, bit_width)?);
     }
     Some(())
@@ -159,41 +188,62 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// By the definition, bit after bit.
+    fn pack(values: &[u32], width: u32) -> Vec<u8> {
+        let width = width as usize;
+        let mut bytes = vec![0_u8; (values.len() * width).div_ceil(8)];
+        for (at, value) in values.iter().enumerate() {
+            for bit in (0..width).filter(|bit| value >> bit & 1 == 1) {
+                bytes[(at * width + bit) / 8] |= 1 << ((at * width + bit) % 8);
+            }
+        }
+        bytes
+    }
+
     proptest! {
-        /// Packed by the definition, bit after bit, then read in both ways.
+        /// Packed and repeated runs come back, however many are taken at a time.
         #[test]
-        fn packed_values_come_back(width in 0_u32..=32, values in prop::collection::vec(any::<u32>(), 1..90)) {
-            let values: Vec<u32> = values.iter().map(|v| (u64::from(*v) & ((1_u64 << width) - 1)) as u32).collect();
-            let mut bytes = vec![0_u8; (values.len() * width as usize).div_ceil(8)];
-            for (at, value) in values.iter().enumerate() {
-                for bit in (0..width as usize).filter(|bit| value >> bit & 1 == 1) {
-                    let place = at * width as usize + bit;
-                    bytes[place / 8] |= 1 << (place % 8);
+        fn runs_come_back(
+            width in 0_u32..=32,
+            runs in prop::collection::vec((any::<bool>(), prop::collection::vec(any::<u32>(), 8)), 1..12),
+            steps in prop::collection::vec(1_usize..20, 1..40),
+        ) {
+            let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+            for (packed, values) in &runs {
+                let values: Vec<u32> = values.iter().map(|v| (u64::from(*v) & ((1_u64 << width) - 1)) as u32).collect();
+                if *packed {
+                    bytes.push(1 << 1 | 1);
+                    bytes.extend(pack(&values, width));
+                    expected.extend(values);
+                } else {
+                    bytes.push(5 << 1);
+                    bytes.extend(&values[0].to_le_bytes()[..width.div_ceil(8) as usize]);
+                    expected.extend([values[0]; 5]);
                 }
             }
+            let mut stream = Stream::new(Runs::new(&bytes, width).unwrap());
             let mut found = Vec::new();
-            unpack(&bytes, width, values.len(), |value| found.push(value)).unwrap();
-            prop_assert_eq!(&found, &values);
-            let run = Run::Packed { bytes: &bytes, count: values.len() };
-            for (at, value) in values.iter().enumerate() {
-                prop_assert_eq!(run.get(at, width), Some(*value));
+            for step in steps.into_iter().cycle() {
+                let step = step.min(expected.len() - found.len());
+                stream.take(step, |value| found.push(value)).unwrap();
+                if found.len() == expected.len() {
+                    break;
+                }
             }
-            if width > 0 {
-                prop_assert!(unpack(&bytes, width, values.len() + 8, |_| ()).is_none());
-            }
+            prop_assert_eq!(found, expected);
+            prop_assert!(stream.take(1, |_| ()).is_none());
         }
 
         #[test]
         fn any_bytes_are_runs_or_an_end(bytes in prop::collection::vec(any::<u8>(), 0..100), width in 0_u32..=32) {
-            if let Some(runs) = Runs::new(&bytes, width) {
-                let mut seen = 0_usize;
-                let _ = runs.clone().for_each(5_000, |value| {
-                    assert!(u64::from(value) < 1_u64 << width.div_ceil(8) * 8);
-                    seen += 1;
-                });
-                prop_assert!(seen <= 5_000);
-                let _ = runs.all_ones(5_000);
-            }
+            let runs = Runs::new(&bytes, width).unwrap();
+            let mut seen = 0_usize;
+            let _ = Stream::new(runs.clone()).take(5_000, |value| {
+                assert!(u64::from(value) < 1_u64 << (width.div_ceil(8) * 8));
+                seen += 1;
+            });
+            prop_assert!(seen <= 5_000);
+            let _ = runs.all_ones(5_000);
         }
     }
 }

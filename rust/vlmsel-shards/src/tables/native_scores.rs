@@ -4,11 +4,13 @@
 //! no arrays. Numbers in plain or dictionary encoding are read this way; [`visit`] says where it stopped before anything
 //! else, and the general reader, which is the oracle in the tests, goes on from there.
 
+use std::ops::Range;
+
 use ::parquet::basic::Type as PhysicalType;
 use arrow_schema::DataType;
 
 use super::chunk_pages::{ChunkPages, PageBuffers, PageError, damaged};
-use super::hybrid::{Run, Runs, unpack};
+use super::hybrid::{Runs, Stream};
 use super::page_header::{Coding, PageHeader, PageKind};
 use super::parquet::ParquetTable;
 use super::schema::Column;
@@ -16,7 +18,7 @@ use super::score::{BLOCK_ROWS, Block, Native, ScoreClass, visit_values};
 use crate::error::{Error, Result};
 
 /// A number as it lies in a plain page.
-trait Stored: Native {
+trait Stored: Native + Default {
     /// Its bytes.
     const BYTES: usize;
     /// Reads it.
@@ -78,7 +80,7 @@ struct Pages<'a, T> {
     column: &'a Column,
     non_negative: bool,
     dictionary: Option<Vec<T>>,
-    /// Values of a page, or of a block of it.
+    /// Values of a block.
     values: Vec<T>,
 }
 
@@ -119,19 +121,12 @@ impl<'a, T: Stored> Pages<'a, T> {
             let (levels, values) = body.levels_and_values(&header, nullable).map_err(wrong)?;
             let levels = levels.and_then(|levels| Runs::new(levels, 1));
             let levels = levels.filter(|levels| !levels.clone().all_ones(header.values));
-            match (levels, header.coding) {
-                (None, Coding::Plain) => {
-                    let values = header.values.checked_mul(T::BYTES).and_then(|length| values.get(..length));
-                    self.visit_plain(values.ok_or_else(|| wrong(cut()))?, row, visit)?;
-                }
-                (None, _) => {
-                    self.look_up(values, header.values).ok_or_else(|| wrong(cut()))?;
-                    visit_values(&self.values, row, self.non_negative, visit)?;
-                }
-                (Some(levels), coding) => {
-                    self.visit_nullable(&levels, values, coding, &header, row, visit, &wrong)?;
-                }
-            }
+            let damage = || wrong(damaged("a page is cut short or points nowhere"));
+            let values = match header.coding {
+                Coding::Plain => Values::Plain(values),
+                _ => Values::Indices(Stream::new(Runs::of_indices(values).ok_or_else(damage)?)),
+            };
+            self.visit_page(levels.map(Stream::new), values, row..row + header.values, &damage, visit)?;
             row += header.values;
         }
         Ok(row)
@@ -149,84 +144,63 @@ impl<'a, T: Stored> Pages<'a, T> {
         Ok(())
     }
 
-    /// Values of a dictionary-encoded page; `None` if it is cut short or points nowhere.
-    fn look_up(&mut self, indices: &[u8], count: usize) -> Option<()> {
-        let dictionary = self.dictionary.as_deref()?;
-        let mut runs = Runs::of_indices(indices)?;
-        let bit_width = runs.bit_width();
-        self.values.clear();
-        let mut left = count;
-        while left > 0 {
-            let run = runs.next_run()?;
-            let here = run.count().min(left);
-            match run {
-                Run::Repeated { value, .. } => {
-                    self.values.extend(std::iter::repeat_n(*dictionary.get(value as usize)?, here));
-                }
-                Run::Packed { bytes, .. } => {
-                    let mut inside = true;
-                    unpack(bytes, bit_width, here, |index| {
-                        let value = dictionary.get(index as usize);
-                        inside &= value.is_some();
-                        self.values.extend(value);
-                    })
-                    .filter(|()| inside)?;
-                }
-            }
-            left -= here;
-        }
-        Some(())
-    }
-
-    fn visit_plain(&mut self, values: &[u8], first_row: usize, visit: Visit<'_>) -> Result<()> {
-        for (at, chunk) in values.chunks(BLOCK_ROWS * T::BYTES).enumerate() {
-            self.values.clear();
-            self.values.extend(chunk.chunks_exact(T::BYTES).map(T::read));
-            visit_values(&self.values, first_row + at * BLOCK_ROWS, self.non_negative, visit)?;
-        }
-        Ok(())
-    }
-
-    /// A page with nulls: the values that are there, spread over the rows.
-    #[allow(clippy::too_many_arguments, reason = "one page as it was found")]
-    fn visit_nullable(
+    /// Visits a page block by block, so that a page of a few bytes that stands for billions of rows takes time but no
+    /// memory. `levels` is `None` where no value is null.
+    fn visit_page(
         &mut self,
-        levels: &Runs<'_>,
-        values: &[u8],
-        coding: Coding,
-        header: &PageHeader,
-        first_row: usize,
+        mut levels: Option<Stream<'_>>,
+        mut values: Values<'_>,
+        rows: Range<usize>,
+        damage: &dyn Fn() -> Error,
         visit: Visit<'_>,
-        wrong: &dyn Fn(PageError) -> Error,
     ) -> Result<()> {
-        let mut present = Vec::with_capacity(header.values);
-        levels.clone().for_each(header.values, |level| present.push(level == 1)).ok_or_else(|| wrong(cut()))?;
-        let there = present.iter().filter(|is| **is).count();
-        if coding == Coding::Plain {
-            self.values.clear();
-            self.values.extend(values.chunks_exact(T::BYTES).take(there).map(T::read));
-        } else {
-            self.look_up(values, there).ok_or_else(|| wrong(cut()))?;
-        }
-        if self.values.len() < there {
-            return Err(wrong(cut()));
-        }
-        let mut next = self.values.iter();
-        let (mut keys, mut classes) = (Vec::with_capacity(BLOCK_ROWS), Vec::with_capacity(BLOCK_ROWS));
-        for (at, chunk) in present.chunks(BLOCK_ROWS).enumerate() {
-            keys.clear();
-            classes.clear();
-            for is in chunk {
-                let value = if *is { next.next() } else { None };
-                keys.push(value.map_or(0, |value| value.key()));
-                classes.push(value.map_or(ScoreClass::Missing, |value| value.class(self.non_negative)));
+        let mut present = Vec::new();
+        for first_row in rows.clone().step_by(BLOCK_ROWS) {
+            let count = BLOCK_ROWS.min(rows.end - first_row);
+            let Some(levels) = &mut levels else {
+                self.take(&mut values, count).ok_or_else(damage)?;
+                visit_values(&self.values, first_row, self.non_negative, visit)?;
+                continue;
+            };
+            present.clear();
+            levels.take(count, |level| present.push(level == 1)).ok_or_else(damage)?;
+            self.take(&mut values, present.iter().filter(|is| **is).count()).ok_or_else(damage)?;
+            let (mut keys, mut classes) = ([0; BLOCK_ROWS], [ScoreClass::Missing; BLOCK_ROWS]);
+            let there = present.iter().enumerate().filter(|(_, is)| **is).map(|(at, _)| at);
+            for (at, value) in there.zip(&self.values) {
+                (keys[at], classes[at]) = (value.key(), value.class(self.non_negative));
             }
-            visit(&Block { first_row: first_row + at * BLOCK_ROWS, keys: &keys, classes: Some(&classes) })?;
+            visit(&Block { first_row, keys: &keys[..count], classes: Some(&classes[..count]) })?;
         }
         Ok(())
+    }
+
+    /// Puts the next values of a page into `self.values`; `None` if there are fewer.
+    fn take(&mut self, from: &mut Values<'_>, count: usize) -> Option<()> {
+        self.values.clear();
+        match from {
+            Values::Plain(bytes) => {
+                let (here, rest) = bytes.split_at_checked(count * T::BYTES)?;
+                *bytes = rest;
+                self.values.extend(here.chunks_exact(T::BYTES).map(T::read));
+                Some(())
+            }
+            Values::Indices(stream) => {
+                let dictionary = self.dictionary.as_deref()?;
+                let mut inside = true;
+                stream.take(count, |index| {
+                    let value = dictionary.get(index as usize).copied();
+                    inside &= value.is_some();
+                    self.values.push(value.unwrap_or_default());
+                })?;
+                inside.then_some(())
+            }
+        }
     }
 }
 
-fn cut() -> PageError {
-    damaged("a page is cut short or points nowhere")
+/// The values of a page that were not taken yet.
+enum Values<'a> {
+    Plain(&'a [u8]),
+    Indices(Stream<'a>),
 }

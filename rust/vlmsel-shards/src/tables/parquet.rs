@@ -24,6 +24,9 @@ use crate::error::{Error, IoContext, Result};
 
 /// A footer larger than this is refused before it is read.
 const MAX_FOOTER_BYTES: u64 = 512 << 20;
+/// More rows than this for each byte of a file are damage: run-length coding makes a column of one value small, but a row
+/// group of a million such rows still has some hundred bytes of headers and footer.
+const MAX_ROWS_A_BYTE: u64 = 1 << 16;
 /// Rows per batch of other columns.
 const BATCH_ROWS: usize = 8192;
 
@@ -66,13 +69,13 @@ impl ParquetTable {
         let mut starts = Vec::new();
         let mut next = 0_u64;
         for group in metadata.metadata().row_groups() {
-            let rows = u64::try_from(group.num_rows())
+            let rows = u32::try_from(group.num_rows())
                 .map_err(|_| Error::unreadable(path, format!("a row group of {} rows", group.num_rows())))?;
             starts.push(next);
-            next = next
-                .checked_add(rows)
-                .filter(|n| *n < 1 << 48)
-                .ok_or_else(|| Error::unreadable(path, "more rows than a file can hold"))?;
+            next += u64::from(rows);
+        }
+        if next / MAX_ROWS_A_BYTE > bytes {
+            return Err(Error::unreadable(path, format!("{bytes} bytes that claim to hold {next} rows")));
         }
         let table = Self {
             path: path.to_path_buf(),
@@ -114,7 +117,6 @@ impl ParquetTable {
                     (Some(start), Some(length)) if start.checked_add(length).is_some_and(|end| end <= self.bytes) => {}
                     _ => return Err(wrong("lies outside the file".to_owned())),
                 }
-                // Every value has at least a bit of a page somewhere; run-length coding reaches some 10^5 values a byte.
                 let values = column.num_values();
                 if values < 0 || (column.max_repetition_is_flat() && values != group.num_rows()) {
                     return Err(wrong(format!("{values} values in {} rows", group.num_rows())));
