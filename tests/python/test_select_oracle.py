@@ -205,6 +205,22 @@ def test_spilling_changes_nothing(tmp_path: Path) -> None:
     check(found, select(rows, k=25_000), len(rows))
 
 
+def test_a_stream_is_selected_like_a_table_wherever_it_is_held(tmp_path: Path) -> None:
+    """Whole tables, one batch at a time, and more than may be held: the same bytes, down to the manifest."""
+    rows = make_rows(11, 3_000, lambda n: f"id {n}", [1.0, 2.5, None, float("nan"), -3.0, 7.25], ids=1_500)
+    folder = write(rows, tmp_path / "in", pa.string(), pa.float64(), group_rows=3_000)
+    table = pa.concat_tables(pq.read_table(path) for path in sorted(folder.glob("*.parquet")))
+    expected = select(rows, fraction="0.3")
+    seen = set()
+    for at, (batch_rows, limit) in enumerate([(3_000, 4 << 30), (70, 4 << 30), (70, 1), (1_000, 50_000)]):
+        stream = pa.RecordBatchReader.from_batches(table.schema, table.to_batches(max_chunksize=batch_rows))
+        out = tmp_path / f"out{at}"
+        found = vlmsel.select(stream, fraction="0.3", score_column="score", output=out, memory_limit=limit)
+        check(found, expected, len(rows))
+        seen.add((out / "selection.parquet").read_bytes() + (out / "manifest.json").read_bytes())
+    assert len(seen) == 1
+
+
 def test_order_of_files_and_threads_change_nothing(tmp_path: Path) -> None:
     rows = make_rows(3, 400, lambda n: n.to_bytes(16, "big"), FLOATS, ids=90)
     folder = write(rows, tmp_path / "in", pa.binary(16), pa.float64(), files=4)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::ffi_stream::{FFI_ArrowArrayStream, RecordBatchStreamReader};
 use arrow_array::types::{Float16Type, Float32Type, Float64Type, Int64Type, UInt64Type};
-use arrow_array::{Array, RecordBatch, RecordBatchIterator, RecordBatchReader};
+use arrow_array::{Array, RecordBatch, RecordBatchIterator};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyCapsule, PyDict, PyList};
@@ -21,8 +21,8 @@ use crate::door::{raise, raise_shards};
 
 const STREAM: &CStr = c"arrow_array_stream";
 
-/// Takes the batches of anything with `__arrow_c_stream__`.
-pub fn import_stream(object: &Bound<'_, PyAny>, name: &str) -> PyResult<(SchemaRef, Vec<RecordBatch>)> {
+/// The stream of anything with `__arrow_c_stream__`.
+pub fn import_stream(object: &Bound<'_, PyAny>, name: &str) -> PyResult<RecordBatchStreamReader> {
     let py = object.py();
     let wrong = |what: String| raise(py, &Error::usage(format!("{name}: {what}")));
     let capsule = object.call_method0("__arrow_c_stream__")?;
@@ -31,10 +31,7 @@ pub fn import_stream(object: &Bound<'_, PyAny>, name: &str) -> PyResult<(SchemaR
     let pointer = capsule.pointer_checked(Some(STREAM))?;
     // SAFETY: the capsule's name says that it holds an Arrow stream; the stream is moved out and marked as released.
     let stream = unsafe { FFI_ArrowArrayStream::from_raw(pointer.as_ptr().cast()) };
-    let reader = RecordBatchStreamReader::try_new(stream).map_err(|error| wrong(error.to_string()))?;
-    let schema = reader.schema();
-    let batches = reader.collect::<Result<Vec<_>, _>>().map_err(|error| wrong(error.to_string()))?;
-    Ok((schema, batches))
+    RecordBatchStreamReader::try_new(stream).map_err(|error| wrong(error.to_string()))
 }
 
 /// A table in memory that other Arrow libraries take without copies.

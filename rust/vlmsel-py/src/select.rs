@@ -1,15 +1,20 @@
 //! `_core.select` and `_core.plan_select`: options as JSON, tables in memory as Arrow streams, the report as JSON.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use arrow_array::RecordBatchReader;
+use arrow_array::ffi_stream::RecordBatchStreamReader;
 use pyo3::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use vlmsel_core::quantity::Decimal;
 use vlmsel_pipeline::Error;
+use vlmsel_pipeline::progress::Progress;
 use vlmsel_pipeline::select::{Control, Order, Request, SelectionReport, Size, plan, select};
 use vlmsel_shards::inputs::expand;
-use vlmsel_shards::tables::{KINDS, MemoryTable, is_table};
+use vlmsel_shards::manifest::InputRecord;
+use vlmsel_shards::tables::stream::{Intake, Place};
+use vlmsel_shards::tables::{KINDS, Table, is_table};
 
 use crate::arrow::import_stream;
 use crate::door::{enter, raise, raise_shards};
@@ -64,13 +69,34 @@ fn size(map: &Map<String, Value>) -> Result<Size, Error> {
     }
 }
 
+/// Reads a stream to its end. Half of the memory limit may be held; the selection itself needs the other half.
+fn take_stream(
+    options: &Options,
+    name: &str,
+    reader: RecordBatchStreamReader,
+    progress: &Progress,
+) -> Result<(Table, InputRecord), Error> {
+    let beside = std::path::absolute(&options.output).unwrap_or_else(|_| options.output.clone());
+    let beside = beside.ancestors().skip(1).find(|folder| folder.is_dir()).map(Path::to_path_buf);
+    let place = Place { room: options.memory_limit / 2, scratch: beside.unwrap_or_else(std::env::temp_dir) };
+    let mut required = vec![options.id_column.as_str(), options.score_column.as_str()];
+    required.extend(options.keep_columns.iter().map(String::as_str));
+    let wanted = [required.as_slice(), &["n_tokens", "source", "status"]].concat();
+    let mut intake = Intake::new(name, &reader.schema(), &wanted, &required, place)?;
+    for batch in reader {
+        progress.check()?;
+        intake.push(&batch.map_err(|error| Error::usage(format!("{name}: {error}")))?)?;
+    }
+    Ok(intake.finish()?)
+}
+
 fn request(py: Python<'_>, options: &str, memory: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<Request> {
     let options: Options =
         serde_json::from_str(options).map_err(|error| raise(py, &Error::usage(format!("options: {error}"))))?;
-    let mut tables = Vec::with_capacity(memory.len());
+    let mut streams = Vec::with_capacity(memory.len());
     for (name, object) in memory {
-        let (schema, batches) = import_stream(&object, &name)?;
-        tables.push(MemoryTable { name, schema, batches });
+        let reader = import_stream(&object, &name)?;
+        streams.push(enter(py, None, |progress| take_stream(&options, &name, reader, progress))?);
     }
     let controls = options
         .controls
@@ -91,7 +117,7 @@ fn request(py: Python<'_>, options: &str, memory: Vec<(String, Bound<'_, PyAny>)
     let files = expand(&options.scores, KINDS, &is_table).map_err(|error| raise_shards(py, error))?;
     Ok(Request {
         files,
-        memory: tables,
+        streams,
         order: if one_of("order", &options.order, "asc", "desc")? { Order::Ascending } else { Order::Descending },
         size: size(&options.size).map_err(|error| raise(py, &error))?,
         keep_repeats: one_of("repeats", &options.repeats, "keep", "drop")?,

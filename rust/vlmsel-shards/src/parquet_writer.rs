@@ -30,8 +30,11 @@ impl HashedFile {
     /// # Errors
     /// [`Error::Io`].
     pub fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).at("create", path)?;
-        Ok(Self { inner: BufWriter::with_capacity(1 << 20, file), hasher: blake3::Hasher::new() })
+        Ok(Self::new(File::create(path).at("create", path)?))
+    }
+
+    fn new(file: File) -> Self {
+        Self { inner: BufWriter::with_capacity(1 << 20, file), hasher: blake3::Hasher::new() }
     }
 
     /// Flushes and returns the hash of everything written.
@@ -68,6 +71,14 @@ impl TableWriter {
     /// # Errors
     /// [`Error::Io`], or a schema that Parquet cannot hold.
     pub fn create(path: &Path, schema: &SchemaRef, metadata: &[(&str, &str)]) -> Result<Self> {
+        Self::new(File::create(path).at("create", path)?, path, schema, metadata)
+    }
+
+    /// Writes to an open file, which messages call `path`.
+    ///
+    /// # Errors
+    /// A schema that Parquet cannot hold.
+    pub fn new(file: File, path: &Path, schema: &SchemaRef, metadata: &[(&str, &str)]) -> Result<Self> {
         let pairs = metadata.iter().map(|(key, value)| KeyValue::new((*key).to_owned(), (*value).to_owned())).collect();
         let level = ZstdLevel::try_new(1).map_err(|error| Error::Usage(error.to_string()))?;
         let mut properties = WriterProperties::builder()
@@ -85,7 +96,7 @@ impl TableWriter {
             }
         }
         let options = ArrowWriterOptions::new().with_properties(properties.build());
-        let writer = ArrowWriter::try_new_with_options(HashedFile::create(path)?, schema.clone(), options)
+        let writer = ArrowWriter::try_new_with_options(HashedFile::new(file), schema.clone(), options)
             .map_err(|error| into_error(error, path))?;
         Ok(Self { path: path.to_path_buf(), writer })
     }

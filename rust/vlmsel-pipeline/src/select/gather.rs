@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// A kept value longer than this is refused: one hostile cell must not fill the memory.
 const MAX_REST_BYTES: usize = 16 << 20;
 /// Rows are encoded in shares of about this size.
-const SHARE_BYTES: usize = 32 << 20;
+const SHARE_BYTES: usize = 4 << 20;
 
 fn converter(columns: &[&Column]) -> Result<RowConverter> {
     RowConverter::new(columns.iter().map(|column| SortField::new(column.working.clone())).collect())

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use vlmsel_core::quantity::Decimal;
 use vlmsel_shards::inputs::InputFile;
+use vlmsel_shards::manifest::InputRecord;
 use vlmsel_shards::tables::schema::{Column, Role, Wanted, resolve};
-use vlmsel_shards::tables::{MemoryTable, Table, open};
+use vlmsel_shards::tables::{Table, open};
 
 use super::ids::IdSet;
 use crate::error::{Error, Result};
@@ -63,8 +64,8 @@ impl Control {
 pub struct Request {
     /// The score tables' files.
     pub files: Vec<InputFile>,
-    /// Score tables in memory.
-    pub memory: Vec<MemoryTable>,
+    /// Score tables that were handed over as streams, with their records as inputs.
+    pub streams: Vec<(Table, InputRecord)>,
     /// Column with the ids.
     pub id_column: String,
     /// Column with the scores.
@@ -159,7 +160,7 @@ pub fn resolve_request(request: &Request) -> Result<Resolved> {
         }
     }
     check_bad_files(request, &unopened.iter().map(|(_, reason)| reason.clone()).collect::<Vec<_>>())?;
-    tables.extend(request.memory.iter().cloned().map(Table::Memory));
+    tables.extend(request.streams.iter().map(|(table, _)| table.clone()));
     if tables.is_empty() {
         return Err(Error::TooMuchUnreadable("none of the tables can be read".to_owned()));
     }

@@ -10,7 +10,6 @@ use vlmsel_shards::fingerprint::fingerprint;
 use vlmsel_shards::manifest::{InputRecord, Manifest};
 use vlmsel_shards::output::{Opening, Output, OutputSpec, Summary, hash_file};
 use vlmsel_shards::quarantine::to_json_lines;
-use vlmsel_shards::tables::MemoryTable;
 use vlmsel_shards::tables::score::scores_from_keys;
 
 use super::gather::Decoder;
@@ -182,9 +181,7 @@ fn inputs(request: &Request, resolved: &Resolved, progress: &Progress) -> Result
             Err(error) => return Err(error.into()),
         }
     }
-    for table in &request.memory {
-        records.push(memory_fingerprint(table)?);
-    }
+    records.extend(request.streams.iter().map(|(_, record)| record.clone()));
     for (option, set) in [("include", &resolved.include), ("exclude", &resolved.exclude)] {
         for path in set.iter().flat_map(super::ids::IdSet::files) {
             let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -205,34 +202,6 @@ fn inputs(request: &Request, resolved: &Resolved, progress: &Progress) -> Result
     // Files are a set: their order on the command line must not change a byte.
     records.sort_by(|a, b| (&a.name, &a.fingerprint).cmp(&(&b.name, &b.fingerprint)));
     Ok(records)
-}
-
-/// Hash of the rows of a table in memory, independent of how they are divided into batches.
-fn memory_fingerprint(table: &MemoryTable) -> Result<InputRecord> {
-    let mut hasher = blake3::Hasher::new();
-    let mut bytes = 0;
-    let sortable: Vec<usize> = (0..table.schema.fields().len())
-        .filter(|at| {
-            arrow_row::RowConverter::supports_fields(&[arrow_row::SortField::new(
-                table.schema.field(*at).data_type().clone(),
-            )])
-        })
-        .collect();
-    let fields =
-        sortable.iter().map(|at| arrow_row::SortField::new(table.schema.field(*at).data_type().clone())).collect();
-    let wrong = |error: arrow_schema::ArrowError| Error::usage(format!("{}: {error}", table.name));
-    let converter = arrow_row::RowConverter::new(fields).map_err(wrong)?;
-    for batch in &table.batches {
-        for start in (0..batch.num_rows()).step_by(8192) {
-            let slice = batch.slice(start, (batch.num_rows() - start).min(8192));
-            let slice = slice.project(&sortable).map_err(wrong)?;
-            for row in &converter.convert_columns(slice.columns()).map_err(wrong)? {
-                hasher.update(row.as_ref());
-                bytes += row.as_ref().len() as u64;
-            }
-        }
-    }
-    Ok(InputRecord { name: table.name.clone(), bytes, fingerprint: hasher.finalize().to_hex()[..32].to_owned() })
 }
 
 struct Run<'a> {

@@ -197,7 +197,7 @@ impl Survivors {
 /// Blocks of each chunk whose keys go into the sample.
 const SAMPLED_BLOCKS: usize = 4;
 /// Survivors of a row group that are kept before the rest of their columns is read.
-const MOST_SURVIVORS: usize = 1 << 20;
+const MOST_SURVIVORS: usize = 1 << 17;
 /// Keys a thread samples at most.
 const SAMPLED_KEYS: usize = 1 << 17;
 

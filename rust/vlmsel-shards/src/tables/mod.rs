@@ -16,6 +16,7 @@ mod reader_tests;
 pub mod schema;
 pub mod score;
 mod snappy_literals;
+pub mod stream;
 pub mod text;
 pub mod threshold;
 

@@ -53,7 +53,14 @@ impl ParquetTable {
     /// # Errors
     /// [`Error::Unreadable`] for a file that is damaged, encrypted or no Parquet at all.
     pub fn open(path: &Path, name: &str) -> Result<Self> {
-        let file = File::open(path).at("open", path)?;
+        Self::of(File::open(path).at("open", path)?, path, name)
+    }
+
+    /// Reads the footer of an open file, which messages call `path`.
+    ///
+    /// # Errors
+    /// As [`ParquetTable::open`].
+    pub fn of(file: File, path: &Path, name: &str) -> Result<Self> {
         let meta = file.metadata().at("inspect", path)?;
         let bytes = meta.len();
         if !meta.is_file() {
