@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! plan      which tables, which columns, which filters           plan.rs, ids.rs
-//! scan      every score once, in blocks; who may win is encoded  scan.rs
+//! scan      every score once, in blocks; who may win is encoded  scan.rs, worker.rs
 //! collect   the rows that may win, cut back as they pile up      rows.rs; past the memory limit: sorter.rs
 //! walk      best first: size, repeats, ranks                     walk.rs
 //! write     selection.parquet, uids.npy, manifest                write.rs
@@ -10,16 +10,22 @@
 //! The result is a function of the rows and the options alone: any number of threads, order of files or memory limit
 //! gives the same bytes.
 
+mod dry_run;
 mod gather;
 mod ids;
 mod plan;
 mod ranks;
+mod report;
 mod rows;
 mod run;
 mod scan;
 mod sorter;
+mod target;
 mod walk;
+mod worker;
 mod write;
 
+pub use dry_run::{Plan, plan};
 pub use plan::{Control, Order, Request, Size};
-pub use run::{Outcome, Plan, SelectionReport, plan, select};
+pub use report::{Outcome, SelectionReport};
+pub use run::select;

@@ -2,22 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use vlmsel_core::quantity::Decimal;
 use vlmsel_shards::fingerprint::fingerprint;
-use vlmsel_shards::manifest::{InputRecord, Manifest};
+use vlmsel_shards::manifest::InputRecord;
 use vlmsel_shards::output::{Opening, Output, OutputSpec, Summary, hash_file};
 use vlmsel_shards::quarantine::to_json_lines;
-use vlmsel_shards::tables::score::scores_from_keys;
 
 use super::gather::Decoder;
 use super::plan::{Control, Order, Request, Resolved, Size, check_bad_files, resolve_request};
-use super::ranks::{guess_cut, key_at_rank};
+use super::ranks::guess_cut;
+use super::report::{Outcome, SelectionReport, already_done, sample_values, score_value};
 use super::rows::{Chosen, Collector, choose};
 use super::scan::{Keying, REASONS, Scan, Sink, Tally};
-use super::walk::{Limit, Rule};
 use super::write::{SelectionWriter, write_quarantine};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -25,54 +23,8 @@ use crate::progress::Progress;
 /// The unit that a selection is committed as.
 const UNIT: &str = "selection";
 
-/// What a run would do, for `--dry-run`.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// Tables.
-    pub files: u64,
-    /// Rows, as far as they are known before reading.
-    pub rows: u64,
-    /// Bytes on disk.
-    pub bytes: u64,
-    /// Estimated memory.
-    pub memory_bytes: u64,
-    /// Estimated scratch disk.
-    pub scratch_bytes: u64,
-    /// The resolved options.
-    pub config: Value,
-    /// Folders that would be written.
-    pub outputs: Vec<PathBuf>,
-}
-
-/// One selection or control, as committed.
-#[derive(Debug, Clone)]
-pub struct SelectionReport {
-    /// The folder.
-    pub output: PathBuf,
-    /// The control, or `None` for the selection itself.
-    pub control: Option<Control>,
-    /// Whether it was there already, with the same fingerprint.
-    pub already_done: bool,
-    /// Rows by class: `input`, `selected`, `quarantined`, and the reasons of rejection.
-    pub counts: BTreeMap<String, u64>,
-    /// Score of the last selected row.
-    pub threshold: Value,
-    /// Files that were left out.
-    pub bad_files: Vec<String>,
-    /// Some of the eligible scores, ascending, for the histogram; empty for controls.
-    pub sample: Vec<f64>,
-}
-
-/// What a run came to.
-#[derive(Debug, Clone)]
-pub struct Outcome {
-    /// The selection.
-    pub selection: SelectionReport,
-    /// Its controls, in the order asked for.
-    pub controls: Vec<SelectionReport>,
-}
-
-fn control_path(request: &Request, control: Option<Control>) -> PathBuf {
+/// Where a control goes: beside the selection.
+pub fn control_path(request: &Request, control: Option<Control>) -> PathBuf {
     match control {
         None => request.output.clone(),
         Some(control) => {
@@ -82,56 +34,8 @@ fn control_path(request: &Request, control: Option<Control>) -> PathBuf {
     }
 }
 
-/// Checks the request and says what it would cost.
-///
-/// # Errors
-/// As [`select`], before any work; [`vlmsel_shards::Error::Resource`] for a scratch disk that is too small.
-pub fn plan(request: &Request) -> Result<Plan> {
-    check_sizes(request)?;
-    let resolved = resolve_request(request)?;
-    let (mut rows, mut bytes) = (0_u64, 0_u64);
-    for table in &resolved.tables {
-        let (more_rows, more_bytes) = table.extent();
-        rows += more_rows;
-        bytes += more_bytes;
-    }
-    let wanted = match &request.size {
-        Size::Count(k) => (*k).min(if rows == 0 { *k } else { rows }),
-        Size::Fraction(fraction) => fraction.of(rows, 1),
-        Size::Band(low, high) => high.of(rows, 100).saturating_sub(low.of(rows, 100)),
-        Size::Threshold(_) | Size::TokenBudget(_) => rows,
-    };
-    let needed = wanted.saturating_mul(2 * 60);
-    let budget = request.memory_limit / 2;
-    let (memory_bytes, scratch_bytes) =
-        if needed <= budget { (needed, 0) } else { (budget, wanted.saturating_mul(3 * 60)) };
-    let parent = request.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if let Ok(free) = fs_free(parent)
-        && free < scratch_bytes
-    {
-        return Err(vlmsel_shards::Error::Resource(format!(
-                "about {scratch_bytes} bytes of scratch disk are needed beside {}, {free} are free; raise --memory-limit or free some space",
-                request.output.display()
-            ))
-            .into());
-    }
-    let outputs = std::iter::once(None).chain(request.controls.iter().copied().map(Some));
-    Ok(Plan {
-        files: resolved.tables.len() as u64,
-        rows,
-        bytes,
-        memory_bytes: memory_bytes + (128 << 20),
-        scratch_bytes,
-        config: request.config(None),
-        outputs: outputs.map(|control| control_path(request, control)).collect(),
-    })
-}
-
-fn fs_free(path: &Path) -> std::io::Result<u64> {
-    vlmsel_shards::disk::free_bytes(path)
-}
-
-fn check_sizes(request: &Request) -> Result<()> {
+/// Checks what can be checked without the tables.
+pub fn check_sizes(request: &Request) -> Result<()> {
     match &request.size {
         Size::Fraction(fraction) if !fraction.at_most(1) => {
             Err(Error::usage(format!("--fraction {fraction}: must be between 0 and 1")))
@@ -204,23 +108,14 @@ fn inputs(request: &Request, resolved: &Resolved, progress: &Progress) -> Result
     Ok(records)
 }
 
-struct Run<'a> {
-    request: &'a Request,
-    resolved: &'a Resolved,
-    progress: &'a Progress,
+/// A request on its way.
+pub struct Run<'a> {
+    pub(super) request: &'a Request,
+    pub(super) resolved: &'a Resolved,
+    pub(super) progress: &'a Progress,
     /// Tables that broke while they were read, and are allowed to.
     left_out: BTreeMap<usize, String>,
     inputs: Vec<InputRecord>,
-}
-
-/// What the size comes to for these rows: the walk's rule, and bounds on the keys that can matter.
-struct Target {
-    rule: Rule,
-    first_rank: u64,
-    lower: u64,
-    upper: u64,
-    /// Rows that the walk will need, where that is known.
-    wanted: Option<u64>,
 }
 
 impl Run<'_> {
@@ -343,83 +238,6 @@ impl Run<'_> {
         )))
     }
 
-    /// Resolves the size; reads the scores once or more where it is a share of what there is. `Err(tally)` if a table
-    /// broke on the way.
-    fn target(
-        &self,
-        scan: &Scan<'_>,
-        control: Option<Control>,
-        selected: Option<u64>,
-    ) -> Result<std::result::Result<Target, Tally>> {
-        let distinct = !self.request.keep_repeats;
-        let rule = |start_rank, end_rank, limit| Rule { start_rank, end_rank, distinct, limit };
-        let everything = |rule, wanted| Target { rule, first_rank: 0, lower: 0, upper: u64::MAX, wanted };
-        match (control, selected) {
-            (Some(Control::Middle), Some(k)) => {
-                let tally = scan.run(&Sink::Tally, self.progress)?;
-                if !tally.broken.is_empty() {
-                    return Ok(Err(tally));
-                }
-                let start = tally.eligible.saturating_sub(k) / 2;
-                return self.bounded_by_ranks(scan, rule(start, None, Limit::Rows(k)), None).map(Ok);
-            }
-            (Some(_), Some(k)) => return Ok(Ok(everything(rule(0, None, Limit::Rows(k)), Some(k)))),
-            _ => {}
-        }
-        Ok(Ok(match &self.request.size {
-            Size::Count(k) => everything(rule(0, None, Limit::Rows(*k)), Some(*k)),
-            Size::TokenBudget(tokens) => everything(rule(0, None, Limit::Tokens(*tokens)), None),
-            Size::Threshold(threshold) => {
-                let upper = vlmsel_shards::tables::threshold::last_key(
-                    *threshold,
-                    &self.resolved.columns.score.working,
-                    self.request.order == Order::Descending,
-                );
-                match upper {
-                    Some(upper) => Target { upper, ..everything(rule(0, None, Limit::All), None) },
-                    None => everything(rule(0, None, Limit::Rows(0)), Some(0)),
-                }
-            }
-            Size::Fraction(fraction) => {
-                let tally = scan.run(&Sink::Tally, self.progress)?;
-                if !tally.broken.is_empty() {
-                    return Ok(Err(tally));
-                }
-                let k = fraction.of(tally.eligible, 1);
-                everything(rule(0, None, Limit::Rows(k)), Some(k))
-            }
-            Size::Band(low, high) => {
-                let tally = scan.run(&Sink::Tally, self.progress)?;
-                if !tally.broken.is_empty() {
-                    return Ok(Err(tally));
-                }
-                let rank = |percent: &Decimal| percent.of(tally.eligible, 100);
-                let (start, end) = (rank(low), rank(high));
-                return self.bounded_by_ranks(scan, rule(start, Some(end), Limit::All), Some(end)).map(Ok);
-            }
-        }))
-    }
-
-    /// Bounds the keys of a rule that begins at a rank, so that the rows in front of it need not be collected.
-    fn bounded_by_ranks(&self, scan: &Scan<'_>, rule: Rule, end: Option<u64>) -> Result<Target> {
-        let mut target = Target { rule, first_rank: 0, lower: 0, upper: u64::MAX, wanted: None };
-        if rule.start_rank > 0
-            && let Some(found) = key_at_rank(scan, rule.start_rank, self.progress)?
-        {
-            target.lower = found.key;
-            target.first_rank = found.below;
-        }
-        if let Some(found) = end
-            .and_then(|end| end.checked_sub(1))
-            .map(|last| key_at_rank(scan, last, self.progress))
-            .transpose()?
-            .flatten()
-        {
-            target.upper = found.key;
-        }
-        Ok(target)
-    }
-
     fn commit(
         &self,
         output: Box<Output>,
@@ -486,48 +304,4 @@ impl Run<'_> {
         }
         Ok(SelectionReport { output: path, control, already_done: false, counts, threshold, bad_files, sample })
     }
-}
-
-fn already_done(output: PathBuf, control: Option<Control>, manifest: &Manifest) -> SelectionReport {
-    let detail = manifest.parts.first().map(|part| part.detail.clone()).unwrap_or_default();
-    SelectionReport {
-        output,
-        control,
-        already_done: true,
-        counts: manifest.counts.clone(),
-        threshold: detail.get("threshold").cloned().unwrap_or(Value::Null),
-        bad_files: Vec::new(),
-        sample: Vec::new(),
-    }
-}
-
-/// A score as JSON has it: integers whole, decimals as their digits.
-fn score_value(key: u64, resolved: &Resolved) -> Result<Value> {
-    use arrow_schema::DataType;
-    let score = scores_from_keys(&[key], &resolved.columns.score.output)?;
-    let as_type =
-        |to: &DataType| arrow_cast::cast(&score, to).map_err(|error| Error::Bug(format!("threshold: {error}")));
-    use arrow_array::cast::AsArray;
-    use arrow_array::types::{Float64Type, Int64Type, UInt64Type};
-    Ok(match score.data_type() {
-        DataType::UInt64 => json!(score.as_primitive::<UInt64Type>().value(0)),
-        other if other.is_integer() => json!(as_type(&DataType::Int64)?.as_primitive::<Int64Type>().value(0)),
-        other if other.is_floating() => json!(as_type(&DataType::Float64)?.as_primitive::<Float64Type>().value(0)),
-        _ => json!(as_type(&DataType::Utf8)?.as_string::<i32>().value(0)),
-    })
-}
-
-/// The sampled scores as numbers, in order; some thousand are enough to draw a histogram of.
-fn sample_values(keys: &[u64], turned: bool, resolved: &Resolved) -> Result<Vec<f64>> {
-    use arrow_array::cast::AsArray;
-    use arrow_array::types::Float64Type;
-    const ENOUGH: usize = 8192;
-    let thinned = keys.iter().step_by(keys.len().div_ceil(ENOUGH).max(1));
-    let keys: Vec<u64> = thinned.map(|key| if turned { !*key } else { *key }).collect();
-    let scores = scores_from_keys(&keys, &resolved.columns.score.output)?;
-    let scores = arrow_cast::cast(&scores, &arrow_schema::DataType::Float64)
-        .map_err(|error| Error::Bug(format!("histogram: {error}")))?;
-    let mut values = scores.as_primitive::<Float64Type>().values().to_vec();
-    values.sort_unstable_by(f64::total_cmp);
-    Ok(values)
 }

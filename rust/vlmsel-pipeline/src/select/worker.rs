@@ -1,0 +1,317 @@
+//! What one thread does of a pass: reads its chunks and hands on the rows that may win.
+
+mod sift;
+
+use std::sync::PoisonError;
+
+use arrow_array::{BooleanArray, RecordBatch};
+use vlmsel_core::histogram::DigitCounts;
+use vlmsel_shards::tables::chunk_pages::PageBuffers;
+use vlmsel_shards::tables::parquet::ParquetTable;
+use vlmsel_shards::tables::schema::{Column, Role};
+use vlmsel_shards::tables::{Table, text::TextTable};
+
+use super::gather::Encoder;
+use super::scan::{Chunk, Keying, Scan, Sink, Tally};
+use super::sorter::Arena;
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+
+/// Bytes a thread collects before it hands them over.
+const HAND_OVER_BYTES: u64 = 1 << 20;
+
+/// Rows of a chunk that may win.
+#[derive(Debug, Default)]
+struct Survivors {
+    rows: Vec<u32>,
+    keys: Vec<u64>,
+    /// Keys of the scores, where the order is another.
+    scores: Vec<u64>,
+}
+
+impl Survivors {
+    fn clear(&mut self) {
+        self.rows.clear();
+        self.keys.clear();
+        self.scores.clear();
+    }
+}
+
+/// Blocks of each chunk whose keys go into the sample.
+const SAMPLED_BLOCKS: usize = 4;
+/// Survivors of a row group that are kept before the rest of their columns is read.
+const MOST_SURVIVORS: usize = 1 << 17;
+
+/// Passes collected rows on when they have piled up.
+fn hand_over<'a>(sink: &'a Sink<'a>) -> impl FnMut(&mut Arena) -> Result<()> + 'a {
+    move |arena| match sink {
+        Sink::Collect { collector, .. } if arena.memory_bytes() > HAND_OVER_BYTES => collector.take(arena),
+        _ => Ok(()),
+    }
+}
+
+/// A thread of a pass.
+pub struct Worker<'a> {
+    scan: &'a Scan<'a>,
+    sink: &'a Sink<'a>,
+    progress: &'a Progress,
+    encoder: Encoder,
+    counts: Option<DigitCounts>,
+    arena: Arena,
+    tally: Tally,
+    survivors: Survivors,
+    buffers: PageBuffers,
+    /// Buffers for the pages of survivors, while those of scores are in use.
+    gathering: PageBuffers,
+    sample_left: usize,
+}
+
+impl<'a> Worker<'a> {
+    /// A worker of `scan`.
+    pub fn new(scan: &'a Scan<'a>, sink: &'a Sink<'a>, progress: &'a Progress) -> Result<Self> {
+        let counts = match sink {
+            Sink::Count(counts) => Some(counts.lock().unwrap_or_else(PoisonError::into_inner).emptied()),
+            _ => None,
+        };
+        Ok(Self {
+            scan,
+            sink,
+            progress,
+            encoder: Encoder::new(&scan.resolved.columns, scan.with_tokens, matches!(scan.keying, Keying::Random(_)))?,
+            counts,
+            arena: Arena::default(),
+            tally: Tally::default(),
+            survivors: Survivors::default(),
+            buffers: PageBuffers::default(),
+            gathering: PageBuffers::default(),
+            sample_left: 0,
+        })
+    }
+
+    /// Hands over what is left; what this worker counted.
+    pub fn finish(mut self) -> Result<Tally> {
+        match (self.sink, self.counts) {
+            (Sink::Collect { collector, .. }, _) => collector.take(&mut self.arena)?,
+            (Sink::Count(total), Some(counts)) => {
+                total.lock().unwrap_or_else(PoisonError::into_inner).merge(&counts);
+            }
+            _ => {}
+        }
+        Ok(self.tally)
+    }
+
+    /// Reads a chunk. A table that breaks is noted in the tally.
+    pub fn read(&mut self, chunk: Chunk) -> Result<()> {
+        let scan = self.scan;
+        self.sample_left = SAMPLED_BLOCKS;
+        let (at, outcome) = match chunk {
+            Chunk::Group(at, group) => match &scan.resolved.tables[at] {
+                Table::Parquet(table) => (at, self.read_group(table, group)),
+                _ => return Ok(()),
+            },
+            Chunk::Batch(at, batch) => match &scan.resolved.tables[at] {
+                Table::Memory(table) => (at, self.read_memory(&table.batches[batch], &table.name)),
+                _ => return Ok(()),
+            },
+            Chunk::Text(at) => match &scan.resolved.tables[at] {
+                Table::Text(table) => (at, self.read_text(at, table)),
+                _ => return Ok(()),
+            },
+        };
+        match outcome {
+            Err(Error::Shards(error @ vlmsel_shards::Error::Unreadable { .. })) => {
+                self.tally.broken.entry(at).or_insert_with(|| error.to_string());
+            }
+            other => other?,
+        }
+        Ok(())
+    }
+
+    /// Whether the score alone decides: no filter needs another column of every row.
+    fn scores_suffice(&self, table: &ParquetTable, group: usize) -> bool {
+        let (resolved, request) = (self.scan.resolved, self.scan.request);
+        matches!(self.scan.keying, Keying::Score { .. })
+            && resolved.include.is_none()
+            && resolved.exclude.is_none()
+            && resolved.columns.status.as_ref().is_none_or(|status| table.is_constant(group, status, b"ok"))
+            && resolved.columns.tokens.is_none()
+            && request.min_tokens.is_none()
+            && table.null_count(group, &resolved.columns.id) == Some(0)
+    }
+
+    fn read_group(&mut self, table: &ParquetTable, group: usize) -> Result<()> {
+        let columns = &self.scan.resolved.columns;
+        let rows = table.group_rows(group).1;
+        let bytes = table.group_bytes(group, &[&columns.id, &columns.score]);
+        self.progress.check()?;
+        let mut survivors = std::mem::take(&mut self.survivors);
+        survivors.clear();
+        let mut buffers = std::mem::take(&mut self.buffers);
+        let mut failed = None;
+        // Every row of a group may survive, and groups may be of any size: survivors are handed on as they pile up.
+        let mut hand_on = |worker: &mut Self, survivors: &mut Survivors, least: usize| {
+            if failed.is_none() && survivors.rows.len() >= least {
+                failed = worker.collect(table, group, survivors).err();
+                survivors.clear();
+            }
+        };
+        if self.scores_suffice(table, group) {
+            let non_negative = self.scan.request.refuses_negative();
+            table.visit_scores(group, &columns.score, usize::MAX, non_negative, &mut buffers, &mut |block| {
+                self.sift_block(block, &mut survivors);
+                hand_on(self, &mut survivors, MOST_SURVIVORS);
+                Ok(())
+            })?;
+        } else {
+            let deciding = self.deciding_columns();
+            let wanted: Vec<&Column> = deciding.iter().map(|(column, _)| *column).collect();
+            let mut first_row = 0;
+            let mut sifted = Ok(());
+            table.read(group, None, &wanted, &mut buffers, &mut |batch| {
+                if sifted.is_ok() {
+                    sifted = self.sift_batch(batch, &deciding, first_row, &mut survivors);
+                    hand_on(self, &mut survivors, MOST_SURVIVORS);
+                }
+                first_row += batch.num_rows();
+                Ok(())
+            })?;
+            sifted?;
+        }
+        hand_on(self, &mut survivors, 1);
+        failed.map_or(Ok(()), Err)?;
+        self.survivors = survivors;
+        self.buffers = buffers;
+        self.tally.input += rows as u64;
+        self.progress.add(rows as u64, bytes)?;
+        Ok(())
+    }
+
+    /// Reads the rest of the rows that may win, and passes them on.
+    fn collect(&mut self, table: &ParquetTable, group: usize, survivors: &Survivors) -> Result<()> {
+        let Sink::Collect { .. } = self.sink else { return Ok(()) };
+        let winning = self.scan.resolved.columns.winning(self.scan.with_tokens);
+        let mut hand_over = hand_over(self.sink);
+        let (mut done, mut encoded) = (0, Ok(()));
+        table.gather(group, &survivors.rows, &winning, &mut self.gathering, &mut |batch| {
+            let end = done + batch.num_rows();
+            if encoded.is_ok() {
+                let scores = survivors.scores.get(done..end).unwrap_or_default();
+                let keys = &survivors.keys[done..end];
+                encoded = self.encoder.encode(keys, scores, batch, &mut self.arena, &mut hand_over);
+            }
+            done = end;
+            Ok(())
+        })?;
+        encoded
+    }
+
+    /// The columns that decide a row's class and key, with their roles.
+    fn deciding_columns(&self) -> Vec<(&'a Column, Role)> {
+        let columns = &self.scan.resolved.columns;
+        let mut deciding = vec![(&columns.id, Role::Id), (&columns.score, Role::Score)];
+        deciding.extend(columns.tokens.iter().map(|column| (column, Role::Tokens)));
+        deciding.extend(columns.status.iter().map(|column| (column, Role::Status)));
+        deciding
+    }
+
+    /// A batch whose columns are all in memory already.
+    fn read_memory(&mut self, batch: &RecordBatch, name: &str) -> Result<()> {
+        let deciding = self.deciding_columns();
+        let winning = self.scan.resolved.columns.winning(self.scan.with_tokens);
+        // Slices bound the memory of casts.
+        for start in (0..batch.num_rows()).step_by(1 << 16) {
+            let slice = batch.slice(start, (batch.num_rows() - start).min(1 << 16));
+            let pick = |columns: &[&Column]| -> Result<RecordBatch> {
+                let arrays = columns
+                    .iter()
+                    .map(|column| {
+                        let array = slice
+                            .column_by_name(&column.name)
+                            .ok_or_else(|| Error::usage(format!("{name}: column {:?} vanished", column.name)))?;
+                        vlmsel_shards::tables::to_working(array, column, name).map_err(Error::from)
+                    })
+                    .collect::<Result<Vec<_>>>()?;
+                RecordBatch::try_new(vlmsel_shards::tables::schema::working_schema(columns), arrays)
+                    .map_err(|error| Error::usage(format!("{name}: {error}")))
+            };
+            let deciding_batch = pick(&deciding.iter().map(|(column, _)| *column).collect::<Vec<_>>())?;
+            let mut survivors = Survivors::default();
+            self.sift_batch(&deciding_batch, &deciding, 0, &mut survivors)?;
+            if matches!(self.sink, Sink::Collect { .. }) && !survivors.rows.is_empty() {
+                self.encode_some(&pick(&winning)?, &survivors)?;
+            }
+            self.tally.input += slice.num_rows() as u64;
+            self.progress.add(slice.num_rows() as u64, 0)?;
+        }
+        Ok(())
+    }
+
+    fn encode_some(&mut self, batch: &RecordBatch, survivors: &Survivors) -> Result<()> {
+        let mut mask = vec![false; batch.num_rows()];
+        for row in &survivors.rows {
+            mask[*row as usize] = true;
+        }
+        let chosen = arrow_select::filter::filter_record_batch(batch, &BooleanArray::from(mask))
+            .map_err(|error| Error::usage(error.to_string()))?;
+        self.encoder.encode(&survivors.keys, &survivors.scores, &chosen, &mut self.arena, &mut hand_over(self.sink))
+    }
+
+    fn read_text(&mut self, at: usize, table: &TextTable) -> Result<()> {
+        let columns = &self.scan.resolved.columns;
+        let deciding = self.deciding_columns();
+        let mut wanted = deciding.clone();
+        wanted.extend(columns.source.iter().map(|column| (column, Role::Source)));
+        wanted.extend(columns.kept.iter().map(|column| (column, Role::Kept)));
+        let winning = columns.winning(self.scan.with_tokens);
+        let places: Vec<usize> = winning
+            .iter()
+            .filter_map(|column| wanted.iter().position(|(other, _)| std::ptr::eq(*other, *column)))
+            .collect();
+        let strict = self.scan.request.strict;
+        let mut failed: Option<Error> = None;
+        let mut bad = Vec::new();
+        let stop = || vlmsel_shards::Error::Cancelled;
+        let outcome = table.read(
+            &wanted,
+            &mut |batch| {
+                let mut survivors = Survivors::default();
+                let done = self.sift_batch(batch, &deciding, 0, &mut survivors).and_then(|()| {
+                    if matches!(self.sink, Sink::Collect { .. }) && !survivors.rows.is_empty() {
+                        let chosen = batch.project(&places).map_err(|error| Error::usage(error.to_string()))?;
+                        self.encode_some(&chosen, &survivors)?;
+                    }
+                    Ok(())
+                });
+                self.tally.input += batch.num_rows() as u64;
+                if let Err(error) = done {
+                    failed = Some(error);
+                    return Err(stop());
+                }
+                self.progress.add(batch.num_rows() as u64, 0)
+            },
+            &mut |record| {
+                bad.push(record);
+                if strict { Err(stop()) } else { Ok(()) }
+            },
+        );
+        if let (Some(record), true) = (bad.first(), strict) {
+            let place = record.position.map(|line| format!(", line {line}")).unwrap_or_default();
+            return Err(Error::Strict(format!(
+                "{}{place}: {} ({}); --strict ends at the first bad record",
+                table.path.display(),
+                record.reason,
+                record.detail
+            )));
+        }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        self.tally.input += bad.len() as u64;
+        self.tally.quarantined += bad.len() as u64;
+        bad.truncate(vlmsel_shards::quarantine::LISTED);
+        self.tally.listed.entry(at).or_default().append(&mut bad);
+        outcome?;
+        self.progress.add(0, table.bytes)?;
+        Ok(())
+    }
+}

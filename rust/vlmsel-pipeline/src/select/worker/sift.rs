@@ -1,0 +1,181 @@
+//! Which rows may win: by their scores alone, or by all the columns that a filter looks at.
+
+use arrow_array::types::UInt64Type;
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_schema::DataType;
+use vlmsel_core::random::random_key;
+use vlmsel_core::score_key::ScoreKey;
+use vlmsel_core::sift::keep_between;
+use vlmsel_shards::tables::schema::{Column, Role};
+use vlmsel_shards::tables::score::{Block, ScoreClass, visit_array};
+
+use super::super::gather::tokens;
+use super::super::ids::{for_each_id, parse_hex};
+use super::super::plan::Order;
+use super::super::scan::{Keying, Sink};
+use super::{Survivors, Worker};
+use crate::error::Result;
+
+/// Keys a thread samples at most.
+const SAMPLED_KEYS: usize = 1 << 17;
+
+impl Worker<'_> {
+    /// Classes a block of scores and keeps the rows that may win.
+    pub(super) fn sift_block(&mut self, block: &Block<'_>, survivors: &mut Survivors) {
+        let turned = if matches!(self.scan.keying, Keying::Score { turned: true }) { u64::MAX } else { 0 };
+        self.sample(block.keys.iter().map(|key| *key ^ turned), block.classes);
+        if let Some(classes) = block.classes {
+            for (at, (key, class)) in block.keys.iter().zip(classes).enumerate() {
+                match class {
+                    ScoreClass::Finite => self.sift_key(*key ^ turned, None, block.first_row + at, survivors),
+                    other => self.tally.rejected[*other as usize - 1] += 1,
+                }
+            }
+            return;
+        }
+        match self.sink {
+            Sink::Collect { collector, lower, upper } => {
+                let cut = collector.cut().min(*upper);
+                self.tally.eligible += block.keys.len() as u64;
+                let Survivors { rows, keys, .. } = survivors;
+                let before = rows.len();
+                keep_between(block.keys, turned, (*lower, cut), block.first_row as u32, rows, keys);
+                if rows.len() - before < block.keys.len() && cut < *upper {
+                    collector.note_dropped();
+                }
+            }
+            _ => {
+                for (at, key) in block.keys.iter().enumerate() {
+                    self.sift_key(*key ^ turned, None, block.first_row + at, survivors);
+                }
+            }
+        }
+    }
+
+    /// Remembers some keys of each chunk for the histogram that users see.
+    fn sample(&mut self, keys: impl Iterator<Item = u64>, classes: Option<&[ScoreClass]>) {
+        if self.sample_left == 0 || self.tally.sample.len() > SAMPLED_KEYS {
+            return;
+        }
+        self.sample_left -= 1;
+        match classes {
+            None => self.tally.sample.extend(keys),
+            Some(classes) => {
+                let finite = keys.zip(classes).filter(|(_, class)| **class == ScoreClass::Finite);
+                self.tally.sample.extend(finite.map(|(key, _)| key));
+            }
+        }
+    }
+
+    fn sift_key(&mut self, key: u64, score: Option<u64>, row: usize, survivors: &mut Survivors) {
+        self.tally.eligible += 1;
+        match self.sink {
+            Sink::Collect { collector, lower, upper } => {
+                if key > collector.cut() {
+                    collector.note_dropped();
+                } else if key <= *upper && key >= *lower {
+                    survivors.rows.push(row as u32);
+                    survivors.keys.push(key);
+                    survivors.scores.extend(score);
+                }
+            }
+            Sink::Count(_) => {
+                if let Some(counts) = &mut self.counts {
+                    counts.add(key);
+                }
+            }
+            Sink::Tally => {}
+        }
+    }
+
+    /// Classes a batch of the deciding columns and keeps the rows that may win.
+    pub(super) fn sift_batch(
+        &mut self,
+        batch: &RecordBatch,
+        deciding: &[(&Column, Role)],
+        first_row: usize,
+        survivors: &mut Survivors,
+    ) -> Result<()> {
+        let column = |role| deciding.iter().position(|(_, r)| *r == role).map(|at| batch.column(at));
+        let (Some(ids), Some(scores)) = (column(Role::Id), column(Role::Score)) else { return Ok(()) };
+        let classes = self.classify(ids, scores, column(Role::Tokens), column(Role::Status))?;
+        let descending = self.scan.request.order == Order::Descending;
+        let turned = match self.scan.keying {
+            Keying::Score { turned } => turned,
+            Keying::Random(_) => descending,
+        };
+        let mut by_score: Vec<u64> = Vec::with_capacity(batch.num_rows());
+        visit_array(scores, 0, false, &mut |block| {
+            by_score.extend(block.keys.iter().map(|key| if turned { key.turned() } else { *key }));
+            Ok(())
+        })?;
+        let eligible = classes.iter().zip(&by_score).filter(|(class, _)| class.is_none());
+        let sampled: Vec<u64> = if self.sample_left > 0 { eligible.map(|(_, key)| *key).collect() } else { Vec::new() };
+        self.sample(sampled.into_iter(), None);
+        let mut random: Vec<u64> = Vec::new();
+        if let Keying::Random(seed) = self.scan.keying {
+            let may_be_hex = ids.data_type() == &DataType::Utf8View;
+            for_each_id(ids, |_, id| {
+                let id = id.unwrap_or_default();
+                let wide = may_be_hex.then(|| parse_hex(id)).flatten().map(u128::to_be_bytes);
+                random.push(random_key(seed, wide.as_ref().map_or(id, |bytes| bytes.as_slice())));
+            });
+        }
+        for (at, class) in classes.into_iter().enumerate() {
+            match (class, random.get(at)) {
+                (None, None) => self.sift_key(by_score[at], None, first_row + at, survivors),
+                (None, Some(key)) => self.sift_key(*key, Some(by_score[at]), first_row + at, survivors),
+                (Some(reason), _) => self.tally.rejected[reason] += 1,
+            }
+        }
+        Ok(())
+    }
+
+    /// For each row the index of its reason in [`REASONS`], or `None` if it is eligible.
+    fn classify(
+        &self,
+        ids: &ArrayRef,
+        scores: &ArrayRef,
+        token_counts: Option<&ArrayRef>,
+        statuses: Option<&ArrayRef>,
+    ) -> Result<Vec<Option<usize>>> {
+        let (request, resolved) = (self.scan.request, self.scan.resolved);
+        let mut classes: Vec<Option<usize>> = Vec::with_capacity(ids.len());
+        visit_array(scores, 0, request.refuses_negative(), &mut |block| {
+            match block.classes {
+                None => classes.extend(std::iter::repeat_n(None, block.keys.len())),
+                Some(found) => classes.extend(found.iter().map(|class| (*class as usize).checked_sub(1))),
+            }
+            Ok(())
+        })?;
+        let counts = token_counts.map(tokens).transpose()?;
+        let counts = counts.as_ref().map(arrow_array::cast::AsArray::as_primitive::<UInt64Type>);
+        let statuses = statuses.map(arrow_array::cast::AsArray::as_string_view);
+        let (mut included, mut excluded) = (Vec::new(), Vec::new());
+        if let Some(include) = &resolved.include {
+            include.contains_each(ids, &mut included);
+        }
+        if let Some(exclude) = &resolved.exclude {
+            exclude.contains_each(ids, &mut excluded);
+        }
+        for (at, class) in classes.iter_mut().enumerate() {
+            if ids.is_null(at) || counts.is_some_and(|counts| counts.is_null(at)) {
+                *class = Some(0);
+            }
+            if class.is_some() {
+                continue;
+            }
+            let count = counts.map(|counts| counts.value(at));
+            if statuses.is_some_and(|statuses| statuses.is_null(at) || statuses.value(at) != "ok") {
+                *class = Some(4);
+            } else if (resolved.include.is_some() && !included[at]) || (resolved.exclude.is_some() && excluded[at]) {
+                *class = Some(5);
+            } else if request.min_tokens.is_some_and(|least| count.is_some_and(|count| count < least)) {
+                *class = Some(6);
+            } else if request.max_tokens.is_some_and(|most| count.is_some_and(|count| count > most)) {
+                *class = Some(7);
+            }
+        }
+        Ok(classes)
+    }
+}
