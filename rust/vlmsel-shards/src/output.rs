@@ -8,9 +8,11 @@
 //! A part is written under a temporary name, fsynced, renamed, and only then recorded; what is not recorded is written
 //! again on resume. State and content are apart so that publishing is one rename (or one exchange).
 
+mod files;
+mod state;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -20,8 +22,12 @@ use serde_json::Value;
 use crate::error::{Error, IoContext, Result};
 use crate::lock::Lock;
 use crate::manifest::{
-    FileRecord, InputRecord, MANIFEST, Manifest, PartRecord, RUN, SCHEMA, differences, is_plain_relative, to_json,
+    FileRecord, InputRecord, MANIFEST, Manifest, PartRecord, RUN, SCHEMA, is_plain_relative, to_json,
 };
+
+use self::files::{exchange, sync_folder};
+pub use self::files::{hash_file, write_atomically};
+use self::state::{absolute, difference_text, extends, finished_output, guard, is_empty_or_temporary, read_begun};
 
 /// What a run is about to write.
 #[derive(Debug, Clone)]
@@ -369,167 +375,4 @@ impl Output {
         }
         fs::remove_dir_all(&self.partial).at("remove", &self.partial)
     }
-}
-
-fn absolute(path: &Path) -> Result<PathBuf> {
-    let path = std::path::absolute(path).at("resolve", path)?;
-    if path.file_name().is_none() {
-        return Err(Error::Usage(format!("{} cannot be an output folder", path.display())));
-    }
-    Ok(path.components().collect())
-}
-
-/// The real place of a path that may not exist yet: its deepest existing ancestor resolved, the rest appended.
-fn real_place(path: &Path) -> PathBuf {
-    let mut tail = Vec::new();
-    let mut at = path.to_path_buf();
-    loop {
-        if let Ok(real) = fs::canonicalize(&at) {
-            return tail.iter().rev().fold(real, |place: PathBuf, part: &std::ffi::OsString| place.join(part));
-        }
-        match (at.parent().map(Path::to_path_buf), at.file_name().map(ToOwned::to_owned)) {
-            (Some(parent), Some(name)) => {
-                tail.push(name);
-                at = parent;
-            }
-            _ => return path.to_path_buf(),
-        }
-    }
-}
-
-fn guard(spec: &OutputSpec) -> Result<()> {
-    let output = real_place(&spec.path);
-    for input in &spec.guarded {
-        let input_place = real_place(input);
-        if output.starts_with(&input_place) || input_place.starts_with(&output) {
-            return Err(Error::Usage(format!(
-                "the output {} is, holds or lies inside the input {}; choose another output with -o",
-                spec.path.display(),
-                input.display()
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn finished_output(spec: &OutputSpec) -> Result<Option<Manifest>> {
-    let path = &spec.path;
-    let Ok(meta) = fs::metadata(path) else { return Ok(None) };
-    if !meta.is_dir() {
-        return Err(Error::Usage(format!("{} is a file; outputs are folders, choose another with -o", path.display())));
-    }
-    if fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_symlink()) {
-        return Err(Error::Usage(format!("{} is a link; give the real folder with -o", path.display())));
-    }
-    if let Some(manifest) = Manifest::read(path)? {
-        if manifest.command != spec.command {
-            return Err(Error::Usage(format!(
-                "{} holds the output of `vlmsel {}`; choose another output with -o",
-                path.display(),
-                manifest.command
-            )));
-        }
-        return Ok(Some(manifest));
-    }
-    if fs::read_dir(path).at("list", path)?.next().is_some() {
-        return Err(Error::Usage(format!(
-            "{} is not empty and vlmsel did not make it; choose another output with -o",
-            path.display()
-        )));
-    }
-    Ok(None)
-}
-
-fn read_begun(partial: &Path) -> Result<Option<Begun>> {
-    let path = partial.join("begun.json");
-    match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::unreadable(&path, error)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).at("read", &path),
-    }
-}
-
-fn is_empty_or_temporary(partial: &Path) -> Result<bool> {
-    for entry in fs::read_dir(partial).at("list", partial)? {
-        let name = entry.at("list", partial)?.file_name();
-        let ours = name.to_string_lossy();
-        if !(ours.starts_with('.') && ours.ends_with(".tmp")) && ours != "parts" && ours != "output" {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// Every old input is there unchanged; there may be new ones.
-fn extends(old: &[InputRecord], new: &[InputRecord]) -> bool {
-    let by_name: BTreeMap<&str, &InputRecord> = new.iter().map(|i| (i.name.as_str(), i)).collect();
-    old.iter().all(|i| by_name.get(i.name.as_str()).is_some_and(|n| *n == i))
-}
-
-fn difference_text(config: &Value, inputs: &[InputRecord], spec: &OutputSpec) -> String {
-    let as_value = |inputs: &[InputRecord]| {
-        Value::Object(
-            inputs
-                .iter()
-                .map(|i| (i.name.clone(), Value::String(format!("{} bytes, {}", i.bytes, i.fingerprint))))
-                .collect(),
-        )
-    };
-    let mut lines: Vec<String> =
-        differences(config, &spec.config, 20).into_iter().map(|line| format!("  option {line}")).collect();
-    lines.extend(
-        differences(&as_value(inputs), &as_value(&spec.inputs), 20).into_iter().map(|l| format!("  input {l}")),
-    );
-    lines.join("\n")
-}
-
-/// Writes a small file so that a reader sees the old content or the new.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let temporary = path.with_file_name(format!(".{name}.tmp"));
-    let mut file = File::create(&temporary).at("create", &temporary)?;
-    file.write_all(bytes).at("write", &temporary)?;
-    file.sync_all().at("write", &temporary)?;
-    fs::rename(&temporary, path).at("rename", &temporary)?;
-    sync_folder(path.parent().unwrap_or(Path::new(".")))
-}
-
-fn sync_folder(path: &Path) -> Result<()> {
-    File::open(path).and_then(|folder| folder.sync_all()).at("sync", path)
-}
-
-/// BLAKE3 of a whole file.
-pub fn hash_file(mut file: File, path: &Path) -> Result<blake3::Hash> {
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = file.read(&mut buffer).at("read", path)?;
-        if read == 0 {
-            return Ok(hasher.finalize());
-        }
-        hasher.update(&buffer[..read]);
-    }
-}
-
-fn exchange(new: &Path, old: &Path) -> Result<()> {
-    use std::os::unix::ffi::OsStrExt;
-    let as_c = |path: &Path| {
-        std::ffi::CString::new(path.as_os_str().as_bytes())
-            .map_err(|_| Error::Usage(format!("{} holds a NUL byte", path.display())))
-    };
-    #[cfg(target_os = "linux")]
-    {
-        let (a, b) = (as_c(new)?, as_c(old)?);
-        // SAFETY: both pointers are NUL-terminated strings that outlive the call.
-        let result =
-            unsafe { libc::renameat2(libc::AT_FDCWD, a.as_ptr(), libc::AT_FDCWD, b.as_ptr(), libc::RENAME_EXCHANGE) };
-        if result == 0 {
-            return Ok(());
-        }
-    }
-    let _ = as_c;
-    // A file system without exchange: the old folder steps aside first; a kill between the two renames leaves both whole.
-    let aside = new.with_file_name("replaced");
-    fs::rename(old, &aside).at("rename", old)?;
-    fs::rename(new, old).at("rename", new)
 }

@@ -1,0 +1,123 @@
+//! What is at the place of an output already: an input, a foreign folder, a finished or an unfinished output.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{Begun, OutputSpec};
+use crate::error::{Error, IoContext, Result};
+use crate::manifest::{InputRecord, Manifest, differences};
+
+pub fn absolute(path: &Path) -> Result<PathBuf> {
+    let path = std::path::absolute(path).at("resolve", path)?;
+    if path.file_name().is_none() {
+        return Err(Error::Usage(format!("{} cannot be an output folder", path.display())));
+    }
+    Ok(path.components().collect())
+}
+
+/// The real place of a path that may not exist yet: its deepest existing ancestor resolved, the rest appended.
+fn real_place(path: &Path) -> PathBuf {
+    let mut tail = Vec::new();
+    let mut at = path.to_path_buf();
+    loop {
+        if let Ok(real) = fs::canonicalize(&at) {
+            return tail.iter().rev().fold(real, |place: PathBuf, part: &std::ffi::OsString| place.join(part));
+        }
+        match (at.parent().map(Path::to_path_buf), at.file_name().map(ToOwned::to_owned)) {
+            (Some(parent), Some(name)) => {
+                tail.push(name);
+                at = parent;
+            }
+            _ => return path.to_path_buf(),
+        }
+    }
+}
+
+pub fn guard(spec: &OutputSpec) -> Result<()> {
+    let output = real_place(&spec.path);
+    for input in &spec.guarded {
+        let input_place = real_place(input);
+        if output.starts_with(&input_place) || input_place.starts_with(&output) {
+            return Err(Error::Usage(format!(
+                "the output {} is, holds or lies inside the input {}; choose another output with -o",
+                spec.path.display(),
+                input.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+pub fn finished_output(spec: &OutputSpec) -> Result<Option<Manifest>> {
+    let path = &spec.path;
+    let Ok(meta) = fs::metadata(path) else { return Ok(None) };
+    if !meta.is_dir() {
+        return Err(Error::Usage(format!("{} is a file; outputs are folders, choose another with -o", path.display())));
+    }
+    if fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_symlink()) {
+        return Err(Error::Usage(format!("{} is a link; give the real folder with -o", path.display())));
+    }
+    if let Some(manifest) = Manifest::read(path)? {
+        if manifest.command != spec.command {
+            return Err(Error::Usage(format!(
+                "{} holds the output of `vlmsel {}`; choose another output with -o",
+                path.display(),
+                manifest.command
+            )));
+        }
+        return Ok(Some(manifest));
+    }
+    if fs::read_dir(path).at("list", path)?.next().is_some() {
+        return Err(Error::Usage(format!(
+            "{} is not empty and vlmsel did not make it; choose another output with -o",
+            path.display()
+        )));
+    }
+    Ok(None)
+}
+
+pub fn read_begun(partial: &Path) -> Result<Option<Begun>> {
+    let path = partial.join("begun.json");
+    match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::unreadable(&path, error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).at("read", &path),
+    }
+}
+
+pub fn is_empty_or_temporary(partial: &Path) -> Result<bool> {
+    for entry in fs::read_dir(partial).at("list", partial)? {
+        let name = entry.at("list", partial)?.file_name();
+        let ours = name.to_string_lossy();
+        if !(ours.starts_with('.') && ours.ends_with(".tmp")) && ours != "parts" && ours != "output" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Every old input is there unchanged; there may be new ones.
+pub fn extends(old: &[InputRecord], new: &[InputRecord]) -> bool {
+    let by_name: BTreeMap<&str, &InputRecord> = new.iter().map(|i| (i.name.as_str(), i)).collect();
+    old.iter().all(|i| by_name.get(i.name.as_str()).is_some_and(|n| *n == i))
+}
+
+pub fn difference_text(config: &Value, inputs: &[InputRecord], spec: &OutputSpec) -> String {
+    let as_value = |inputs: &[InputRecord]| {
+        Value::Object(
+            inputs
+                .iter()
+                .map(|i| (i.name.clone(), Value::String(format!("{} bytes, {}", i.bytes, i.fingerprint))))
+                .collect(),
+        )
+    };
+    let mut lines: Vec<String> =
+        differences(config, &spec.config, 20).into_iter().map(|line| format!("  option {line}")).collect();
+    lines.extend(
+        differences(&as_value(inputs), &as_value(&spec.inputs), 20).into_iter().map(|l| format!("  input {l}")),
+    );
+    lines.join("\n")
+}
