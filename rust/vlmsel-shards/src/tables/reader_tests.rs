@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use ::parquet::arrow::ArrowWriter;
 use ::parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
+use ::parquet::file::metadata::{
+    ColumnChunkMetaDataBuilder, FileMetaData, ParquetMetaData, ParquetMetaDataReader, ParquetMetaDataWriter,
+};
 use ::parquet::file::properties::{WriterProperties, WriterVersion};
 use arrow_array::{
     ArrayRef, BinaryArray, FixedSizeBinaryArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch,
@@ -223,5 +226,63 @@ proptest! {
             });
             prop_assert!(read.is_err() || found == every.len());
         }
+    }
+}
+
+/// The pages of a small file under a footer that says something else of them.
+fn with_footer(
+    folder: &std::path::Path,
+    rows: i64,
+    change: fn(ColumnChunkMetaDataBuilder) -> ColumnChunkMetaDataBuilder,
+) -> crate::error::Result<ParquetTable> {
+    let layout = Layout {
+        codec: Compression::SNAPPY,
+        v2: false,
+        dictionary: true,
+        page_rows: 50,
+        group_rows: 100,
+        nullable: false,
+    };
+    let raw: Vec<Option<u64>> = (0..100).map(Some).collect();
+    let table = file(folder, &layout, id_arrays(&raw).remove(0), score_arrays(&raw).remove(0));
+    let honest = ParquetMetaDataReader::new().parse_and_finish(&std::fs::File::open(&table.path).unwrap()).unwrap();
+    let columns = honest.row_group(0).columns().iter().map(|c| change(c.clone().into_builder()).build().unwrap());
+    let columns = columns.collect();
+    let group = honest.row_group(0).clone().into_builder().set_column_metadata(columns).set_num_rows(rows);
+    let before = honest.file_metadata();
+    let footer = FileMetaData::new(before.version(), rows, None, None, before.schema_descr_ptr(), None);
+    let lying = ParquetMetaData::new(footer, vec![group.build().unwrap()]);
+    let mut bytes = std::fs::read(&table.path).unwrap();
+    let end = bytes.len() - 8 - u32::from_le_bytes(*bytes[..bytes.len() - 4].last_chunk::<4>().unwrap()) as usize;
+    bytes.truncate(end);
+    ParquetMetaDataWriter::new(&mut bytes, &lying).finish().unwrap();
+    std::fs::write(&table.path, bytes).unwrap();
+    ParquetTable::open(&table.path, "t.parquet")
+}
+
+#[test]
+fn a_footer_that_lies_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(with_footer(folder.path(), 100, |column| column).unwrap().rows(), 100);
+    for (rows, said) in [
+        (-1, "a row group of -1 rows"),
+        (1 << 40, "a row group of 1099511627776 rows"),
+        (i64::from(u32::MAX), "bytes that claim to hold 4294967295 rows"),
+        (99, "100 values in 99 rows"),
+    ] {
+        let error = with_footer(folder.path(), rows, |column| column).unwrap_err().to_string();
+        assert!(error.contains(said) && error.contains("t.parquet"), "{rows}: {error}");
+    }
+    type Change = fn(ColumnChunkMetaDataBuilder) -> ColumnChunkMetaDataBuilder;
+    let lies: [(Change, &str); 5] = [
+        (|column| column.set_num_values(-100), "-100 values in 100 rows"),
+        (|column| column.set_total_compressed_size(-5), "lies outside the file"),
+        (|column| column.set_total_compressed_size(1 << 60), "lies outside the file"),
+        (|column| column.set_data_page_offset(-8).set_dictionary_page_offset(None), "lies outside the file"),
+        (|column| column.set_file_path("../other.parquet".to_owned()), "lies in another file"),
+    ];
+    for (change, said) in lies {
+        let error = with_footer(folder.path(), 100, change).unwrap_err().to_string();
+        assert!(error.contains(said), "{said}: {error}");
     }
 }
