@@ -246,9 +246,10 @@ class Blender:
         return Weights(tuple(self.ingredients[n].weight for n in order), len(order))
 
     def _check_finite(self, tensor: Tensor, raw: memoryview, label: str) -> None:
-        if not is_blended(tensor.dtype):
+        storage = arithmetic.STORAGE.get(tensor.dtype, np.dtype(np.uint8))
+        if not is_blended(tensor.dtype) and tensor.dtype not in arithmetic.EIGHT_BIT_NONFINITE:
             return
-        count = arithmetic.count_nonfinite(tensor.dtype, np.frombuffer(raw, arithmetic.STORAGE[tensor.dtype]))
+        count = arithmetic.count_nonfinite(tensor.dtype, np.frombuffer(raw, storage))
         if count:
             raise UnreadableError(
                 f"{tensor.name} of {label} holds {count} or more NaN or infinite values: leave that model out"

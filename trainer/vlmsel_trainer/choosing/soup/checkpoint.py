@@ -9,16 +9,18 @@ Format: https://github.com/huggingface/safetensors (8 bytes little-endian header
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import stat
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmsel.errors import NotFoundError, UnreadableError, UsageError
+from vlmsel.errors import NotFoundError, ResourceError, UnreadableError, UsageError
 
 #: Bytes of one element by the format's dtype names.
 ITEM_SIZE_BYTES = {
@@ -30,9 +32,10 @@ ITEM_SIZE_BYTES = {
 #: The dtypes that are averaged. All others must be equal in every ingredient.
 BLENDED_DTYPES = frozenset({"F16", "BF16", "F32", "F64"})
 
-#: The safetensors library refuses longer headers, so no loader could read what we would write from one.
-MAX_HEADER_BYTES = 100_000_000
-MAX_INDEX_BYTES = 256 << 20
+#: The format allows 100 MB. Parsed, a header takes twenty times its bytes, which have to stay under a gigabyte; 25 MB
+#: describe about 200,000 tensors, twice those of the largest models published.
+MAX_HEADER_BYTES = 25_000_000
+MAX_INDEX_BYTES = 25_000_000
 MAX_NAME_BYTES = 4096
 MAX_DIMENSIONS = 64
 
@@ -75,6 +78,7 @@ class Checkpoint:
         NotFoundError: the folder does not exist.
         UsageError: it holds no safetensors (only pickles, say), or an ambiguous set of them.
         UnreadableError: a header, an offset or the index is not what the format allows.
+        ResourceError: more files than this process may open.
     """
 
     def __init__(self, path: str | os.PathLike[str], single_file: str = SINGLE_FILE) -> None:
@@ -148,6 +152,11 @@ class Checkpoint:
                 f"{self.path / INDEX_FILE} names {name}, which is not there: copy it again"
             ) from error
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise ResourceError(
+                    f"cannot open {path}: {error.strerror}. All files of all models stay open while they are blended; raise "
+                    "the limit with ulimit -n"
+                ) from error
             raise UnreadableError(f"cannot open {path}: {error.strerror}") from error
         self._descriptors.append(descriptor)
         facts = os.fstat(descriptor)
@@ -183,6 +192,7 @@ def _files_of(folder: Path, single_file: str) -> tuple[list[str], dict[str, str]
     if not folder.is_dir():
         raise UsageError(f"{folder} is a file: give the folder that holds the model")
     has_index = single_file == SINGLE_FILE and (folder / INDEX_FILE).exists()
+    wanted = f"neither {SINGLE_FILE} nor {INDEX_FILE}" if single_file == SINGLE_FILE else f"no {single_file}"
     if (folder / single_file).exists():
         if has_index:
             raise UsageError(f"{folder} holds both {single_file} and {INDEX_FILE}: remove the one that is stale")
@@ -198,8 +208,10 @@ def _files_of(folder: Path, single_file: str) -> tuple[list[str], dict[str, str]
             "call save_pretrained(NEW_FOLDER)"
         )
     stray = sorted(p.name for p in folder.glob("*.safetensors"))
-    hint = f"; it does hold {stray[0]}, which no index names" if stray else ""
-    raise UsageError(f"{folder} holds neither {single_file} nor {INDEX_FILE}{hint}")
+    hint = f"; it does hold {stray[0]}, which " if stray else ""
+    if stray:
+        hint += "no index names" if single_file == SINGLE_FILE else "is no adapter: take its config out of the folder"
+    raise UsageError(f"{folder} holds {wanted}{hint}")
 
 
 def _read_index(path: Path) -> dict[str, str]:
@@ -227,7 +239,7 @@ def _read_header(path: Path, descriptor: int, file_size_bytes: int, file: int) -
             f"{path} is cut short: its header claims {length} bytes, the file has {file_size_bytes}; copy it again"
         )
     if length > MAX_HEADER_BYTES:
-        raise UnreadableError(f"{path} has a header of {length} bytes; the format allows {MAX_HEADER_BYTES}")
+        raise UnreadableError(f"{path} has a header of {length} bytes; vlmsel reads headers up to {MAX_HEADER_BYTES}")
     document = parse_json(os.pread(descriptor, length, 8), path)
     if not isinstance(document, dict):
         raise UnreadableError(f"the header of {path} is not a JSON object")
@@ -286,7 +298,8 @@ def parse_json(data: bytes, path: Path) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            raise ValueError("a key occurs twice")
+            double = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            raise ValueError(f"the key {double[:200]!r} occurs twice")
         return found
 
     try:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from blake3 import blake3
 from vlmsel.errors import UsageError
@@ -28,7 +27,7 @@ class Stocked:
     companions: Companions
 
 
-class Pantry:
+class Pantry(AbstractContextManager["Pantry"]):
     """The opened models, sorted by fingerprint and label. A context manager: leaving it closes the files."""
 
     def __init__(self, models: Sequence[Path], weights: Sequence[float] | None, base: Path | None) -> None:
@@ -51,12 +50,7 @@ class Pantry:
             self._stack.close()
             raise
 
-    def __enter__(self) -> Pantry:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     @property
