@@ -97,6 +97,33 @@ def test_exit_codes_and_messages(models: list[Path], tmp_path: Path) -> None:
     fails(7, "taken", "average", *models, "-o", "taken")
 
 
+def test_the_output_has_a_place_in_the_workspace(models: list[Path], tmp_path: Path) -> None:
+    done = soup("average", *models, "-w", "here", cwd=tmp_path)
+    assert (done.returncode, done.stdout.strip()) == (0, "here/soup"), done.stderr
+    assert verify(tmp_path / "here" / "soup").problems == []
+
+
+def test_the_card_shows_a_command_that_can_be_typed_again(models: list[Path], tmp_path: Path) -> None:
+    words = ["--weights", "0.5,0.2,1.5", "--companions-from", models[0], "--max-shard-size", "5MB", "-o", "soup"]
+    done = soup("average", models[2], models[0], models[1], *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "soup" / "README.md").read_text()
+    shown = next(line for line in card.splitlines() if line.startswith("    vlmsel soup")).split()[2:]
+    again = soup(*shown, "-o", tmp_path / "again", cwd=models[0].parent)
+    assert again.returncode == 0, again.stderr
+    assert same_folder(tmp_path / "soup", tmp_path / "again")
+
+
+def test_scores_of_models_that_are_not_given_are_mentioned(models: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text("model,score\nm0,1\nm1,9\nother,2\n")
+    done = soup("maximum", *models[:2], "--top", "1", "--scores", "scores.csv", "-o", "soup", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "scores.csv scores 3 models, 2 of them are given here" in done.stderr
+    done = soup("maximum", *models, "--scores", "scores.csv", "-o", "other", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no score for m2" in done.stderr
+
+
 def test_maximum_by_scores(models: list[Path], tmp_path: Path) -> None:
     (tmp_path / "scores.csv").write_text("model,mme,ocr\nm0,1,2\nm1,9,9\nm2,5,4\n")
     done = soup("maximum", *models, "--scores", "scores.csv", "-o", "soup", "--json", cwd=tmp_path)

@@ -306,3 +306,23 @@ def test_more_than_one_file_per_model_and_an_eight_bit_float(tmp_path: Path) -> 
         folders.append(folder)
     with pytest.raises(UsageError, match="F8_E4M3, which is not averaged"):
         average(folders, tmp_path / "soup")
+
+
+def test_nan_in_an_eight_bit_float_is_found(tmp_path: Path) -> None:
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        good = torch.tensor([448.0, -448.0, 0.0, 2.0**-6]).to(dtype)
+        root = tmp_path / str(dtype)
+        average([write_model(root / name, {"w": good}) for name in "ab"], root / "soup")
+        spoilt = good.clone()
+        spoilt[1] = float("nan")
+        folders = [write_model(root / name, {"w": spoilt}) for name in "cd"]
+        with pytest.raises(UnreadableError, match="w of c holds 1 "):
+            average(folders, root / "other")
+
+
+def test_a_run_that_failed_with_nothing_done_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    folders = pair(tmp_path, {"position_ids": torch.arange(4) + 1})
+    with pytest.raises(UsageError, match="--keep position_ids"):
+        average(folders, tmp_path / "soup")
+    assert not (tmp_path / "soup.partial").exists()
+    average(folders, tmp_path / "soup", keep=("position_ids",), keep_from=folders[0])

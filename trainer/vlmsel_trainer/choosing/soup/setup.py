@@ -138,7 +138,9 @@ class Setup(AbstractContextManager["Setup"]):
         if len(differences) > _WARNED:
             self.reporter.warn(f"{len(differences) - _WARNED} more differences are listed in the model card")
         if self._chosen_companions is None and not any(CONFIG_FILE in s.companions.files for s in self.pantry.stocked):
-            self.reporter.warn(f"no model has a {CONFIG_FILE}, so the soup has none: transformers cannot load it as it is")
+            self.reporter.warn(
+                f"no model has a {CONFIG_FILE}, so the soup has none: transformers cannot load it as it is"
+            )
         return differences
 
     def _read_scores(self) -> dict[str, Score]:
