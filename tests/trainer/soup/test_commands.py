@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from builders import random_state, read_model, same_bits, same_folder, write_model
+from safetensors.torch import save_file
 from vlmsel import verify
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(place) for place in sys.path)}
@@ -249,6 +250,25 @@ def test_resident_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
         peaks.append(facts["peak_bytes"])
     assert peaks[1] - peaks[0] < 24 << 20
     assert peaks[1] < 1 << 30
+
+
+def test_resident_memory_does_not_grow_with_the_adapter(tmp_path: Path) -> None:
+    """Embeddings that were trained whole travel in adapters and are as large as those of the model."""
+    peaks = []
+    for name, rows in (("small", 1024), ("large", 32768)):
+        base = write_model(tmp_path / name, {"embed.weight": torch.zeros(rows, 1024, dtype=torch.bfloat16)})
+        folders = []
+        for number in range(2):
+            folders.append(tmp_path / f"{name}{number}")
+            folders[-1].mkdir()
+            (folders[-1] / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+            state = {"base_model.model.embed.weight": torch.full((rows, 1024), number, dtype=torch.bfloat16)}
+            save_file(state, folders[-1] / "adapter_model.safetensors")
+        done = soup("average", *folders, "--base", base, "-o", f"{name}-soup", "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert (read_model(tmp_path / f"{name}-soup")["embed.weight"] == 0.5).all()
+        peaks.append(json.loads(done.stdout)["peak_bytes"])
+    assert peaks[1] - peaks[0] < 48 << 20, "64 MiB would be one adapter"
 
 
 def test_loads_in_transformers_with_the_logits_of_an_in_memory_average(tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ class Blender:
         self._equal_weights = len(set(weights)) == 1
         self.on_progress = on_progress
         has_adapters = any(i.adapter for i in self.ingredients)
-        # Merged adapters are held in fp32 or fp64: up to twice the bytes, for each ingredient.
-        leaf_cost = LEAF_BYTES * (len(self.sources) + 4 + (3 * len(self.ingredients) if has_adapters else 0))
+        # A leaf merged with its adapter takes twice its bytes for each ingredient, and eight times for the one at work.
+        leaf_cost = LEAF_BYTES * (len(self.sources) + 4 + (2 * len(self.ingredients) + 8 if has_adapters else 0))
         self.n_threads = max(1, min(n_threads, memory_bytes // leaf_cost))
         if memory_bytes < leaf_cost:
             raise ResourceError(
@@ -103,6 +103,9 @@ class Blender:
             stream(self._jobs(shard), work, self._buffers, self.n_threads, self.on_progress, self._advise, _N_AHEAD)
         for checkpoint in self.sources:
             checkpoint.check_unchanged()
+        for ingredient in self.ingredients:
+            if ingredient.adapter is not None:
+                ingredient.adapter.check_unchanged()
         record: dict[str, Any] = {}
         for tensor in shard.tensors:
             name = tensor.name

@@ -11,7 +11,7 @@ from pathlib import Path
 from blake3 import blake3
 from vlmsel.errors import UsageError
 
-from .adapters import base_of, is_adapter, read_adapter
+from .adapters import base_of, is_adapter, open_weights, read_adapter
 from .card import read_datasets
 from .checkpoint import Checkpoint
 from .companions import Companions, read_companions
@@ -77,7 +77,7 @@ class Pantry(AbstractContextManager["Pantry"]):
             base_folder = base or _named_base(path)
             self._adapter_bases.add(base_folder)
             checkpoint = self.open(base_folder)
-            adapter = read_adapter(path, checkpoint)
+            adapter = read_adapter(self._stack.enter_context(open_weights(path)), checkpoint)
             companions = Companions(path, {**read_companions(base_folder).files, **companions.files})
         else:
             checkpoint = self.open(path)
