@@ -153,6 +153,16 @@ def test_greedy_climbs_reports_and_plots(models: list[Path], tmp_path: Path, eva
     assert verify(tmp_path / "soup").problems == []
 
 
+def test_greedy_mentions_scores_on_another_scale(models: list[Path], tmp_path: Path, evaluate: str) -> None:
+    log = tmp_path / "log"
+    (tmp_path / "scores.json").write_text('{"m0": 0.3, "m1": 0.1, "m2": 0.2}')
+    arguments = ["--scores", "scores.json", "--eval", evaluate, "-o", "soup", "--json"]
+    done = soup("greedy", *models, *arguments, cwd=tmp_path, EVALUATIONS=str(log))
+    assert "m0 has 0.3 in scores.json and -" in done.stderr
+    assert [trial["candidate"] for trial in json.loads(done.stdout)["trials"]] == ["m0", "m2", "m1"]
+    assert log.read_text().count("evaluation") == 3
+
+
 def kill_when(process: subprocess.Popen[bytes], ready: Path, pattern: str, count: int) -> bool:
     """SIGKILLs the process group once ``count`` files match; False if it ended before."""
     for _ in range(3000):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import time
 from contextlib import AbstractContextManager
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmsel import Output
+from vlmsel.cli.report import peak_bytes
 from vlmsel.errors import MismatchError, ResourceError, UnreadableError, UsageError, VlmselError
 
 from .blend import Blender
@@ -215,20 +215,6 @@ def make_soup(options: SoupOptions, reporter: Reporter | None = None) -> SoupRes
     """
     with Soup(options, reporter) as soup:
         return soup.make()
-
-
-def peak_bytes() -> int:
-    """Peak resident memory of this process since it was started.
-
-    The kernel's ``ru_maxrss`` would also count what the process that started this one held at that moment.
-    """
-    try:
-        for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _size_below(folder: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,9 @@ from .ingredient import Ingredient
 from .layout import index_json
 from .scores import Score, evaluate
 from .setup import Setup
+
+#: Relative difference below which a score of the file and one of the program are the same one.
+_SAME_SCORE = 1e-3
 
 
 class Chooser:
@@ -44,10 +48,8 @@ class Chooser:
                     scores[ingredient.label] = self._score([ingredient], options.eval_program)
         elif _has_ties(scores, options.top):
             self._hash_all(self._setup.ingredients)
-        candidates = [
-            Candidate(i.label, i.content_hash or i.fingerprint, scores[i.label].value) for i in self._setup.ingredients
-        ]
-        self._setup.reporter.candidates(rank(candidates))
+        candidates = self._rank(scores)
+        self._setup.reporter.candidates(candidates)
         if options.report_program is None or options.report_program == options.eval_program:
             self._setup.reporter.warn(
                 "the scores that choose the members are the scores you would report, which flatters the soup; "
@@ -60,7 +62,13 @@ class Chooser:
             raise UsageError("greedy scores every trial soup: give --eval 'PROGRAM ARGS {model}'")
 
         def evaluate_members(tried: tuple[Candidate, ...]) -> float:
-            return self._score([by_label[c.label] for c in tried], program).value
+            score = self._score([by_label[c.label] for c in tried], program).value
+            if len(tried) == 1 and not math.isclose(score, tried[0].score, rel_tol=_SAME_SCORE):
+                self._setup.reporter.warn(
+                    f"{tried[0].label} has {tried[0].score:.6g} in {options.scores} and {score:.6g} by --eval; the file "
+                    "orders the models, and only --eval decides which stay"
+                )
+            return score
 
         chosen, trials = climb(candidates, evaluate_members, options.accept_margin, self._setup.reporter.trial)
         return [by_label[c.label] for c in chosen], trials, scores
@@ -71,11 +79,7 @@ class Chooser:
         if program is None:
             return None
         if scores:
-            candidates = [
-                Candidate(i.label, i.content_hash or i.fingerprint, scores[i.label].value)
-                for i in self._setup.ingredients
-            ]
-            best = rank(candidates)[0].label
+            best = self._rank(scores)[0].label
             singles = [i for i in self._setup.ingredients if i.label == best]
         else:
             singles = self._setup.ingredients
@@ -84,6 +88,14 @@ class Chooser:
         if len(members) > 1:
             rows.append({"label": "this soup", "score": self._score(members, program).value})
         return {"program": program, "scores": rows}
+
+    def _rank(self, scores: Mapping[str, Score]) -> list[Candidate]:
+        return rank(
+            [
+                Candidate(i.label, i.content_hash or i.fingerprint, scores[i.label].value)
+                for i in self._setup.ingredients
+            ]
+        )
 
     def _score(self, members: Sequence[Ingredient], program: str) -> Score:
         """The program's score of a model or of a trial soup; each is paid for once, whatever happens to the run."""
