@@ -40,17 +40,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 #: Scores a model by one of its numbers, slowly enough to be killed, and notes every evaluation it was paid for.
 EVALUATE = """
-import os, sys, time
-from safetensors.torch import load_file
-state = {}
-for name in sorted(os.listdir(sys.argv[1])):
-    if name.endswith(".safetensors"):
-        state.update(load_file(os.path.join(sys.argv[1], name)))
+import glob, os, sys, time
+import numpy as np  # torch would take seconds to load, for every evaluation
+score = 0.0
+for path in sorted(glob.glob(os.path.join(sys.argv[1], "*.safetensors"))):
+    raw = np.fromfile(path, np.uint8)
+    bits = raw[8 + int(raw[:8].view("<u8")[0]):].view("<u2").astype(np.uint32) << 16  # all tensors are bf16
+    score -= float(np.square(bits.view(np.float32) - 0.1).sum())
 with open(os.environ["EVALUATIONS"], "a") as log:
     log.write("evaluation\\n")
 time.sleep(float(os.environ.get("PAUSE_S", "0")))
 print("talk")
-print(-float(sum((tensor.float() - 0.1).square().mean() for tensor in state.values())))
+print(score)
 """
 
 

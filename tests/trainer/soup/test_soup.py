@@ -273,6 +273,9 @@ def test_memory_limit_too_small_says_so(models: list[Path], tmp_path: Path) -> N
         {"weights": (1.0, 0.0)},
         {"keep": ("x",)},
         {"max_shard_bytes": 0},
+        {"eval_timeout_s": 0.0},
+        {"eval_timeout_s": float("nan")},
+        {"accept_margin": float("nan")},
     ],
 )
 def test_senseless_options(models: list[Path], tmp_path: Path, options: dict[str, object]) -> None:

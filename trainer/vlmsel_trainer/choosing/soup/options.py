@@ -66,8 +66,8 @@ class SoupOptions:
         if self.method == "greedy" and self.eval_program is None:
             raise UsageError("greedy scores every trial soup: give --eval 'PROGRAM ARGS {model}'")
         if not math.isfinite(self.accept_margin) or self.accept_margin < 0:
-            raise UsageError(f"--accept-margin is {self.accept_margin}; it cannot be negative")
-        if self.max_shard_bytes < 1 or self.eval_timeout_s <= 0 or self.n_threads < 1:
+            raise UsageError(f"--accept-margin is {self.accept_margin}; give 0 or a positive number")
+        if self.max_shard_bytes < 1 or self.n_threads < 1 or not self.eval_timeout_s > 0:
             raise UsageError("--max-shard-size, --eval-timeout and --threads must be positive")
 
     def command_line(self, weights: Mapping[str, float]) -> str:
