@@ -22,8 +22,10 @@ from vlmsel.errors import UnreadableError, UsageError
 
 from . import arithmetic
 from .arithmetic import Array
-from .checkpoint import BLENDED_DTYPES, Checkpoint, Tensor, parse_json
+from .checkpoint import Checkpoint
 from .content_hash import hash_checkpoint
+from .header import BLENDED_DTYPES, Tensor
+from .strict_json import parse_json
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

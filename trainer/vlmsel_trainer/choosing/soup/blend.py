@@ -19,7 +19,7 @@ from vlmsel.errors import ResourceError, UnreadableError, UsageError
 
 from . import arithmetic
 from .arithmetic import Array, NonFiniteError, Weights
-from .checkpoint import Checkpoint, Tensor
+from .checkpoint import Checkpoint
 from .content_hash import (
     DIGEST_BYTES,
     LEAF_BYTES,
@@ -29,6 +29,7 @@ from .content_hash import (
     hash_model,
     hash_tensor,
 )
+from .header import Tensor
 from .ingredient import Ingredient, is_blended
 from .layout import Shard
 from .streaming import stream

@@ -1,64 +1,28 @@
-"""One model on disk: a folder of safetensors files, read by hand.
+"""One model on disk: a folder of safetensors files, with an index where there are several.
 
-The headers are parsed here and not by a library because a soup must account for every byte of files it did not write:
-lengths, overlaps, holes, doubled names and names that lead out of the folder are all errors that name the file.
-Tensor bytes are read with ``pread`` into the caller's buffers; a mapped page would count as resident memory.
-
-Format: https://github.com/huggingface/safetensors (8 bytes little-endian header length, JSON header, tensor bytes).
+A tensor in two files, an index that does not tell the truth and names that lead out of the folder are errors that name the
+file. Tensor bytes are read with ``pread`` into the caller's buffers; a mapped page would count as resident memory.
 """
 
 from __future__ import annotations
 
 import errno
-import json
-import math
 import os
 import stat
 import threading
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlmsel.errors import NotFoundError, ResourceError, UnreadableError, UsageError
 
-#: Bytes of one element by the format's dtype names.
-ITEM_SIZE_BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
-    "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
-    "I32": 4, "U32": 4, "F32": 4,
-    "I64": 8, "U64": 8, "F64": 8, "C64": 8,
-}  # fmt: skip
-#: The dtypes that are averaged. All others must be equal in every ingredient.
-BLENDED_DTYPES = frozenset({"F16", "BF16", "F32", "F64"})
+from .header import Tensor, read_header
+from .strict_json import parse_json
 
-#: The format allows 100 MB. Parsed, a header takes twenty times its bytes, which have to stay under a gigabyte; 25 MB
-#: describe about 200,000 tensors, twice those of the largest models published.
-MAX_HEADER_BYTES = 25_000_000
 MAX_INDEX_BYTES = 25_000_000
-MAX_NAME_BYTES = 4096
-MAX_DIMENSIONS = 64
-
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """Where one tensor lies: ``file`` is an index into :attr:`Checkpoint.files`, ``offset`` counts from its start."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: int
-    offset: int
-    size_bytes: int
-
-    @property
-    def n_elements(self) -> int:
-        """Number of elements (1 for a scalar)."""
-        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +126,7 @@ class Checkpoint:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise UnreadableError(f"{path} is not a regular file")
-        tensors, metadata = _read_header(path, descriptor, facts.st_size, len(self.files))
+        tensors, metadata = read_header(path, descriptor, facts.st_size, len(self.files))
         self.files.append(StoredFile(path, facts.st_size, facts.st_mtime_ns, facts.st_ino))
         for tensor in tensors:
             other = self.tensors.get(tensor.name)
@@ -229,82 +193,3 @@ def _read_index(path: Path) -> dict[str, str]:
         ):
             raise UnreadableError(f"{path} places {name!r} in {file_name!r}: not a safetensors file of this folder")
     return weight_map
-
-
-def _read_header(path: Path, descriptor: int, file_size_bytes: int, file: int) -> tuple[list[Tensor], dict[str, str]]:
-    prefix = os.pread(descriptor, 8, 0)
-    length = int.from_bytes(prefix, "little")
-    if len(prefix) < 8 or length + 8 > file_size_bytes:
-        raise UnreadableError(
-            f"{path} is cut short: its header claims {length} bytes, the file has {file_size_bytes}; copy it again"
-        )
-    if length > MAX_HEADER_BYTES:
-        raise UnreadableError(f"{path} has a header of {length} bytes; vlmsel reads headers up to {MAX_HEADER_BYTES}")
-    document = parse_json(os.pread(descriptor, length, 8), path)
-    if not isinstance(document, dict):
-        raise UnreadableError(f"the header of {path} is not a JSON object")
-    metadata = document.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise UnreadableError(f"__metadata__ in the header of {path} is not a map of strings")
-    tensors = [_tensor(path, file, 8 + length, name, entry) for name, entry in document.items()]
-    _check_cover(path, tensors, 8 + length, file_size_bytes)
-    return tensors, metadata
-
-
-def _tensor(path: Path, file: int, data_start: int, name: str, entry: Any) -> Tensor:
-    where = f"tensor {name[:200]!r} in {path}"
-    if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES or not name.isprintable():
-        raise UnreadableError(f"{where} has a name that is too long or holds control characters")
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise UnreadableError(f"{where} is not described by dtype, shape and data_offsets")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in ITEM_SIZE_BYTES:
-        raise UnreadableError(f"{where} has dtype {dtype!r}, which vlmsel does not know")
-    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(_is_count(n) for n in shape):
-        raise UnreadableError(f"{where} has no valid shape")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
-        raise UnreadableError(f"{where} has no valid data_offsets")
-    begin, end = offsets
-    size_bytes = math.prod(shape) * ITEM_SIZE_BYTES[dtype]
-    if end - begin != size_bytes:
-        raise UnreadableError(f"{where} occupies {end - begin} bytes, but {dtype} {shape} needs {size_bytes}")
-    return Tensor(name, dtype, tuple(shape), file, data_start + begin, size_bytes)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 62
-
-
-def _check_cover(path: Path, tensors: list[Tensor], data_start: int, file_size_bytes: int) -> None:
-    """Every byte behind the header belongs to exactly one tensor; the format demands it and overlaps hide tricks."""
-    at, before = data_start, "the header"
-    for tensor in sorted(tensors, key=lambda t: (t.offset, t.size_bytes)):
-        if tensor.offset < at:
-            raise UnreadableError(f"in {path} the bytes of {tensor.name!r} overlap those of {before}")
-        if tensor.offset > at:
-            raise UnreadableError(f"in {path} there are {tensor.offset - at} unclaimed bytes before {tensor.name!r}")
-        at, before = tensor.offset + tensor.size_bytes, repr(tensor.name)
-    if at > file_size_bytes:
-        raise UnreadableError(
-            f"{path} is cut short: {at} bytes are described, {file_size_bytes} are there; copy it again"
-        )
-    if at < file_size_bytes:
-        raise UnreadableError(f"{path} has {file_size_bytes - at} bytes behind its last tensor")
-
-
-def parse_json(data: bytes, path: Path) -> Any:
-    """Strict JSON: UTF-8, no doubled keys, no bottomless nesting. Raises UnreadableError naming ``path``."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            double = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-            raise ValueError(f"the key {double[:200]!r} occurs twice")
-        return found
-
-    try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=unique)
-    except RecursionError as error:
-        raise UnreadableError(f"the JSON of {path} is nested too deeply") from error
-    except ValueError as error:
-        raise UnreadableError(f"the JSON of {path} cannot be read: {error}") from error

@@ -17,7 +17,7 @@ from typing import Any
 from blake3 import blake3
 from vlmsel.errors import UnreadableError, UsageError
 
-from .checkpoint import parse_json
+from .strict_json import parse_json
 
 CONFIG_FILE = "config.json"
 _MAX_FILE_BYTES = 256 << 20

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from vlmsel.errors import UsageError
 
-from .checkpoint import BLENDED_DTYPES, Checkpoint
+from .checkpoint import Checkpoint
+from .header import BLENDED_DTYPES
 
 if TYPE_CHECKING:
     from .adapters import Adapter

@@ -23,8 +23,8 @@ from typing import IO, Any
 
 from vlmsel.errors import NotFoundError, UnreadableError, UsageError
 
-from .checkpoint import parse_json
 from .ingredient import Ingredient
+from .strict_json import parse_json
 
 _MAX_FILE_BYTES = 64 << 20
 _MAX_LINE_BYTES = 1 << 20
