@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import shutil
 import statistics
 import subprocess
@@ -217,8 +218,14 @@ def run(command: Sequence[str], output: Path) -> dict[str, float]:
     assert process.stderr is not None
     moved = {"rchar": 0, "wchar": 0}
     talk = b""
-    while block := os.read(process.stderr.fileno(), 1 << 16):
-        talk = (talk + block)[-4000:]
+    peak_bytes = 0
+    while True:
+        peak_bytes = max(peak_bytes, high_water_bytes(process.pid))
+        if select.select([process.stderr], [], [], 0.05)[0]:
+            block = os.read(process.stderr.fileno(), 1 << 16)
+            if not block:
+                break
+            talk = (talk + block)[-4000:]
     # After stderr closed the process is a zombie or about to be one; its counters are still there.
     try:
         for line in Path(f"/proc/{process.pid}/io").read_text().splitlines():
@@ -239,10 +246,21 @@ def run(command: Sequence[str], output: Path) -> dict[str, float]:
         "load_before": load,
         "wall_s": time.monotonic() - before,
         "cpu_s": usage.ru_utime + usage.ru_stime,
-        "peak_bytes": usage.ru_maxrss * 1024,
+        "peak_bytes": peak_bytes,
         "read_bytes": moved["rchar"],
         "written_bytes": moved["wchar"],
     }
+
+
+def high_water_bytes(pid: int) -> int:
+    """The most memory that was resident at once so far. ``ru_maxrss`` would count what this process holds, too."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
 
 
 def check(target: Path, files: Sequence[Path]) -> dict[str, Any]:
