@@ -24,7 +24,7 @@ from .card import write_card
 from .checkpoint import INDEX_FILE
 from .layout import index_json
 from .lineage import describe_lineage
-from .members import Chooser, commit_files, json_bytes
+from .members import Chooser, commit_files, json_bytes, replace_file
 from .options import SoupOptions
 from .plot import plot_trials
 from .reporting import Reporter
@@ -98,7 +98,7 @@ class Soup(AbstractContextManager["Soup"]):
             if output.finished:
                 return self._result(output, fresh=False)
             self._check_disk()
-            self._files_place(output).write_bytes(self._files_json())
+            replace_file(self._files_place(output), self._files_json())
             return self._make_in(output)
         except (UsageError, UnreadableError):
             if not output.committed():

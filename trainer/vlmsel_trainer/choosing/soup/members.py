@@ -12,7 +12,6 @@ from typing import Any
 
 from blake3 import blake3
 from vlmsel import Output
-from vlmsel.errors import UsageError
 
 from .checkpoint import INDEX_FILE
 from .content_hash import hash_adapter, hash_checkpoint
@@ -58,8 +57,7 @@ class Chooser:
         if options.method == "maximum":
             return [by_label[c.label] for c in take_top(candidates, options.top)], [], scores
         program = options.eval_program
-        if program is None:
-            raise UsageError("greedy scores every trial soup: give --eval 'PROGRAM ARGS {model}'")
+        assert program is not None  # SoupOptions.check asks for it
 
         def evaluate_members(tried: tuple[Candidate, ...]) -> float:
             score = self._score([by_label[c.label] for c in tried], program).value
@@ -148,9 +146,7 @@ class Chooser:
                     f"hashing {ingredient.label}", ingredient.checkpoint.size_bytes
                 ) as on_progress:
                     known[key] = hash_checkpoint(ingredient.checkpoint, self._options.n_threads, on_progress)
-                temporary = place.with_suffix(".tmp")
-                temporary.write_bytes(json_bytes(known))
-                os.replace(temporary, place)
+                replace_file(place, json_bytes(known))
             ingredient.content_hash = known[key]
             if ingredient.adapter is not None:
                 adapter = ingredient.adapter
@@ -166,6 +162,16 @@ def commit_files(
     for name, data in files.items():
         output.temporary(name).write_bytes(data)
     output.commit(unit, sorted(files), rows=len(files), detail=detail)
+
+
+def replace_file(place: Path, data: bytes) -> None:
+    """Writes a file that a kill or a power cut leaves as it was or as it will be."""
+    temporary = place.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, place)
 
 
 def json_bytes(document: Any) -> bytes:
