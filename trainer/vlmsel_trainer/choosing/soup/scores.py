@@ -30,7 +30,7 @@ _MAX_FILE_BYTES = 64 << 20
 _MAX_LINE_BYTES = 1 << 20
 DEFAULT_TIMEOUT_S = 24 * 3600.0
 #: How long a program may take to end after it was asked to, before it is made to.
-_PATIENCE_S = 5.0
+_PATIENCE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,8 @@ def _end(process: subprocess.Popen[bytes], output: _LastLine) -> None:
             break
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_PATIENCE_S)
-        output.join(_PATIENCE_S)
+            # The program has ended; something of its session may still hold its output.
+            output.join(_PATIENCE_S)
     output.join(_PATIENCE_S)
 
 
