@@ -8,6 +8,7 @@ every soup, because a mean only dilutes it.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -100,8 +101,7 @@ def fine_tune(
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     processor = AutoProcessor.from_pretrained(base, backend="pil")  # type: ignore[no-untyped-call]
     model = LlavaForConditionalGeneration.from_pretrained(base, dtype=torch.float32).train()
-    names = captions(base_plan)
-    pictures, texts = draw_pictures(base_plan, names), tokenise(processor, names)
+    pictures, texts = _training_pictures(base_plan), tokenise(processor, captions(base_plan))
     numbers = torch.Generator().manual_seed(plan.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
     running: float | None = None
@@ -127,6 +127,12 @@ def fine_tune(
     (partial / _RECORD).write_text(record, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(partial, folder)
+
+
+@functools.lru_cache(maxsize=1)
+def _training_pictures(base_plan: TrainingPlan) -> Pictures:
+    """What the scorer saw, drawn once for all fine-tunes."""
+    return draw_pictures(base_plan, captions(base_plan))
 
 
 def score(folder: Path, split: str, views: int = 1, batch_size: int = 64) -> dict[str, float]:
