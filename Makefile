@@ -114,7 +114,7 @@ fmt: $(VENV)/.data ## write the formatting that lint asks for
 demo: build ## the whole way on a small data set, with contact sheets (5 min)
 	$(call step,demo in $(DEMO_WORKSPACE)/,$(BIN)/python -m vlmsel_trainer.demo $(DEMO_WORKSPACE))
 
-demo-soup: build ## three fine-tunes of the demo's scorer and their three soups (3 min)
+demo-soup: build ## three fine-tunes of the demo's scorer and their three soups (4 min, 6 with the scorer)
 	$(call step,soup demo in $(DEMO_WORKSPACE)/,$(BIN)/python -m vlmsel_trainer.demo.soup $(DEMO_WORKSPACE))
 
 .venv-bench/.made: benches/requirements.txt constraints.txt $(VENV)/.built

@@ -1,4 +1,3 @@
-# ruff: noqa: E402
 """``vlmsel soup average`` beside mergekit's linear merge and the floor of reading all and writing one.
 
     python benches/soup.py --size 2GB --models 5 --out benches/runs/<date>-<machine>/soup.json
@@ -11,16 +10,14 @@ alone, in numpy as used and in torch.
 
 from __future__ import annotations
 
-import sys
-
-# This folder's select.py would hide the standard library's module of that name from subprocess.
-sys.path[:] = [place for place in sys.path if place != __file__.rpartition("/")[0]]
-
 import argparse
 import json
 import os
+import select
 import shutil
+import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -57,7 +54,7 @@ os.fsync(sink)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="2GB", help="bytes per model")
+    parser.add_argument("--size", type=parse_size, default="2GB", help="bytes per model, such as 2GB or 500MB")
     parser.add_argument("--models", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peer-repeats", type=int, default=1, help="runs of the peer, which takes minutes")
@@ -85,7 +82,8 @@ def main() -> None:
 
 def measure_soups(options: argparse.Namespace) -> dict[str, Any]:
     """Runs every contender ``repeats`` times in turns, checks the answers and prints the table."""
-    size_bytes = parse_size(options.size)
+    size_bytes = options.size
+    check_disk(options.work, size_bytes * (options.models + 3))
     models = make_models(options.work, size_bytes, options.models, options.seed)
     files = [model / "model.safetensors" for model in models]
     target = Path(tempfile.mkdtemp(prefix="out-", dir=options.work))
@@ -116,23 +114,44 @@ def measure_soups(options: argparse.Namespace) -> dict[str, Any]:
                 remove(output)
                 warm(files)
                 runs[name].append(run(command, output))
-                print(f"{name}: {runs[name][-1]['wall_s']:.1f} s", file=sys.stderr)
+                print(f"{name}: {runs[name][-1]['wall_s']:.1f} s, {runs[name][-1]['cpu_s']:.1f} CPU s", file=sys.stderr)
                 if not last or name == "floor":
                     remove(output)
         answers = check(target, files)
     finally:
         shutil.rmtree(target, ignore_errors=True)
-    best = {name: min(rows, key=lambda row: row["wall_s"]) for name, rows in runs.items()}
-    floor = best["floor"]["wall_s"]
-    print(f"{options.models} models of {options.size} bf16, best of {options.repeats}, page cache warm, synced to disk")
-    print(f"{'':18}{'wall s':>8}{'CPU s':>8}{'peak MB':>9}{'read GB':>9}{'written GB':>11}{'x floor':>9}")
-    for name, row in best.items():
-        print(
-            f"{name:18}{row['wall_s']:8.1f}{row['cpu_s']:8.1f}{row['peak_bytes'] / 1e6:9.0f}{row['read_bytes'] / 1e9:9.1f}"
-            f"{row['written_bytes'] / 1e9:11.1f}{row['wall_s'] / floor:9.2f}"
-        )
-    print(json.dumps(answers))
+    print_table(runs, options.models, size_bytes)
+    print(", ".join(f"{key.replace('_', ' ')}: {value:,}" for key, value in answers.items()))
     return {"size_bytes": size_bytes, "models": options.models, "seed": options.seed, "runs": runs, "answers": answers}
+
+
+def print_table(runs: dict[str, list[dict[str, float]]], n_models: int, size_bytes: int) -> None:
+    """The fastest run of each contender, the median of its wall times, and both beside the floor's."""
+    print(
+        f"{n_models} bf16 models of {size_bytes / 1e9:.3g} GB, page cache warm, synced to disk; "
+        "CPU, memory and bytes are those of the fastest run"
+    )
+    print(
+        f"{'':16}{'runs':>5}{'fastest s':>11}{'x floor':>9}{'median s':>10}{'x floor':>9}{'CPU s':>8}{'peak MB':>9}"
+        f"{'read GB':>9}{'written GB':>12}"
+    )
+    fastest = {name: min(rows, key=lambda row: row["wall_s"]) for name, rows in runs.items()}
+    median = {name: statistics.median(row["wall_s"] for row in rows) for name, rows in runs.items()}
+    for name, row in fastest.items():
+        print(
+            f"{name:16}{len(runs[name]):5}{row['wall_s']:11.1f}{row['wall_s'] / fastest['floor']['wall_s']:9.2f}"
+            f"{median[name]:10.1f}{median[name] / median['floor']:9.2f}{row['cpu_s']:8.1f}{row['peak_bytes'] / 1e6:9.0f}"
+            f"{row['read_bytes'] / 1e9:9.1f}{row['written_bytes'] / 1e9:12.1f}"
+        )
+
+
+def check_disk(work: Path, needed_bytes: int) -> None:
+    """Ends the bench where models and outputs would not fit beside what is there."""
+    work.mkdir(parents=True, exist_ok=True)
+    present = sum(path.stat().st_size for path in work.rglob("*.safetensors"))
+    free = shutil.disk_usage(work).free + present
+    if free < needed_bytes:
+        raise SystemExit(f"{work} has room for {free:,} bytes, the bench needs {needed_bytes:,}; use --size or --work")
 
 
 def make_models(work: Path, size_bytes: int, count: int, seed: int) -> list[Path]:
@@ -193,13 +212,20 @@ def run(command: Sequence[str], output: Path) -> dict[str, float]:
     """One contender in its own process: wall and CPU seconds, peak memory, bytes read and written."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     os.sync()
+    load = os.getloadavg()[0]
     before = time.monotonic()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
     moved = {"rchar": 0, "wchar": 0}
     talk = b""
-    while block := os.read(process.stderr.fileno(), 1 << 16):
-        talk = (talk + block)[-4000:]
+    peak_bytes = 0
+    while True:
+        peak_bytes = max(peak_bytes, high_water_bytes(process.pid))
+        if select.select([process.stderr], [], [], 0.05)[0]:
+            block = os.read(process.stderr.fileno(), 1 << 16)
+            if not block:
+                break
+            talk = (talk + block)[-4000:]
     # After stderr closed the process is a zombie or about to be one; its counters are still there.
     try:
         for line in Path(f"/proc/{process.pid}/io").read_text().splitlines():
@@ -217,12 +243,24 @@ def run(command: Sequence[str], output: Path) -> dict[str, float]:
         os.fsync(descriptor)
         os.close(descriptor)
     return {
+        "load_before": load,
         "wall_s": time.monotonic() - before,
         "cpu_s": usage.ru_utime + usage.ru_stime,
-        "peak_bytes": usage.ru_maxrss * 1024,
+        "peak_bytes": peak_bytes,
         "read_bytes": moved["rchar"],
         "written_bytes": moved["wchar"],
     }
+
+
+def high_water_bytes(pid: int) -> int:
+    """The most memory that was resident at once so far. ``ru_maxrss`` would count what this process holds, too."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
 
 
 def check(target: Path, files: Sequence[Path]) -> dict[str, Any]:
@@ -234,8 +272,9 @@ def check(target: Path, files: Sequence[Path]) -> dict[str, Any]:
     sources = [safe_open(file, framework="pt") for file in files]
     ours = _open_all(target / "vlmsel")
     theirs = _open_all(target / "mergekit") if (target / "mergekit").exists() else None
-    counts = {"elements": 0, "vlmsel_unlike_fp32_mean": 0, "peer_unlike_fp64_mean": 0, "vlmsel_unlike_fp64_mean": 0}
-    missing = 0
+    counts = {"elements": 0, "vlmsel_unlike_fp32_mean": 0, "vlmsel_unlike_fp64_mean": 0}
+    if theirs is not None:
+        counts |= {"peer_unlike_fp64_mean": 0, "tensors_missing_in_peer": 0}
     for name in sources[0].keys():  # noqa: SIM118 - safe_open is no dict
         rows = [source.get_slice(name) for source in sources]
         limit = max(1, 2_000_000 // (rows[0].get_shape()[-1] if len(rows[0].get_shape()) > 1 else 1))
@@ -252,10 +291,10 @@ def check(target: Path, files: Sequence[Path]) -> dict[str, Any]:
             if name in theirs:
                 counts["peer_unlike_fp64_mean"] += int((theirs[name].get_slice(name)[:limit] != ideal).sum())
             else:
-                missing += 1
+                counts["tensors_missing_in_peer"] += 1
     if counts["vlmsel_unlike_fp32_mean"]:
         raise SystemExit(f"vlmsel's answer is wrong: {counts}")
-    return {**counts, "tensors_missing_in_peer": missing}
+    return counts
 
 
 def _open_all(folder: Path) -> dict[str, Any]:
@@ -347,9 +386,12 @@ def remove(path: Path) -> None:
 
 
 def parse_size(text: str) -> int:
-    """``2GB`` in bytes."""
+    """``2GB`` in bytes, for argparse."""
     units = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
-    return int(float(text[:-2]) * units[text[-2:].upper()])
+    try:
+        return int(float(text[:-2]) * units[text[-2:].upper()])
+    except (KeyError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 2GB or 500MB") from error
 
 
 def _beside(name: str) -> str | None:

@@ -12,7 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vlmsel.cli.main import run
-from vlmsel.cli.options import COUNT, Common, common_options, parse_count, parse_fraction, parse_size
+from vlmsel.cli.options import (
+    COUNT,
+    Common,
+    common_options,
+    common_options_without_records,
+    parse_count,
+    parse_fraction,
+    parse_size,
+)
 
 Hang = Callable[[click.Command], click.Command]
 
@@ -194,3 +202,21 @@ def test_a_wrong_value_names_the_flag(args: list[str], seen: list[Common], capsy
     assert run(["seeing", *args]) == 2
     assert args[0] in capsys.readouterr().err
     assert seen == []
+
+
+def test_a_command_that_reads_no_records_has_no_flags_about_bad_ones(
+    hang: Hang, capsys: pytest.CaptureFixture[str]
+) -> None:
+    received: list[Common] = []
+
+    @click.command("blending")
+    @common_options_without_records
+    def command(common: Common) -> None:
+        received.append(common)
+
+    hang(command)
+    assert run(["blending", "--json", "--threads", "3", "-q"]) == 0
+    assert received == [Common(json=True, threads=3, quiet=True)]
+    for flag in ("--strict", "--max-bad-fraction=0.1", "--allow-bad-files=1"):
+        assert run(["blending", flag]) == 2
+        assert flag.partition("=")[0] in capsys.readouterr().err

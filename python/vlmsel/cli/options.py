@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -146,14 +146,9 @@ class Common:
         return self.workspace / folder
 
 
-_OPTIONS = [
-    click.option(
-        "-w", "--workspace", type=click.Path(path_type=Path), metavar="DIR", help="Folder of index/ scores/ selection/ shards/; here by default."
-    ),
-    click.option("--json", "json", is_flag=True, help="Print one JSON object on stdout in place of the path."),
-    click.option("--dry-run", is_flag=True, help="Check everything, print the plan, write nothing."),
-    click.option("--threads", type=click.IntRange(1, 4096), metavar="N", help="Threads to use; one per core by default. Never changes the result."),
-    click.option("--memory-limit", type=SIZE, metavar="SIZE", help="Memory to stay under, such as 2GB or 512MiB. Never changes the result."),
+_FLAGS = tuple(field.name for field in fields(Common) if field.name != "workspace")
+
+_RECORD_OPTIONS = [
     click.option("--strict", is_flag=True, help="Fail at the first bad record or file."),
     click.option(
         "--max-bad-fraction",
@@ -171,6 +166,17 @@ _OPTIONS = [
         metavar="N",
         help="Go on without up to N files that cannot be read; they are listed.",
     ),
+]
+
+_OPTIONS = [
+    click.option(
+        "-w", "--workspace", type=click.Path(path_type=Path), metavar="DIR", help="Folder of index/ scores/ selection/ shards/; here by default."
+    ),
+    click.option("--json", "json", is_flag=True, help="Print one JSON object on stdout in place of the path."),
+    click.option("--dry-run", is_flag=True, help="Check everything, print the plan, write nothing."),
+    click.option("--threads", type=click.IntRange(1, 4096), metavar="N", help="Threads to use; one per core by default. Never changes the result."),
+    click.option("--memory-limit", type=SIZE, metavar="SIZE", help="Memory to stay under, such as 2GB or 512MiB. Never changes the result."),
+    *_RECORD_OPTIONS,
     click.option("--overwrite", is_flag=True, help="Replace an output that vlmsel made of other inputs or options."),
     click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors on stderr."),
 ]  # fmt: skip
@@ -178,30 +184,25 @@ _OPTIONS = [
 
 def common_options(function: Function) -> Function:
     """Give a command the common flags; it receives them as ``common``, a :class:`Common`."""
+    return _with_options(function, _OPTIONS)
 
+
+def common_options_without_records(function: Function) -> Function:
+    """As :func:`common_options`, for a command that reads no records: without the flags that say how many may be bad."""
+    return _with_options(function, [option for option in _OPTIONS if option not in _RECORD_OPTIONS])
+
+
+def _with_options(function: Function, options: Sequence[Callable[[Any], Any]]) -> Function:
     @functools.wraps(function)
     def with_common(*args: Any, **kwargs: Any) -> Any:
-        common = Common(
-            workspace=kwargs.pop("workspace") or _workspace_of_group() or Path(),
-            max_bad_fraction=float(kwargs.pop("max_bad_fraction")),
-            **{
-                name: kwargs.pop(name)
-                for name in (
-                    "json",
-                    "dry_run",
-                    "threads",
-                    "memory_limit",
-                    "strict",
-                    "allow_bad_files",
-                    "overwrite",
-                    "quiet",
-                )
-            },
-        )
-        return function(*args, common=common, **kwargs)
+        found = {name: kwargs.pop(name) for name in _FLAGS if name in kwargs}
+        if "max_bad_fraction" in found:
+            found["max_bad_fraction"] = float(found["max_bad_fraction"])
+        workspace = kwargs.pop("workspace") or _workspace_of_group() or Path()
+        return function(*args, common=Common(workspace=workspace, **found), **kwargs)
 
     decorated: Any = with_common
-    for option in reversed(_OPTIONS):
+    for option in reversed(options):
         decorated = option(decorated)
     result: Function = decorated
     return result

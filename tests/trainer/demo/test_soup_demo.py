@@ -32,9 +32,13 @@ def test_styles_change_pictures_and_keep_their_shape(style: str) -> None:
     assert not torch.equal(one, pixels)
 
 
-def test_inverting_twice_gives_the_picture_back() -> None:
-    pixels, numbers = torch.rand(2, 3, 8, 8), torch.Generator()
-    assert torch.allclose(styles.invert(styles.invert(pixels, numbers), numbers), pixels, atol=1e-5)
+def test_turning_leaves_the_middle_and_a_plain_ground_alone() -> None:
+    plain = torch.full((4, 3, 33, 33), 0.25)
+    assert torch.allclose(styles.turn(plain, torch.Generator()), plain, atol=1e-5)
+    dot = torch.zeros(4, 3, 33, 33)
+    dot[:, :, 16, 16] = 1.0
+    turned = styles.turn(dot, torch.Generator())
+    assert torch.allclose(turned[:, :, 16, 16], torch.ones(4, 3), atol=1e-4)
 
 
 def test_splits_share_no_face_with_each_other_or_with_training() -> None:
@@ -49,7 +53,7 @@ def test_splits_share_no_face_with_each_other_or_with_training() -> None:
 def test_fine_tune_is_reproducible_and_left_alone_when_done(base: tuple[TrainingPlan, Path], tmp_path: Path) -> None:
     plan, folder = base
     steps: list[int] = []
-    fine = styles.FineTunePlan("inverted", n_steps=2, batch_size=8)
+    fine = styles.FineTunePlan("turned", n_steps=2, batch_size=8)
     for name in ("a", "b"):
         styles.fine_tune(fine, folder, plan, tmp_path / name, lambda step, loss: steps.append(step))
     assert steps == [1, 2, 1, 2]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from builders import read_model, same_bits, write_model
-from safetensors.torch import save_file
-from vlmsel.errors import UsageError
+from safetensors.torch import load_file, save_file
+from vlmsel.errors import UnreadableError, UsageError
 from vlmsel_trainer.choosing.soup import SoupOptions, make_soup
 
 RANK = 4
@@ -46,8 +46,6 @@ def merged(base: Path, adapters: list[Path], scale: float) -> torch.Tensor:
     weight = read_model(base)[name].double()
     total = torch.zeros_like(weight)
     for path in adapters:
-        from safetensors.torch import load_file
-
         factors = load_file(path / "adapter_model.safetensors")
         a, b = (next(v for k, v in factors.items() if f"lora_{side}" in k).double() for side in "AB")
         total += weight + scale * (b @ a)
@@ -96,6 +94,9 @@ def test_base_and_adapter_mix(tmp_path: Path) -> None:
     [
         ({"use_dora": True}, "use_dora"),
         ({"bias": "all"}, "bias"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4'"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights"),
+        ({"an_option_of_tomorrow": {"a": 1}}, "an_option_of_tomorrow"),
         ({"peft_type": "IA3"}, "IA3"),
         ({"base_model_name_or_path": "org/model"}, "--base"),
         ({"alpha_pattern": {"(a+)+b": 3}}, "expression"),
@@ -117,6 +118,33 @@ def test_wrong_base(tmp_path: Path) -> None:
         make_soup(SoupOptions("average", (a,), tmp_path / "soup", base=other))
     with pytest.raises(UsageError, match="no such tensor"):
         make_soup(SoupOptions("average", (a,), tmp_path / "soup", base=empty))
+
+
+def test_nan_in_an_adapter_names_it(tmp_path: Path) -> None:
+    base = base_model(tmp_path / "base", torch.float32)
+    a, b = adapter(tmp_path / "a", 1, base), adapter(tmp_path / "b", 2, base)
+    state = load_file(b / "adapter_model.safetensors")
+    next(tensor for name, tensor in state.items() if "lora_B" in name)[3, 1] = float("nan")
+    save_file(state, b / "adapter_model.safetensors")
+    with pytest.raises(UnreadableError, match=r"q_proj.weight of b holds NaN"):
+        make_soup(SoupOptions("average", (a, b), tmp_path / "soup"))
+
+
+def test_adapters_of_different_ranks_and_bases(tmp_path: Path) -> None:
+    """Each is merged into its own base; what is averaged are the merged models."""
+    name = "language_model.model.layers.0.q_proj.weight"
+    bases = [base_model(tmp_path / f"base{n}", torch.float32) for n in range(2)]
+    state = {key: tensor + 1 for key, tensor in read_model(bases[0]).items()}
+    save_file(state, bases[1] / "model.safetensors", metadata={"format": "pt"})
+    a, b = adapter(tmp_path / "a", 1, bases[0]), adapter(tmp_path / "b", 2, bases[1], r=2)
+    factors = {
+        key: (tensor[:2] if "lora_A" in key else tensor[:, :2]).contiguous()
+        for key, tensor in load_file(b / "adapter_model.safetensors").items()
+    }
+    save_file(factors, b / "adapter_model.safetensors")
+    found = read_model(make_soup(SoupOptions("average", (a, b), tmp_path / "soup")).path)[name].double()
+    exact = (merged(bases[0], [a], 16 / RANK) + merged(bases[1], [b], 16 / 2)) / 2
+    assert torch.allclose(found, exact, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("rslora", [False, True])

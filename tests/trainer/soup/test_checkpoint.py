@@ -13,7 +13,7 @@ import torch
 from builders import write_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vlmsel.errors import NotFoundError, UnreadableError, UsageError, VlmselError
+from vlmsel.errors import NotFoundError, ResourceError, UnreadableError, UsageError, VlmselError
 from vlmsel_trainer.choosing.soup.checkpoint import Checkpoint
 
 STATE = {"a": torch.arange(6, dtype=torch.float32).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
@@ -85,6 +85,35 @@ def test_truncated_file(model: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UnreadableError, match="cut short"):
         Checkpoint(model)
+
+
+def test_a_doubled_key_is_named(model: Path) -> None:
+    entry = b'"a": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}'
+    text = b"{" + entry + b", " + entry + b"}"
+    (model / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    with pytest.raises(UnreadableError, match="the key 'a' occurs twice"):
+        Checkpoint(model)
+
+
+def test_an_adapters_config_beside_a_full_model_is_named(model: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"no adapter_model\.safetensors; it does hold model\.safetensors, which is no adapter"
+    ):
+        Checkpoint(model, single_file="adapter_model.safetensors")
+
+
+def test_too_many_open_files_says_so(tmp_path: Path) -> None:
+    import resource
+
+    folder = write_model(tmp_path / "many", {f"t{n}": torch.zeros(1) for n in range(200)}, n_shards=200)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    try:
+        with pytest.raises(ResourceError, match="ulimit -n"):
+            Checkpoint(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    Checkpoint(folder).close()
 
 
 def test_huge_header_is_refused_without_reading_it(model: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from builders import random_state, same_folder, write_model
-from vlmsel.errors import UsageError
-from vlmsel_trainer.choosing.soup import SoupOptions, make_soup
+from vlmsel.errors import NotFoundError, UnreadableError, UsageError
+from vlmsel_trainer.choosing.soup import Reporter, SoupOptions, make_soup
+from vlmsel_trainer.choosing.soup.companions import Companions, compare_companions
 
 LAYOUT = {"w": (torch.float32, (3, 3))}
 CONFIG = {"architectures": ["Llava"], "hidden_size": 8, "text_config": {"vocab_size": 9, "tie_word_embeddings": True}}
@@ -68,6 +70,8 @@ def test_everything_useful_is_carried_and_nothing_else(tmp_path: Path) -> None:
         {"config__json": json.dumps({**CONFIG, "text_config": {**CONFIG["text_config"], "dtype": "x"}})},  # type: ignore[dict-item]
         {"generation_config__json": json.dumps({"temperature": 0.2, "eos_token_id": 2})},
         {"generation_config__json": None},
+        {"tokenizer__json": json.dumps({**TOKENIZER, "truncation": {"max_length": 8}, "padding": None})},
+        {"tokenizer_config__json": json.dumps({"padding_side": "right", "model_max_length": 8})},
     ],
 )
 def test_harmless_differences_are_reported(tmp_path: Path, changes: dict[str, str | None]) -> None:
@@ -106,6 +110,38 @@ def test_a_chat_template_may_live_in_either_place(tmp_path: Path) -> None:
     a = folder(tmp_path / "a", 0)
     b = folder(tmp_path / "b", 1, chat_template__jinja=None, tokenizer_config__json=inside)
     assert soup(tmp_path, [a, b])["provenance"]["companions"]["differences"] == []
+
+
+def test_companions_from_must_be_a_models_folder(tmp_path: Path) -> None:
+    a = folder(tmp_path / "a", 0)
+    with pytest.raises(NotFoundError, match="nothing"):
+        soup(tmp_path, [a], companions_from=tmp_path / "nothing")
+    with pytest.raises(NotFoundError, match=r"config\.json"):
+        soup(tmp_path, [a], companions_from=a / "config.json")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"no config\.json"):
+        soup(tmp_path, [a], companions_from=tmp_path / "empty")
+    assert not (tmp_path / "soup").exists()
+
+
+def test_a_soup_without_any_config_is_warned_of(tmp_path: Path) -> None:
+    class Listener(Reporter):
+        def warn(self, text: str) -> None:
+            warnings.append(text)
+
+    warnings: list[str] = []
+    models = [folder(tmp_path / name, 0, config__json=None) for name in "ab"]
+    make_soup(SoupOptions("average", tuple(models), tmp_path / "soup"), Listener())
+    assert any("config.json" in text for text in warnings)
+
+
+def test_json_nested_as_deeply_as_the_reader_allows_is_no_bug(tmp_path: Path) -> None:
+    # Python 3.12 and later parse deeper than their stack is.
+    for depth in (*range(900, 1000), 2000, 5000):
+        texts = ["[" * depth + leaf + "]" * depth for leaf in "12"]
+        pair = [(text, Companions(tmp_path, {"config.json": text.encode()})) for text in texts]
+        with contextlib.suppress(UnreadableError):
+            assert [difference.changes_meaning for difference in compare_companions(pair)] == [True]
 
 
 def test_escapes_in_names_do_not_reach_the_card(tmp_path: Path) -> None:

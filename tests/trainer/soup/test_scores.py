@@ -64,19 +64,19 @@ def test_files_that_hold_no_usable_scores(tmp_path: Path, name: str, text: str |
         read_scores(tmp_path / name)
 
 
-def test_rows_match_by_path_label_folder_or_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_match_by_path_label_or_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     model = write_model(tmp_path / "models" / "a", random_state(0, {"w": (torch.float32, (2,))}))
-    ingredient = Ingredient("a", model, Checkpoint(model), "f", content_hash="abc")
-    for name in (str(model), "a", "abc"):
+    ingredient = Ingredient("some/a", model, Checkpoint(model), "f")
+    for name in (str(model), "a", "some/a"):
         (tmp_path / "s.json").write_text(f'{{"{name}": 4}}')
         scores = read_scores(tmp_path / "s.json")
-        assert match_scores(scores, [ingredient], tmp_path / "s.json")["a"].value == 4
+        assert match_scores(scores, [ingredient], tmp_path / "s.json")["some/a"].value == 4
     (tmp_path / "s.json").write_text('{"b": 4}')
-    with pytest.raises(UsageError, match="no score for a"):
+    with pytest.raises(UsageError, match="no score for some/a"):
         match_scores(read_scores(tmp_path / "s.json"), [ingredient], tmp_path / "s.json")
-    (tmp_path / "s.json").write_text('{"a": 4, "abc": 5}')
+    (tmp_path / "s.json").write_text('{"a": 4, "some/a": 5}')
     with pytest.raises(UsageError, match="different scores"):
         match_scores(read_scores(tmp_path / "s.json"), [ingredient], tmp_path / "s.json")
     ingredient.checkpoint.close()
@@ -155,12 +155,28 @@ def test_a_program_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None
     )
     with pytest.raises(UsageError, match="longer than"):
         evaluate(program(tmp_path, body), tmp_path, timeout_s=3.0)
-    child = int(pids.read_text())
+    assert _ends(int(pids.read_text())), "the program's child outlived it"
+
+
+def test_what_a_program_leaves_running_is_ended_and_costs_no_score(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    body = (
+        "import subprocess\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"open({str(pids)!r}, 'w').write(f'{{child.pid}}')\n"
+        "print(7)"
+    )
+    assert evaluate(program(tmp_path, body), tmp_path).value == 7
+    assert _ends(int(pids.read_text())), "the program's child outlived it"
+
+
+def _ends(pid: int) -> bool:
+    """Whether a process that was told to end does so within some seconds."""
     for _ in range(100):
-        if not _is_running(child):
-            return
+        if not _is_running(pid):
+            return True
         time.sleep(0.05)
-    pytest.fail("the program's child outlived it")
+    return False
 
 
 def _is_running(pid: int) -> bool:

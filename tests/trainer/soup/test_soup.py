@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from safetensors.torch import save_file
 from vlmsel import verify
 from vlmsel.errors import LockedError, MismatchError, NotFoundError, ResourceError, UnreadableError, UsageError
 from vlmsel_trainer.choosing.soup import Soup, SoupOptions, make_soup
+from vlmsel_trainer.choosing.soup.blend import Blender
+from vlmsel_trainer.choosing.soup.layout import Shard
 from vlmsel_trainer.choosing.soup.reporting import Reporter
 
 #: Crosses leaf (1 MiB) and chunk borders, odd sizes, scalars and empty tensors, every averaged dtype.
@@ -248,8 +251,6 @@ def test_a_disk_that_fills_up_names_path_and_bytes() -> None:
     class Full(WriteBehind):
         """``/dev/full`` takes no bytes and cannot be cut to a size."""
 
-    import os
-
     original = os.ftruncate
     os.ftruncate = lambda *_: None  # type: ignore[assignment]
     try:
@@ -273,6 +274,9 @@ def test_memory_limit_too_small_says_so(models: list[Path], tmp_path: Path) -> N
         {"weights": (1.0, 0.0)},
         {"keep": ("x",)},
         {"max_shard_bytes": 0},
+        {"eval_timeout_s": 0.0},
+        {"eval_timeout_s": float("nan")},
+        {"accept_margin": float("nan")},
     ],
 )
 def test_senseless_options(models: list[Path], tmp_path: Path, options: dict[str, object]) -> None:
@@ -306,3 +310,52 @@ def test_more_than_one_file_per_model_and_an_eight_bit_float(tmp_path: Path) -> 
         folders.append(folder)
     with pytest.raises(UsageError, match="F8_E4M3, which is not averaged"):
         average(folders, tmp_path / "soup")
+
+
+def test_a_run_that_dies_while_it_notes_its_files_can_be_resumed(
+    models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The note of what the files were is written anew by every run, and the next one reads it."""
+
+    def die(descriptor: int) -> None:
+        os.ftruncate(descriptor, 10)
+        raise KeyboardInterrupt
+
+    options = SoupOptions("average", tuple(models), tmp_path / "soup", max_shard_bytes=1_300_000)
+    original = Blender.write
+
+    def write_two(self: Blender, shard: Shard, path: Path) -> dict[str, object]:
+        if shard.file_name.startswith("model-00003"):
+            raise KeyboardInterrupt
+        return original(self, shard, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Blender, "write", write_two)
+        with pytest.raises(KeyboardInterrupt):
+            make_soup(options)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", die)
+        with pytest.raises(KeyboardInterrupt):
+            make_soup(options)
+    assert make_soup(options).fresh
+    assert same_folder(tmp_path / "soup", average(models, tmp_path / "clean", max_shard_bytes=1_300_000))
+
+
+def test_nan_in_an_eight_bit_float_is_found(tmp_path: Path) -> None:
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        good = torch.tensor([448.0, -448.0, 0.0, 2.0**-6]).to(dtype)
+        root = tmp_path / str(dtype)
+        average([write_model(root / name, {"w": good}) for name in "ab"], root / "soup")
+        spoilt = good.clone()
+        spoilt[1] = float("nan")
+        folders = [write_model(root / name, {"w": spoilt}) for name in "cd"]
+        with pytest.raises(UnreadableError, match="w of c holds 1 "):
+            average(folders, root / "other")
+
+
+def test_a_run_that_failed_with_nothing_done_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    folders = pair(tmp_path, {"position_ids": torch.arange(4) + 1})
+    with pytest.raises(UsageError, match="--keep position_ids"):
+        average(folders, tmp_path / "soup")
+    assert not (tmp_path / "soup.partial").exists()
+    average(folders, tmp_path / "soup", keep=("position_ids",), keep_from=folders[0])

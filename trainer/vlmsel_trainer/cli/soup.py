@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from vlmsel.cli.options import SIZE, Common, common_options
+from vlmsel.cli.options import SIZE, Common, common_options_without_records
 from vlmsel.cli.report import Report
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def command() -> None:
 def _common(function: Function) -> Function:
     options = [
         click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path)),
-        click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the soup."),
+        click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the soup; soup/ in the workspace by default."),
         click.option("--keep", multiple=True, metavar="PATTERN",
                      help="Take tensors whose names match (* matches dots too) from one model, unblended. Repeatable."),
         click.option("--from", "keep_from", type=click.Path(path_type=Path), metavar="MODEL", help="The model --keep takes from."),
@@ -48,7 +48,7 @@ def _common(function: Function) -> Function:
     ]  # fmt: skip
     for option in reversed(options):
         function = option(function)
-    return common_options(function)
+    return common_options_without_records(function)
 
 
 def _scored(function: Function) -> Function:
@@ -114,12 +114,13 @@ def _run(method: str, models: Sequence[Path], specific: dict[str, Any], options:
     from vlmsel_trainer.choosing.soup.console import ConsoleReporter
 
     common: Common = options["common"]
+    output: Path = options["output"] or common.place("soup")
     report = Report("soup", as_json=common.json, quiet=common.quiet)
     limits: dict[str, Any] = {} if common.memory_limit is None else {"memory_bytes": common.memory_limit}
     soup_options = SoupOptions(
         method=method,  # type: ignore[arg-type]
         models=tuple(models),
-        out=options["output"],
+        out=output,
         keep=options["keep"],
         keep_from=options["keep_from"],
         base=options["base"],
@@ -139,7 +140,7 @@ def _run(method: str, models: Sequence[Path], specific: dict[str, Any], options:
         if common.dry_run:
             _show_plan(report, soup.plan(), common.json)
         else:
-            _show_result(report, soup.make(), options["output"])
+            _show_result(report, soup.make(), output)
 
 
 def _show_plan(report: Report, plan: SoupPlan, as_json: bool) -> None:
@@ -162,7 +163,8 @@ def _show_plan(report: Report, plan: SoupPlan, as_json: bool) -> None:
 def _show_result(report: Report, result: SoupResult, output: Path) -> None:
     lineage = result.manifest["provenance"]
     members = [entry["label"] for entry in lineage["candidates"] if entry["in_soup"]]
-    done = f"{len(members)} models in {result.wall_s:.1f} s" if result.fresh else "already made, nothing to do"
+    count = f"{len(members)} model{'s' if len(members) > 1 else ''}"
+    done = f"{count} in {result.wall_s:.1f} s" if result.fresh else "already made, nothing to do"
     report.say(f"{lineage['method']} soup of {', '.join(members)}: {done}")
     for row in (lineage["report"] or {}).get("scores", []):
         report.say(f"held-out score of {row['label']}: {row['score']:.6g}")

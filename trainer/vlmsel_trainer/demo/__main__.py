@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import click
-from vlmsel.cli.progress import Progress, watched
+
+from vlmsel_trainer.demo.stage import say, show, type_command
 
 # Before torch is loaded: a second thread that waits by spinning costs more than it brings when another program runs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -38,33 +38,24 @@ def main(workspace: Path, pairs: int, steps: int, seed: int) -> None:
     _make_pool(workspace, pairs, seed)
     _train_scorer(workspace, steps, seed)
     where = shlex.quote(str(workspace))
-    _type(f"vlmsel index {where}/pool -w {where}")
-    _type(f"vlmsel doctor {where}/pool")
+    type_command(f"vlmsel index {where}/pool -w {where}")
+    type_command(f"vlmsel doctor {where}/pool")
     # The planted broken pictures are five per cent; without this flag the command would rather fail than score the rest.
-    _type(f"vlmsel score --model {where}/scorer --max-bad-fraction 0.06 -w {where}")
-    _type(f"vlmsel select --fraction 0.5 --control random -w {where}")
-    _type(f"vlmsel shard --samples-per-shard 1000 -w {where}")
-    _type(f"vlmsel sheet -w {where} --overwrite -o {where}/sheet.png")
+    type_command(f"vlmsel score --model {where}/scorer --max-bad-fraction 0.06 -w {where}")
+    type_command(f"vlmsel select --fraction 0.5 --control random -w {where}")
+    type_command(f"vlmsel shard --samples-per-shard 1000 -w {where}")
+    type_command(f"vlmsel sheet -w {where} --overwrite -o {where}/sheet.png")
     _report(workspace)
-    _say(f"\nDone in {time.monotonic() - begun:.0f} s; everything is in {where}/. Try there:\n")
+    say(f"\nDone in {time.monotonic() - begun:.0f} s; everything is in {where}/. Try there:\n")
     for command in (
         f"vlmsel select --fraction 0.33 -w {where} -o {where}/third",
         f"vlmsel sheet {where}/third -w {where} -o {where}/third.png --rows 4",
         f"vlmsel verify {where}/shards",
         f"vlmsel doctor {where}/pool --json",
     ):
-        _say(f"  {command}")
-    _say(f"\n{_CANNOT_SHOW}")
+        say(f"  {command}")
+    say(f"\n{_CANNOT_SHOW}")
     click.echo(workspace)
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
-
-
-def _show(title: str, unit: str) -> Progress:
-    # Two minutes are short: where no bar can be drawn, a line every ten seconds.
-    return Progress(title, unit=unit, interval_s=None if watched(sys.stderr) else 10.0)
 
 
 def _make_pool(workspace: Path, pairs: int, seed: int) -> None:
@@ -72,38 +63,24 @@ def _make_pool(workspace: Path, pairs: int, seed: int) -> None:
 
     plan = CorpusPlan(n_pairs=pairs, seed=seed)
     junk = ", ".join(f"{n:,} {kind}" for kind, n in plan.counts().items())
-    _say(f"1. A pool of {pairs:,} captioned pictures of Unicode characters: {junk}.")
-    with _show("drawing", "pairs") as progress:
+    say(f"1. A pool of {pairs:,} captioned pictures of Unicode characters: {junk}.")
+    with show("drawing", "pairs") as progress:
         write_pool(plan, workspace, lambda n_pairs: progress.update(n_pairs, pairs))
 
 
 def _train_scorer(workspace: Path, steps: int, seed: int) -> None:
-    _say(
-        "2. A LLaVA of 1.3 million parameters learns the names, from faces and colours that the pool does not contain."
-    )
-    with _show("training", "steps") as progress:
+    say("2. A LLaVA of 1.3 million parameters learns the names, from faces and colours that the pool does not contain.")
+    with show("training", "steps") as progress:
         progress.update(0, steps, note="loading torch, drawing")
         from vlmsel_trainer.demo.train import TrainingPlan, is_trained, train
 
         plan, folder = TrainingPlan(n_steps=steps, seed=seed), workspace / "scorer"
         if is_trained(plan, folder):
-            _say(f"   It is there already: {folder}")
+            say(f"   It is there already: {folder}")
             return
         # Saving loads DeepSpeed where it is installed, which talks on stdout; that belongs to the result.
         with contextlib.redirect_stdout(sys.stderr):
             train(plan, folder, lambda step, loss: progress.update(step, steps, note=f"loss {loss:.2f} nats/token"))
-
-
-def _type(command: str) -> None:
-    """Run a command line as a user would type it; its result joins the talk on stderr. Ends the demo if it fails."""
-    _say(f"\n$ {command}")
-    program, *arguments = shlex.split(command)
-    script = Path(sys.executable).with_name(program)
-    words = [str(script)] if script.is_file() else [sys.executable, "-m", f"{program}.cli.main"]
-    done = subprocess.run([*words, *arguments], stdout=sys.stderr, check=False)
-    if done.returncode:
-        _say(f"`{command}` ended with exit code {done.returncode}; the demo stops here and can be run again")
-        sys.exit(done.returncode)
 
 
 def _report(workspace: Path) -> None:
@@ -117,8 +94,8 @@ def _report(workspace: Path) -> None:
     control = workspace / "selection-random-s0"
     kinds = report.count_kinds(workspace / "index", workspace / "selection", control, tables.rows, planted)
     text = report.write(kinds, workspace)
-    _say(f"\nWhat share of each kind was kept ({text}):\n\n{report.render(kinds)}")
-    _say(f"\nLook at {workspace / 'sheet.png'}: the best, a random draw, those around the cut and the worst.")
+    say(f"\nWhat share of each kind was kept ({text}):\n\n{report.render(kinds)}")
+    say(f"\nLook at {workspace / 'sheet.png'}: the best, a random draw, those around the cut and the worst.")
 
 
 if __name__ == "__main__":

@@ -6,16 +6,18 @@ public commands average them. What is printed last is measured on faces that cho
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import click
-from vlmsel.cli.progress import Progress, watched
+from vlmsel.cli.progress import Progress
+
+from vlmsel_trainer.demo.stage import say, show, type_command
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -31,28 +33,31 @@ def main(workspace: Path, base_steps: int, steps: int, seed: int) -> None:
     begun = time.monotonic()
     folder = workspace / "soups"
     tunes = _train(workspace, folder, base_steps, steps, seed)
-    accepted = {name: _score(folder / name, "accept") for name in tunes}
+
+    from vlmsel_trainer.demo import styles
+
+    accepted = {name: styles.score(folder / name, "accept") for name in tunes}
     scores_file = folder / "scores.json"
     scores_file.write_text(json.dumps(accepted, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    _say(f"\n3. Soups by the public commands. Scores of the three for choosing: {scores_file}")
+    say(f"\n3. Soups by the public commands. Scores of the three for choosing: {scores_file}")
     models = " ".join(shlex.quote(str(folder / name)) for name in tunes)
-    where, program = shlex.quote(str(folder)), _program("accept")
+    where = shlex.quote(str(folder))
+    choice, held_out = (shlex.quote(_program(split)) for split in ("accept", "report"))
+    scored = f"--scores {where}/scores.json --report-eval {held_out}"
     for command in (
         f"vlmsel soup average {models} -o {where}/average",
-        f"vlmsel soup maximum {models} --top 2 --scores {where}/scores.json -o {where}/maximum",
-        f"vlmsel soup greedy {models} --scores {where}/scores.json --eval {shlex.quote(program)} -o {where}/greedy",
+        f"vlmsel soup maximum {models} --top 2 {scored} -o {where}/maximum",
+        f"vlmsel soup greedy {models} {scored} --eval {choice} -o {where}/greedy",
     ):
-        _type(f"{command} --overwrite")
-    _report(workspace, folder, tunes)
-    _say(
-        f"\nDone in {time.monotonic() - begun:.0f} s. The greedy trials as a picture: {folder / 'greedy' / 'soup.svg'}"
-    )
+        type_command(f"{command} --overwrite")
+    _report(workspace, folder, tunes, styles.best(accepted, tunes))
+    say(f"\nDone in {time.monotonic() - begun:.0f} s. The greedy trials as a picture: {folder / 'greedy' / 'soup.svg'}")
     click.echo(folder)
 
 
 def _train(workspace: Path, folder: Path, base_steps: int, steps: int, seed: int) -> list[str]:
-    _say("1. The demo's scorer, as `make demo` trains it.")
-    with _show("training the scorer", "steps") as progress:
+    say("1. The demo's scorer, as `make demo` trains it.")
+    with show("training the scorer", "steps") as progress:
         progress.update(0, base_steps, note="loading torch")
         import torch
 
@@ -65,71 +70,45 @@ def _train(workspace: Path, folder: Path, base_steps: int, steps: int, seed: int
             progress.update(step, base_steps, note=f"loss {loss:.2f} nats/token")
 
         if is_trained(base_plan, base):
-            _say(f"   It is there already: {base}")
+            say(f"   It is there already: {base}")
         else:
-            train(base_plan, base, show_base)
-    _say("2. Three fine-tunes of it, one for each style of picture; half of every batch stays plain.")
+            # Saving loads DeepSpeed where it is installed, which talks on stdout; that belongs to the result.
+            with contextlib.redirect_stdout(sys.stderr):
+                train(base_plan, base, show_base)
+    say("2. Three fine-tunes of it, one for each style of picture; half of every batch stays plain.")
     torch.set_num_threads(available_threads())
     for style in styles.STYLES:
         plan = styles.FineTunePlan(style, n_steps=steps, seed=seed)
-        with _show(f"fine-tuning: {style}", "steps") as progress:
+        with show(f"fine-tuning: {style}", "steps") as progress:
 
-            def show(step: int, loss: float, progress: Progress = progress) -> None:
+            def show_step(step: int, loss: float, progress: Progress = progress) -> None:
                 progress.update(step, steps, note=f"loss {loss:.2f} nats/token")
 
-            styles.fine_tune(plan, base, base_plan, folder / style, show)
+            with contextlib.redirect_stdout(sys.stderr):
+                styles.fine_tune(plan, base, base_plan, folder / style, show_step)
     return list(styles.STYLES)
 
 
-def _report(workspace: Path, folder: Path, tunes: list[str]) -> None:
+def _report(workspace: Path, folder: Path, tunes: list[str], single: str) -> None:
     from vlmsel_trainer.demo import styles
 
     places = {"scorer": workspace / "scorer", **{name: folder / name for name in (*tunes, *_SOUPS)}}
-    scores = {name: _score(place, "report") for name, place in places.items()}
+    scores = {name: styles.score(place, "report") for name, place in places.items()}
     (folder / "report.json").write_text(json.dumps(scores, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     columns = ["score", "plain", *styles.STYLES]
-    _say(
+    say(
         "\nHeld-out score: minus the mean NLL in nats per caption token, over all pictures and by style; larger is better.\n"
     )
-    _say(f"{'':10}" + "".join(f"{column:>10}" for column in columns))
+    say(f"{'':10}" + "".join(f"{column:>10}" for column in columns))
     for name, row in scores.items():
-        _say(f"{name:10}" + "".join(f"{row[column]:10.3f}" for column in columns))
-    single, soup = styles.best(scores, tunes), styles.best(scores, _SOUPS)
-    gain = scores[soup]["score"] - scores[single]["score"]
-    verdict = f"gains {gain:.3f} on" if gain > 0 else f"loses {-gain:.3f} to" if gain < 0 else "equals"
-    _say(
-        f"\nThe best soup ({soup}) {verdict} the best single fine-tune ({single}). One seed; small differences are noise."
-    )
-
-
-def _score(model: Path, split: str) -> dict[str, float]:
-    from vlmsel_trainer.demo import styles
-
-    return styles.score(model, split)
+        say(f"{name:10}" + "".join(f"{row[column]:10.3f}" for column in columns))
+    gains = ", ".join(f"{soup} {scores[soup]['score'] - scores[single]['score']:+.3f}" for soup in _SOUPS)
+    say(f"\nAgainst {single}, the single fine-tune that the choosing scores put first: {gains}.")
+    say("One seed; differences of a hundredth are noise.")
 
 
 def _program(split: str) -> str:
     return f"{shlex.quote(sys.executable)} -m vlmsel_trainer.demo.soup_score --split {split} {{model}}"
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
-
-
-def _show(title: str, unit: str) -> Progress:
-    return Progress(title, unit=unit, interval_s=None if watched(sys.stderr) else 10.0)
-
-
-def _type(command: str) -> None:
-    """Run a command line as a user would type it; its result joins the talk on stderr. Ends the demo if it fails."""
-    _say(f"\n$ {command}")
-    program, *arguments = shlex.split(command)
-    script = Path(sys.executable).with_name(program)
-    words = [str(script)] if script.is_file() else [sys.executable, "-m", f"{program}.cli.main"]
-    done = subprocess.run([*words, *arguments], stdout=sys.stderr, check=False)
-    if done.returncode:
-        _say(f"the command ended with exit code {done.returncode}; the demo stops here and can be run again")
-        sys.exit(done.returncode)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""LoRA adapters (peft folders) as ingredients: merged into their base while it is read, in fp32 or wider.
+"""LoRA adapters (peft folders) as ingredients: merged into their base while both are read, in fp32 or wider.
 
 Merged weight = W + scale * B A (LoRA, arXiv 2106.09685, section 4.1), computed for the rows a chunk covers. The product is
 taken in fp64 and rounded to fp32, so that the number of BLAS threads cannot show in the result; the sum is rounded to the
-stored dtype only once, after the ingredients were averaged. Variants that need more than this (DoRA, LoRA on
-convolutions, trained biases) are refused by name rather than merged wrongly.
+stored dtype only once, after the ingredients were averaged. Variants that need more than this (DoRA, LoRA on convolutions,
+trained biases, initial weights that change the base) are refused by name rather than merged wrongly, and so is any option
+that is switched on and not known here.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,50 +22,70 @@ from vlmsel.errors import UnreadableError, UsageError
 
 from . import arithmetic
 from .arithmetic import Array
-from .checkpoint import BLENDED_DTYPES, Checkpoint, Tensor, parse_json
+from .checkpoint import Checkpoint
 from .content_hash import hash_checkpoint
+from .header import BLENDED_DTYPES, Tensor
+from .strict_json import parse_json
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.[^.]+)?(?:\.weight)?$")
 _PLAIN_PATTERN = re.compile(r"\^?[A-Za-z0-9_.\\-]+\$?")
-_MAX_ADAPTER_BYTES = 8 << 30
 _MAX_CONFIG_BYTES = 16 << 20
-#: Options that change the merge in a way that is not implemented, with the values that mean "off".
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "use_dora": (False, None),
-    "bias": ("none", None),
-    "lora_bias": (False, None),
-    "megatron_config": (None,),
-    "layer_replication": (None,),
-    "use_qalora": (False, None),
-    "alora_invocation_tokens": (None,),
-    "target_parameters": (None, []),
-    "trainable_token_indices": (None,),
-}
+#: Options that leave the merge as it is, or that the merge follows.
+_KNOWN = frozenset(
+    {
+        "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+        "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "lora_dropout",
+        "target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern",
+        "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size",
+        "runtime_config",
+    }
+)  # fmt: skip
+#: Values of all other options that mean "off".
+_OFF: tuple[Any, ...] = (None, False, "none", "", [], {})
+#: Ways to begin a training that leave the base as it was. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA take from the base what
+#: they give to the adapter, so that the adapter fits only the base that is left.
+_NEUTRAL_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+_N_CACHED = 2
 
 
 @dataclass(frozen=True, slots=True)
-class _Change:
-    """``B`` (rows, rank) and ``A`` (rank, columns) in fp64, or a whole replacement in the wide type."""
+class _Replacement:
+    """A tensor that was trained whole and stands for the base's."""
 
-    b: Array | None
-    a: Array | None
+    tensor: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _LowRank:
+    """Stored factors ``A`` (rank, columns) and ``B`` (rows, rank), swapped and transposed where ``is_transposed``."""
+
+    a: Tensor
+    b: Tensor
+    is_transposed: bool
     scale: float
-    replacement: Array | None = None
+
+
+_Change = _Replacement | _LowRank
 
 
 class Adapter:
-    """An adapter matched to its base: which stored tensors it changes and by how much."""
+    """An adapter matched to its base: which stored tensors it changes and by how much.
+
+    Holds no tensor but the factors of the last few that were merged; ``stored`` stays open for as long as it is used.
+    """
 
     def __init__(
-        self, folder: Path, changes: Mapping[str, _Change], content_hash: str, options: Mapping[str, Any]
+        self, stored: Checkpoint, changes: Mapping[str, _Change], content_hash: str, options: Mapping[str, Any]
     ) -> None:
-        self.path = folder
         self.content_hash = content_hash
+        self._stored = stored
         self._changes = dict(changes)
         self._options = dict(options)
+        self._factors: dict[str, tuple[Array, Array]] = {}
+        self._lock = threading.Lock()
 
     def touches(self, name: str) -> bool:
         """Whether the stored tensor ``name`` is changed."""
@@ -73,21 +95,45 @@ class Adapter:
         """The options that decide the merge."""
         return dict(self._options)
 
+    def check_unchanged(self) -> None:
+        """Raises UnreadableError if the adapter's file was written to since it was opened."""
+        self._stored.check_unchanged()
+
     def merge_into(self, wide: Array, tensor: Tensor, begin: int) -> None:
-        """Adds the change to ``wide``: elements ``begin ..`` of the flattened base tensor, in the wide type."""
+        """Adds the change to ``wide``: elements ``begin ..`` of the flattened base tensor, in the wide type.
+
+        Safe to call from many threads.
+        """
         change = self._changes.get(tensor.name)
         if change is None:
             return
-        if change.replacement is not None:
-            wide[:] = change.replacement[begin : begin + wide.size]
+        if isinstance(change, _Replacement):
+            values = _read(self._stored, change.tensor, begin, wide.size)
+            wide[:] = arithmetic.widen(change.tensor.dtype, values)
             return
-        assert change.a is not None
-        assert change.b is not None
-        columns = change.a.shape[1]
+        b, a = self._load(tensor.name, change)
+        columns = a.shape[1]
         first, last = begin // columns, -(-(begin + wide.size) // columns)
-        product = (change.b[first:last] @ change.a) * change.scale
+        product = (b[first:last] @ a) * change.scale
         offset = begin - first * columns
         wide += product.reshape(-1)[offset : offset + wide.size].astype(np.float32).astype(wide.dtype)
+
+    def _load(self, name: str, change: _LowRank) -> tuple[Array, Array]:
+        """``B`` and ``A`` in fp64. A tensor's leaves come one after another, so few factors are wanted at a time."""
+        with self._lock:
+            if name not in self._factors:
+                a, b = (
+                    arithmetic.widen(t.dtype, _read(self._stored, t, 0, t.n_elements))
+                    .astype(np.float64)
+                    .reshape(t.shape)
+                    for t in (change.a, change.b)
+                )
+                if change.is_transposed:
+                    a, b = np.ascontiguousarray(b.T), np.ascontiguousarray(a.T)
+                while len(self._factors) >= _N_CACHED:
+                    del self._factors[next(iter(self._factors))]
+                self._factors[name] = (b, a)
+            return self._factors[name]
 
 
 def is_adapter(folder: Path) -> bool:
@@ -100,30 +146,35 @@ def base_of(folder: Path) -> str:
     return str(_read_config(folder).get("base_model_name_or_path") or "")
 
 
-def read_adapter(folder: Path, base: Checkpoint) -> Adapter:
-    """Reads an adapter and matches each of its tensors to one of ``base``.
+def open_weights(folder: Path) -> Checkpoint:
+    """Opens the adapter's own tensors, for :func:`read_adapter`."""
+    return Checkpoint(folder, single_file=WEIGHTS_FILE)
+
+
+def read_adapter(stored: Checkpoint, base: Checkpoint) -> Adapter:
+    """Matches each of an adapter's tensors to one of ``base``.
 
     Raises:
         UsageError: the adapter uses an option that cannot be merged here, or does not fit the base.
         UnreadableError: a file of it is damaged.
     """
+    folder = stored.path
     config = _read_config(folder)
     if str(config.get("peft_type", "")).upper() != "LORA":
         raise UsageError(f"{folder} is a {config.get('peft_type')!r} adapter; only LORA can be merged into its base")
-    for option, off in _UNSUPPORTED.items():
-        if option in config and config[option] not in off:
+    for option, value in sorted(config.items()):
+        if option == "init_lora_weights":
+            is_mergeable = value in _NEUTRAL_STARTS
+        else:
+            is_mergeable = option in _KNOWN or value in _OFF
+        if not is_mergeable:
             raise UsageError(
-                f"{folder} sets {option}={config[option]!r}, which vlmsel does not merge; merge it with peft's "
+                f"{folder} sets {option}={value!r}, which vlmsel does not merge; merge it with peft's "
                 "merge_and_unload(), save the model and give that folder"
             )
-    with Checkpoint(folder, single_file=WEIGHTS_FILE) as stored:
-        if stored.size_bytes > _MAX_ADAPTER_BYTES:
-            raise UsageError(
-                f"{folder} holds {stored.size_bytes} bytes: too large for an adapter, give the merged model"
-            )
-        changes = _match(folder, stored, base, config)
-        options = {key: config.get(key) for key in _deciding_keys(config)}
-        return Adapter(folder, changes, hash_checkpoint(stored), options)
+    changes = _match(folder, stored, base, config)
+    options = {key: config.get(key) for key in _deciding_keys(config)}
+    return Adapter(stored, changes, hash_checkpoint(stored), options)
 
 
 def _deciding_keys(config: Mapping[str, Any]) -> list[str]:
@@ -161,13 +212,12 @@ def _match(folder: Path, stored: Checkpoint, base: Checkpoint, config: Mapping[s
             target = _find(plain, by_parts, base, folder)
             if target.shape != tensor.shape:
                 raise UsageError(f"{name} in {folder} is {list(tensor.shape)}, the base has {list(target.shape)}")
-            values = arithmetic.widen(tensor.dtype, _read(stored, tensor))
-            changes[target.name] = _Change(None, None, 1.0, values.astype(arithmetic.WIDE[target.dtype]))
+            changes[target.name] = _Replacement(tensor)
     for (module, is_embedding), sides in factors.items():
         if set(sides) != {"A", "B"}:
             raise UsageError(f"{folder} has only one of lora_A and lora_B for {module}; the adapter is incomplete")
         target = _find(f"{module}.weight", by_parts, base, folder)
-        changes[target.name] = _low_rank(folder, module, is_embedding, stored, sides, target, config)
+        changes[target.name] = _low_rank(folder, module, is_embedding, sides, target, config)
     if not changes:
         raise UsageError(f"{folder} holds no LoRA tensors")
     return changes
@@ -177,32 +227,28 @@ def _low_rank(
     folder: Path,
     module: str,
     is_embedding: bool,
-    stored: Checkpoint,
     sides: Mapping[str, Tensor],
     target: Tensor,
     config: Mapping[str, Any],
-) -> _Change:
+) -> _LowRank:
     if any(len(tensor.shape) != 2 for tensor in sides.values()) or len(target.shape) != 2:
         raise UsageError(f"{folder} adapts {module}, which is not a matrix; merge the adapter with peft and give that")
-    a, b = (
-        arithmetic.widen(sides[side].dtype, _read(stored, sides[side])).astype(np.float64).reshape(sides[side].shape)
-        for side in ("A", "B")
-    )
+    a, b = sides["A"], sides["B"]
     rank = a.shape[0]
     if b.shape[1] != rank:
         raise UsageError(f"lora_A and lora_B of {module} in {folder} have ranks {rank} and {b.shape[1]}")
-    if is_embedding or config.get("fan_in_fan_out"):
-        a, b = b.T, a.T
-    if (b.shape[0], a.shape[1]) != target.shape:
+    is_transposed = is_embedding or bool(config.get("fan_in_fan_out"))
+    product = (a.shape[1], b.shape[0]) if is_transposed else (b.shape[0], a.shape[1])
+    if product != target.shape:
         raise UsageError(
-            f"lora_B A of {module} in {folder} is {[b.shape[0], a.shape[1]]}, but {target.name} of the base is "
+            f"lora_B A of {module} in {folder} is {list(product)}, but {target.name} of the base is "
             f"{list(target.shape)}: is this the right base? Give it with --base"
         )
     alpha = float(_pattern(config, "alpha_pattern", module, config.get("lora_alpha", rank)))
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    if not (math.isfinite(scale) and np.isfinite(a).all() and np.isfinite(b).all()):
-        raise UnreadableError(f"the adapter {folder} holds NaN or infinity for {module}")
-    return _Change(np.ascontiguousarray(b), np.ascontiguousarray(a), scale)
+    if not math.isfinite(scale):
+        raise UnreadableError(f"the adapter {folder} scales {module} by {scale}")
+    return _LowRank(a, b, is_transposed, scale)
 
 
 def _pattern(config: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
@@ -245,8 +291,9 @@ def _find(name: str, by_parts: Mapping[tuple[str, ...], list[Tensor]], base: Che
     )
 
 
-def _read(checkpoint: Checkpoint, tensor: Tensor) -> Array:
-    buffer = bytearray(tensor.size_bytes)
-    checkpoint.read_into(tensor, 0, memoryview(buffer))
-    values: Array = np.frombuffer(buffer, arithmetic.STORAGE[tensor.dtype])
+def _read(checkpoint: Checkpoint, tensor: Tensor, begin: int, count: int) -> Array:
+    storage = arithmetic.STORAGE[tensor.dtype]
+    buffer = bytearray(count * storage.itemsize)
+    checkpoint.read_into(tensor, begin * storage.itemsize, memoryview(buffer))
+    values: Array = np.frombuffer(buffer, storage)
     return values

@@ -98,8 +98,19 @@ def round_to(dtype: str, wide: Array) -> Array:
     return out
 
 
+#: Eight-bit floats are never averaged, only copied; bytes of each that are NaN or infinite, sign bit left out.
+EIGHT_BIT_NONFINITE: dict[str, tuple[int, int]] = {
+    "F8_E4M3": (0x7F, 0x7F),
+    "F8_E5M2": (0x7C, 0x7F),
+}
+
+
 def count_nonfinite(dtype: str, chunk: Array) -> int:
-    """How many elements are NaN or infinite."""
+    """How many elements are NaN or infinite. ``chunk`` is in the storage type; eight-bit floats are bytes."""
+    if dtype in EIGHT_BIT_NONFINITE:
+        low, high = EIGHT_BIT_NONFINITE[dtype]
+        magnitude = chunk & np.uint8(0x7F)
+        return int(np.count_nonzero((magnitude >= low) & (magnitude <= high)))
     if dtype == "BF16":
         return int(np.count_nonzero((chunk & np.uint16(0x7F80)) == np.uint16(0x7F80)))
     return int(chunk.size - np.count_nonzero(np.isfinite(chunk)))

@@ -19,7 +19,7 @@ from vlmsel.errors import ResourceError, UnreadableError, UsageError
 
 from . import arithmetic
 from .arithmetic import Array, NonFiniteError, Weights
-from .checkpoint import Checkpoint, Tensor
+from .checkpoint import Checkpoint
 from .content_hash import (
     DIGEST_BYTES,
     LEAF_BYTES,
@@ -29,6 +29,7 @@ from .content_hash import (
     hash_model,
     hash_tensor,
 )
+from .header import Tensor
 from .ingredient import Ingredient, is_blended
 from .layout import Shard
 from .streaming import stream
@@ -74,8 +75,8 @@ class Blender:
         self._equal_weights = len(set(weights)) == 1
         self.on_progress = on_progress
         has_adapters = any(i.adapter for i in self.ingredients)
-        # Merged adapters are held in fp32 or fp64: up to twice the bytes, for each ingredient.
-        leaf_cost = LEAF_BYTES * (len(self.sources) + 4 + (3 * len(self.ingredients) if has_adapters else 0))
+        # A leaf merged with its adapter takes twice its bytes for each ingredient, and eight times for the one at work.
+        leaf_cost = LEAF_BYTES * (len(self.sources) + 4 + (2 * len(self.ingredients) + 8 if has_adapters else 0))
         self.n_threads = max(1, min(n_threads, memory_bytes // leaf_cost))
         if memory_bytes < leaf_cost:
             raise ResourceError(
@@ -103,6 +104,9 @@ class Blender:
             stream(self._jobs(shard), work, self._buffers, self.n_threads, self.on_progress, self._advise, _N_AHEAD)
         for checkpoint in self.sources:
             checkpoint.check_unchanged()
+        for ingredient in self.ingredients:
+            if ingredient.adapter is not None:
+                ingredient.adapter.check_unchanged()
         record: dict[str, Any] = {}
         for tensor in shard.tensors:
             name = tensor.name
@@ -246,9 +250,10 @@ class Blender:
         return Weights(tuple(self.ingredients[n].weight for n in order), len(order))
 
     def _check_finite(self, tensor: Tensor, raw: memoryview, label: str) -> None:
-        if not is_blended(tensor.dtype):
+        storage = arithmetic.STORAGE.get(tensor.dtype, np.dtype(np.uint8))
+        if not is_blended(tensor.dtype) and tensor.dtype not in arithmetic.EIGHT_BIT_NONFINITE:
             return
-        count = arithmetic.count_nonfinite(tensor.dtype, np.frombuffer(raw, arithmetic.STORAGE[tensor.dtype]))
+        count = arithmetic.count_nonfinite(tensor.dtype, np.frombuffer(raw, storage))
         if count:
             raise UnreadableError(
                 f"{tensor.name} of {label} holds {count} or more NaN or infinite values: leave that model out"

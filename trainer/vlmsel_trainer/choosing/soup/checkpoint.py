@@ -1,16 +1,12 @@
-"""One model on disk: a folder of safetensors files, read by hand.
+"""One model on disk: a folder of safetensors files, with an index where there are several.
 
-The headers are parsed here and not by a library because a soup must account for every byte of files it did not write:
-lengths, overlaps, holes, doubled names and names that lead out of the folder are all errors that name the file.
-Tensor bytes are read with ``pread`` into the caller's buffers; a mapped page would count as resident memory.
-
-Format: https://github.com/huggingface/safetensors (8 bytes little-endian header length, JSON header, tensor bytes).
+A tensor in two files, an index that does not tell the truth and names that lead out of the folder are errors that name the
+file. Tensor bytes are read with ``pread`` into the caller's buffers; a mapped page would count as resident memory.
 """
 
 from __future__ import annotations
 
-import json
-import math
+import errno
 import os
 import stat
 import threading
@@ -18,44 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmsel.errors import NotFoundError, UnreadableError, UsageError
+from vlmsel.errors import NotFoundError, ResourceError, UnreadableError, UsageError
 
-#: Bytes of one element by the format's dtype names.
-ITEM_SIZE_BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
-    "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
-    "I32": 4, "U32": 4, "F32": 4,
-    "I64": 8, "U64": 8, "F64": 8, "C64": 8,
-}  # fmt: skip
-#: The dtypes that are averaged. All others must be equal in every ingredient.
-BLENDED_DTYPES = frozenset({"F16", "BF16", "F32", "F64"})
+from .header import Tensor, read_header
+from .strict_json import parse_json
 
-#: The safetensors library refuses longer headers, so no loader could read what we would write from one.
-MAX_HEADER_BYTES = 100_000_000
-MAX_INDEX_BYTES = 256 << 20
-MAX_NAME_BYTES = 4096
-MAX_DIMENSIONS = 64
-
+MAX_INDEX_BYTES = 25_000_000
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """Where one tensor lies: ``file`` is an index into :attr:`Checkpoint.files`, ``offset`` counts from its start."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: int
-    offset: int
-    size_bytes: int
-
-    @property
-    def n_elements(self) -> int:
-        """Number of elements (1 for a scalar)."""
-        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +42,7 @@ class Checkpoint:
         NotFoundError: the folder does not exist.
         UsageError: it holds no safetensors (only pickles, say), or an ambiguous set of them.
         UnreadableError: a header, an offset or the index is not what the format allows.
+        ResourceError: more files than this process may open.
     """
 
     def __init__(self, path: str | os.PathLike[str], single_file: str = SINGLE_FILE) -> None:
@@ -148,12 +116,17 @@ class Checkpoint:
                 f"{self.path / INDEX_FILE} names {name}, which is not there: copy it again"
             ) from error
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise ResourceError(
+                    f"cannot open {path}: {error.strerror}. All files of all models stay open while they are blended; raise "
+                    "the limit with ulimit -n"
+                ) from error
             raise UnreadableError(f"cannot open {path}: {error.strerror}") from error
         self._descriptors.append(descriptor)
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise UnreadableError(f"{path} is not a regular file")
-        tensors, metadata = _read_header(path, descriptor, facts.st_size, len(self.files))
+        tensors, metadata = read_header(path, descriptor, facts.st_size, len(self.files))
         self.files.append(StoredFile(path, facts.st_size, facts.st_mtime_ns, facts.st_ino))
         for tensor in tensors:
             other = self.tensors.get(tensor.name)
@@ -183,6 +156,7 @@ def _files_of(folder: Path, single_file: str) -> tuple[list[str], dict[str, str]
     if not folder.is_dir():
         raise UsageError(f"{folder} is a file: give the folder that holds the model")
     has_index = single_file == SINGLE_FILE and (folder / INDEX_FILE).exists()
+    wanted = f"neither {SINGLE_FILE} nor {INDEX_FILE}" if single_file == SINGLE_FILE else f"no {single_file}"
     if (folder / single_file).exists():
         if has_index:
             raise UsageError(f"{folder} holds both {single_file} and {INDEX_FILE}: remove the one that is stale")
@@ -198,8 +172,10 @@ def _files_of(folder: Path, single_file: str) -> tuple[list[str], dict[str, str]
             "call save_pretrained(NEW_FOLDER)"
         )
     stray = sorted(p.name for p in folder.glob("*.safetensors"))
-    hint = f"; it does hold {stray[0]}, which no index names" if stray else ""
-    raise UsageError(f"{folder} holds neither {single_file} nor {INDEX_FILE}{hint}")
+    hint = f"; it does hold {stray[0]}, which " if stray else ""
+    if stray:
+        hint += "no index names" if single_file == SINGLE_FILE else "is no adapter: take its config out of the folder"
+    raise UsageError(f"{folder} holds {wanted}{hint}")
 
 
 def _read_index(path: Path) -> dict[str, str]:
@@ -217,81 +193,3 @@ def _read_index(path: Path) -> dict[str, str]:
         ):
             raise UnreadableError(f"{path} places {name!r} in {file_name!r}: not a safetensors file of this folder")
     return weight_map
-
-
-def _read_header(path: Path, descriptor: int, file_size_bytes: int, file: int) -> tuple[list[Tensor], dict[str, str]]:
-    prefix = os.pread(descriptor, 8, 0)
-    length = int.from_bytes(prefix, "little")
-    if len(prefix) < 8 or length + 8 > file_size_bytes:
-        raise UnreadableError(
-            f"{path} is cut short: its header claims {length} bytes, the file has {file_size_bytes}; copy it again"
-        )
-    if length > MAX_HEADER_BYTES:
-        raise UnreadableError(f"{path} has a header of {length} bytes; the format allows {MAX_HEADER_BYTES}")
-    document = parse_json(os.pread(descriptor, length, 8), path)
-    if not isinstance(document, dict):
-        raise UnreadableError(f"the header of {path} is not a JSON object")
-    metadata = document.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise UnreadableError(f"__metadata__ in the header of {path} is not a map of strings")
-    tensors = [_tensor(path, file, 8 + length, name, entry) for name, entry in document.items()]
-    _check_cover(path, tensors, 8 + length, file_size_bytes)
-    return tensors, metadata
-
-
-def _tensor(path: Path, file: int, data_start: int, name: str, entry: Any) -> Tensor:
-    where = f"tensor {name[:200]!r} in {path}"
-    if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES or not name.isprintable():
-        raise UnreadableError(f"{where} has a name that is too long or holds control characters")
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise UnreadableError(f"{where} is not described by dtype, shape and data_offsets")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in ITEM_SIZE_BYTES:
-        raise UnreadableError(f"{where} has dtype {dtype!r}, which vlmsel does not know")
-    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(_is_count(n) for n in shape):
-        raise UnreadableError(f"{where} has no valid shape")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
-        raise UnreadableError(f"{where} has no valid data_offsets")
-    begin, end = offsets
-    size_bytes = math.prod(shape) * ITEM_SIZE_BYTES[dtype]
-    if end - begin != size_bytes:
-        raise UnreadableError(f"{where} occupies {end - begin} bytes, but {dtype} {shape} needs {size_bytes}")
-    return Tensor(name, dtype, tuple(shape), file, data_start + begin, size_bytes)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 62
-
-
-def _check_cover(path: Path, tensors: list[Tensor], data_start: int, file_size_bytes: int) -> None:
-    """Every byte behind the header belongs to exactly one tensor; the format demands it and overlaps hide tricks."""
-    at, before = data_start, "the header"
-    for tensor in sorted(tensors, key=lambda t: (t.offset, t.size_bytes)):
-        if tensor.offset < at:
-            raise UnreadableError(f"in {path} the bytes of {tensor.name!r} overlap those of {before}")
-        if tensor.offset > at:
-            raise UnreadableError(f"in {path} there are {tensor.offset - at} unclaimed bytes before {tensor.name!r}")
-        at, before = tensor.offset + tensor.size_bytes, repr(tensor.name)
-    if at > file_size_bytes:
-        raise UnreadableError(
-            f"{path} is cut short: {at} bytes are described, {file_size_bytes} are there; copy it again"
-        )
-    if at < file_size_bytes:
-        raise UnreadableError(f"{path} has {file_size_bytes - at} bytes behind its last tensor")
-
-
-def parse_json(data: bytes, path: Path) -> Any:
-    """Strict JSON: UTF-8, no doubled keys, no bottomless nesting. Raises UnreadableError naming ``path``."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a key occurs twice")
-        return found
-
-    try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=unique)
-    except RecursionError as error:
-        raise UnreadableError(f"the JSON of {path} is nested too deeply") from error
-    except ValueError as error:
-        raise UnreadableError(f"the JSON of {path} cannot be read: {error}") from error

@@ -17,13 +17,14 @@ from typing import Any
 from blake3 import blake3
 from vlmsel.errors import UnreadableError, UsageError
 
-from .checkpoint import parse_json
+from .strict_json import parse_json
 
+CONFIG_FILE = "config.json"
 _MAX_FILE_BYTES = 256 << 20
 _FOLDERS = ("additional_chat_templates",)
 #: What goes along with a model. Everything else in a folder (optimizer, logs, records of a training) stays behind.
 _PATTERNS = (
-    "config.json", "configuration.json", "generation_config.json", "*processor_config.json",
+    CONFIG_FILE, "configuration.json", "generation_config.json", "*processor_config.json",
     "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab*.json", "vocab*.txt", "merges.txt",
     "chat_template*", "*.jinja", "*.model", "*.tiktoken", "*.spm", "*.py",
 )  # fmt: skip
@@ -36,6 +37,11 @@ _HARMLESS = frozenset(
         "is_local", "local_files_only", "backend", "dtype", "torch_dtype",
     }
 )  # fmt: skip
+#: What a tokenizer did last in training and saved on the way; whoever tokenises sets it again.
+_TOKENIZER_HABITS = {
+    "tokenizer.json": ("truncation", "padding"),
+    "tokenizer_config.json": ("padding_side", "truncation_side", "model_max_length", "max_length", "padding"),
+}
 #: Of the generation config only these change what the weights' outputs mean; the others are habits of decoding.
 _GENERATION_MEANING = ("_token_id", "_token_ids")
 _TEMPLATE_FILES = {"chat_template.jinja", "chat_template.json"}
@@ -76,7 +82,10 @@ class Companions:
 
 
 def read_companions(folder: Path) -> Companions:
-    """Reads the companion files of a model folder; those of training (optimizer, logs, results) are left out."""
+    """Reads the companion files of a model folder; those of training (optimizer, logs, results) are left out.
+
+    Raises UnreadableError for a file too large to be one.
+    """
     files: dict[str, bytes] = {}
     for place in [folder, *(folder / name for name in _FOLDERS)]:
         if not place.is_dir():
@@ -147,7 +156,7 @@ def _chat_template(companions: Companions) -> Any:
 
 
 def _absence_matters(name: str) -> bool:
-    return name in {"config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"}
+    return name in {CONFIG_FILE, "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt"}
 
 
 def _compare_json(
@@ -159,7 +168,10 @@ def _compare_json(
         for document in documents:
             if isinstance(document, dict):
                 document.pop("chat_template", None)
-    _walk(name, "", documents[0], documents[1], labels, found)
+    try:
+        _walk(name, "", documents[0], documents[1], labels, found)
+    except RecursionError as error:
+        raise UnreadableError(f"the JSON of {path_a} and {path_b} is nested too deeply to be compared") from error
     return found
 
 
@@ -182,7 +194,7 @@ def _walk(file: str, place: str, a: Any, b: Any, labels: tuple[str, str], found:
 
 def _changes_meaning(file: str, place: str) -> bool:
     last = place.rsplit(".", 1)[-1]
-    if last in _HARMLESS:
+    if last in _HARMLESS or place.split(".")[0] in _TOKENIZER_HABITS.get(file, ()):
         return False
     if file == "generation_config.json":
         return last.split("[")[0].endswith(_GENERATION_MEANING)

@@ -47,13 +47,13 @@ class ConsoleReporter(Reporter):
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded with spaces; numbers (every column but the names) to the right."""
+    """Columns padded with spaces; candidates to the left, numbers to the right."""
     safe = [[printable(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in safe) for column in range(len(header))]
     lines = []
     for row in safe:
         cells = [
-            cell.ljust(width) if header[n] in {"candidate", "tried", "stays"} else cell.rjust(width)
+            cell.ljust(width) if header[n] == "candidate" else cell.rjust(width)
             for n, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())

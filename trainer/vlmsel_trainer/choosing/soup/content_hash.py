@@ -13,7 +13,8 @@ from typing import Any
 
 from blake3 import blake3
 
-from .checkpoint import Checkpoint, Tensor
+from .checkpoint import Checkpoint
+from .header import Tensor
 from .streaming import stream
 
 #: The grid on which tensors are hashed and blended. Part of the hash's definition: never change it.

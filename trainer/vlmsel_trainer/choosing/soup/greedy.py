@@ -48,14 +48,15 @@ def climb(
 ) -> tuple[list[Candidate], list[Trial]]:
     """Greedy soup: the members and every trial. ``evaluate`` scores the plain mean of the models it is given.
 
-    A candidate stays if the trial scores at least ``margin`` more than the soup without it.
+    A candidate stays if the trial scores at least ``margin`` more than the soup without it. The first is scored by
+    ``evaluate`` too: candidates may have been ordered by scores on another scale.
     """
     members: list[Candidate] = []
     trials: list[Trial] = []
     best: float | None = None
     for candidate in rank(candidates):
         tried = (*members, candidate)
-        score = candidate.score if not members else evaluate(tried)
+        score = evaluate(tried)
         accepted = best is None or score >= best + margin
         trial = Trial(candidate.label, tuple(c.label for c in tried), score, best, accepted)
         trials.append(trial)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from vlmsel.errors import UsageError
 
-from .checkpoint import BLENDED_DTYPES, Checkpoint
+from .checkpoint import Checkpoint
+from .header import BLENDED_DTYPES
 
 if TYPE_CHECKING:
     from .adapters import Adapter
@@ -58,7 +59,7 @@ def check_agreement(ingredients: Sequence[Ingredient]) -> None:
         ]
         if lines:
             hint = "Soups need fine-tunes of one model saved the same way; save both with the same library version and dtype"
-            tied = any("lm_head" in line or "embed" in line for line in lines)
+            tied = any(line.startswith("only in") and ("lm_head" in line or "embed" in line) for line in lines)
             if tied:
                 hint += (
                     ". Where only lm_head or the embedding is missing, one was saved with tied weights and one without"

@@ -10,7 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .checkpoint import INDEX_FILE, ITEM_SIZE_BYTES, SINGLE_FILE, Tensor
+from .checkpoint import INDEX_FILE, SINGLE_FILE
+from .header import ITEM_SIZE_BYTES, Tensor
 
 _HEADER_ALIGNMENT = 8
 

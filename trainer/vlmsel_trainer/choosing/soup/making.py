@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from vlmsel import Output
-from vlmsel.errors import MismatchError, ResourceError, VlmselError
+from vlmsel.cli.report import peak_bytes
+from vlmsel.errors import MismatchError, ResourceError, UnreadableError, UsageError, VlmselError
 
 from .blend import Blender
 from .card import write_card
 from .checkpoint import INDEX_FILE
 from .layout import index_json
 from .lineage import describe_lineage
-from .members import Chooser, commit_files, json_bytes
+from .members import Chooser, commit_files, json_bytes, replace_file
 from .options import SoupOptions
 from .plot import plot_trials
 from .reporting import Reporter
@@ -56,7 +56,7 @@ class SoupResult:
     peak_bytes: int
 
 
-class Soup:
+class Soup(AbstractContextManager["Soup"]):
     """One soup being made; a context manager. :func:`make_soup` is the short form, :meth:`plan` the dry run."""
 
     def __init__(self, options: SoupOptions, reporter: Reporter | None = None) -> None:
@@ -65,13 +65,8 @@ class Soup:
         self._reporter = reporter or Reporter()
         self._setup = Setup(options, self._reporter)
 
-    def __enter__(self) -> Soup:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._setup.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._setup.close()
 
     def plan(self) -> SoupPlan:
         """What the run would do; refuses what cannot fit on the disk."""
@@ -103,8 +98,13 @@ class Soup:
             if output.finished:
                 return self._result(output, fresh=False)
             self._check_disk()
-            self._files_place(output).write_bytes(self._files_json())
+            replace_file(self._files_place(output), self._files_json())
             return self._make_in(output)
+        except (UsageError, UnreadableError):
+            if not output.committed():
+                # Nothing is worth resuming, and what is left would refuse the options that mend this run.
+                shutil.rmtree(self._partial_folder())
+            raise
         except OSError as error:
             if isinstance(error, VlmselError) or error.errno is None:
                 raise
@@ -142,7 +142,7 @@ class Soup:
         if trials:
             singles = sorted((label, score.value) for label, score in scores.items())
             commit_files(output, "plot", {PLOT_FILE: plot_trials(trials, singles).encode()})
-        command = self._options.command_line([ingredient.label for ingredient in setup.ingredients])
+        command = self._options.command_line({i.label: i.weight for i in setup.ingredients})
         commit_files(output, "card", {"README.md": write_card(lineage, command, has_plot=bool(trials)).encode()})
         run = {"peak_bytes": peak_bytes(), "threads": blender.n_threads, "wall_s": time.monotonic() - self._started_s}
         n_left_out = len(setup.ingredients) - len(members)
@@ -168,11 +168,17 @@ class Soup:
                 detail = {"tensors": record}
                 output.commit(shard.file_name, [shard.file_name], rows=len(record), counts=counts, detail=detail)
 
+    def _partial_folder(self) -> Path:
+        return Path(f"{os.path.abspath(self._options.out)}.partial")
+
     def _files_place(self, output: Output) -> Path:
         return output.scratch() / "files.json"
 
     def _files_json(self) -> bytes:
-        return json_bytes({i.label: i.checkpoint.identity() for i in self._setup.ingredients})
+        found = {i.label: i.checkpoint.identity() for i in self._setup.ingredients}
+        if self._setup.keep_source is not None:
+            found["--from"] = self._setup.keep_source.identity()
+        return json_bytes(found)
 
     def _changed_files(self, output: Output) -> list[str]:
         """Models whose files a resumed run does not meet as it left them; the fingerprint alone reads a part of them."""
@@ -188,7 +194,7 @@ class Soup:
             parent = parent.parent
         soup_bytes = sum(shard.size_bytes for shard in self._setup.shards)
         copies = 2 if self._options.eval_program or self._options.report_program else 1
-        present = _size_below(Path(f"{os.path.abspath(self._options.out)}.partial"))
+        present = _size_below(self._partial_folder())
         free_bytes = shutil.disk_usage(parent).free + present
         if free_bytes < soup_bytes * copies:
             raise ResourceError(
@@ -209,20 +215,6 @@ def make_soup(options: SoupOptions, reporter: Reporter | None = None) -> SoupRes
     """
     with Soup(options, reporter) as soup:
         return soup.make()
-
-
-def peak_bytes() -> int:
-    """Peak resident memory of this process since it was started.
-
-    The kernel's ``ru_maxrss`` would also count what the process that started this one held at that moment.
-    """
-    try:
-        for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _size_below(folder: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,6 @@ from typing import Any
 
 from blake3 import blake3
 from vlmsel import Output
-from vlmsel.errors import UsageError
 
 from .checkpoint import INDEX_FILE
 from .content_hash import hash_adapter, hash_checkpoint
@@ -20,6 +20,9 @@ from .ingredient import Ingredient
 from .layout import index_json
 from .scores import Score, evaluate
 from .setup import Setup
+
+#: Relative difference below which a score of the file and one of the program are the same one.
+_SAME_SCORE = 1e-3
 
 
 class Chooser:
@@ -44,10 +47,8 @@ class Chooser:
                     scores[ingredient.label] = self._score([ingredient], options.eval_program)
         elif _has_ties(scores, options.top):
             self._hash_all(self._setup.ingredients)
-        candidates = [
-            Candidate(i.label, i.content_hash or i.fingerprint, scores[i.label].value) for i in self._setup.ingredients
-        ]
-        self._setup.reporter.candidates(rank(candidates))
+        candidates = self._rank(scores)
+        self._setup.reporter.candidates(candidates)
         if options.report_program is None or options.report_program == options.eval_program:
             self._setup.reporter.warn(
                 "the scores that choose the members are the scores you would report, which flatters the soup; "
@@ -56,11 +57,16 @@ class Chooser:
         if options.method == "maximum":
             return [by_label[c.label] for c in take_top(candidates, options.top)], [], scores
         program = options.eval_program
-        if program is None:
-            raise UsageError("greedy scores every trial soup: give --eval 'PROGRAM ARGS {model}'")
+        assert program is not None  # SoupOptions.check asks for it
 
         def evaluate_members(tried: tuple[Candidate, ...]) -> float:
-            return self._score([by_label[c.label] for c in tried], program).value
+            score = self._score([by_label[c.label] for c in tried], program).value
+            if len(tried) == 1 and not math.isclose(score, tried[0].score, rel_tol=_SAME_SCORE):
+                self._setup.reporter.warn(
+                    f"{tried[0].label} has {tried[0].score:.6g} in {options.scores} and {score:.6g} by --eval; the file "
+                    "orders the models, and only --eval decides which stay"
+                )
+            return score
 
         chosen, trials = climb(candidates, evaluate_members, options.accept_margin, self._setup.reporter.trial)
         return [by_label[c.label] for c in chosen], trials, scores
@@ -71,11 +77,7 @@ class Chooser:
         if program is None:
             return None
         if scores:
-            candidates = [
-                Candidate(i.label, i.content_hash or i.fingerprint, scores[i.label].value)
-                for i in self._setup.ingredients
-            ]
-            best = rank(candidates)[0].label
+            best = self._rank(scores)[0].label
             singles = [i for i in self._setup.ingredients if i.label == best]
         else:
             singles = self._setup.ingredients
@@ -84,6 +86,14 @@ class Chooser:
         if len(members) > 1:
             rows.append({"label": "this soup", "score": self._score(members, program).value})
         return {"program": program, "scores": rows}
+
+    def _rank(self, scores: Mapping[str, Score]) -> list[Candidate]:
+        return rank(
+            [
+                Candidate(i.label, i.content_hash or i.fingerprint, scores[i.label].value)
+                for i in self._setup.ingredients
+            ]
+        )
 
     def _score(self, members: Sequence[Ingredient], program: str) -> Score:
         """The program's score of a model or of a trial soup; each is paid for once, whatever happens to the run."""
@@ -136,9 +146,7 @@ class Chooser:
                     f"hashing {ingredient.label}", ingredient.checkpoint.size_bytes
                 ) as on_progress:
                     known[key] = hash_checkpoint(ingredient.checkpoint, self._options.n_threads, on_progress)
-                temporary = place.with_suffix(".tmp")
-                temporary.write_bytes(json_bytes(known))
-                os.replace(temporary, place)
+                replace_file(place, json_bytes(known))
             ingredient.content_hash = known[key]
             if ingredient.adapter is not None:
                 adapter = ingredient.adapter
@@ -154,6 +162,16 @@ def commit_files(
     for name, data in files.items():
         output.temporary(name).write_bytes(data)
     output.commit(unit, sorted(files), rows=len(files), detail=detail)
+
+
+def replace_file(place: Path, data: bytes) -> None:
+    """Writes a file that a kill or a power cut leaves as it was or as it will be."""
+    temporary = place.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, place)
 
 
 def json_bytes(document: Any) -> bytes:

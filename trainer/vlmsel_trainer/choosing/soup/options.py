@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -66,20 +66,29 @@ class SoupOptions:
         if self.method == "greedy" and self.eval_program is None:
             raise UsageError("greedy scores every trial soup: give --eval 'PROGRAM ARGS {model}'")
         if not math.isfinite(self.accept_margin) or self.accept_margin < 0:
-            raise UsageError(f"--accept-margin is {self.accept_margin}; it cannot be negative")
-        if self.max_shard_bytes < 1 or self.eval_timeout_s <= 0 or self.n_threads < 1:
+            raise UsageError(f"--accept-margin is {self.accept_margin}; give 0 or a positive number")
+        if self.max_shard_bytes < 1 or self.n_threads < 1 or not self.eval_timeout_s > 0:
             raise UsageError("--max-shard-size, --eval-timeout and --threads must be positive")
 
-    def command_line(self, labels: Sequence[str]) -> str:
-        """The command as the model card shows it: models by label in sorted order, no paths, no output."""
-        words = ["vlmsel", "soup", self.method, *sorted(labels)]
+    def command_line(self, weights: Mapping[str, float]) -> str:
+        """The command as the model card shows it: models by label in sorted order, no paths, no output.
+
+        ``weights`` are those of the models by label.
+        """
+        words = ["vlmsel", "soup", self.method, *sorted(weights)]
         if self.method == "maximum":
             words += ["--top", str(self.top)]
-        if self.weights is not None and len(set(self.weights)) > 1:
-            words += ["--weights", "..."]
+        if len(set(weights.values())) > 1:
+            words += ["--weights", ",".join(f"{weight:g}" for _, weight in sorted(weights.items()))]
         for pattern in self.keep:
             words += ["--keep", pattern]
-        for flag, place in (("--from", self.keep_from), ("--scores", self.scores), ("--base", self.base)):
+        places = {
+            "--from": self.keep_from,
+            "--scores": self.scores,
+            "--base": self.base,
+            "--companions-from": self.companions_from,
+        }
+        for flag, place in places.items():
             if place is not None:
                 words += [flag, place.name]
         for flag, program in (("--eval", self.eval_program), ("--report-eval", self.report_program)):
@@ -87,4 +96,6 @@ class SoupOptions:
                 words += [flag, program]
         if self.accept_margin:
             words += ["--accept-margin", f"{self.accept_margin:g}"]
+        if self.max_shard_bytes != DEFAULT_MAX_SHARD_BYTES:
+            words += ["--max-shard-size", str(self.max_shard_bytes)]
         return shlex.join(words)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from blake3 import blake3
 from vlmsel.errors import UsageError
 
-from .adapters import base_of, is_adapter, read_adapter
+from .adapters import base_of, is_adapter, open_weights, read_adapter
 from .card import read_datasets
 from .checkpoint import Checkpoint
 from .companions import Companions, read_companions
@@ -28,7 +27,7 @@ class Stocked:
     companions: Companions
 
 
-class Pantry:
+class Pantry(AbstractContextManager["Pantry"]):
     """The opened models, sorted by fingerprint and label. A context manager: leaving it closes the files."""
 
     def __init__(self, models: Sequence[Path], weights: Sequence[float] | None, base: Path | None) -> None:
@@ -51,12 +50,7 @@ class Pantry:
             self._stack.close()
             raise
 
-    def __enter__(self) -> Pantry:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     @property
@@ -83,7 +77,7 @@ class Pantry:
             base_folder = base or _named_base(path)
             self._adapter_bases.add(base_folder)
             checkpoint = self.open(base_folder)
-            adapter = read_adapter(path, checkpoint)
+            adapter = read_adapter(self._stack.enter_context(open_weights(path)), checkpoint)
             companions = Companions(path, {**read_companions(base_folder).files, **companions.files})
         else:
             checkpoint = self.open(path)

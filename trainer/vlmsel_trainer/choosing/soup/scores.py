@@ -6,6 +6,7 @@ eight, arXiv 2409.04828, section 3.3).
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -22,12 +23,14 @@ from typing import IO, Any
 
 from vlmsel.errors import NotFoundError, UnreadableError, UsageError
 
-from .checkpoint import parse_json
 from .ingredient import Ingredient
+from .strict_json import parse_json
 
 _MAX_FILE_BYTES = 64 << 20
 _MAX_LINE_BYTES = 1 << 20
 DEFAULT_TIMEOUT_S = 24 * 3600.0
+#: How long a program may take to end after it was asked to, before it is made to.
+_PATIENCE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +72,12 @@ def read_scores(path: Path) -> dict[str, Score]:
 
 
 def match_scores(scores: Mapping[str, Score], ingredients: Sequence[Ingredient], path: Path) -> dict[str, Score]:
-    """The scores by ingredient label; a row may name the model's path, its label, its folder or its content hash."""
+    """The scores by ingredient label; a row may name the model's path, its label or its folder."""
     found: dict[str, Score] = {}
     for ingredient in ingredients:
         place = ingredient.path
         names = [str(place), os.path.abspath(place), os.path.realpath(place), ingredient.label, place.name]
-        hits = {name: scores[name] for name in [*names, ingredient.content_hash or ""] if name in scores}
+        hits = {name: scores[name] for name in names if name in scores}
         if not hits:
             known = ", ".join(sorted(scores)[:8])
             raise UsageError(f"{path} has no score for {ingredient.label}; it names: {known}")
@@ -91,9 +94,11 @@ def parse_program(program: str) -> list[str]:
     try:
         arguments = shlex.split(program)
     except ValueError as error:
-        raise UsageError(f"--eval {program!r} cannot be split into arguments: {error}") from error
+        raise UsageError(f"the program {program!r} cannot be split into arguments: {error}") from error
     if not arguments or not any("{model}" in argument for argument in arguments):
-        raise UsageError(f"--eval {program!r} has no {{model}}: write it where the program expects the model's folder")
+        raise UsageError(
+            f"the program {program!r} has no {{model}}: write it where the program expects the model's folder"
+        )
     return arguments
 
 
@@ -108,17 +113,19 @@ def evaluate(program: str, model: Path, timeout_s: float = DEFAULT_TIMEOUT_S) ->
     arguments = [argument.replace("{model}", str(model)) for argument in parse_program(program)]
     shown = shlex.join(arguments)
     try:
-        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
+        process = subprocess.Popen(
+            arguments, bufsize=0, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+        )
     except OSError as error:
         raise UsageError(f"cannot run {shown}: {error.strerror}") from error
+    assert process.stdout is not None
     last = _LastLine(process.stdout)
     try:
         code = process.wait(timeout=timeout_s)
-        last.join(timeout=10.0)
     except subprocess.TimeoutExpired as error:
         raise UsageError(f"{shown} took longer than {timeout_s:.0f} s; see --eval-timeout") from error
     finally:
-        _end(process)
+        _end(process, last)
     if code != 0:
         raise UsageError(f"{shown} ended with code {code}; its messages are above. Finished scores are kept: run again")
     return _parse_last_line(last.text(), shown)
@@ -127,37 +134,39 @@ def evaluate(program: str, model: Path, timeout_s: float = DEFAULT_TIMEOUT_S) ->
 class _LastLine(threading.Thread):
     """Drains a pipe and remembers the last line that holds anything, however much is printed."""
 
-    def __init__(self, pipe: IO[bytes] | None) -> None:
+    def __init__(self, pipe: IO[bytes]) -> None:
         super().__init__(name="soup-eval", daemon=True)
         self._pipe = pipe
-        self._last = b""
+        self._last = self._unended = b""
         self.start()
 
     def run(self) -> None:
-        if self._pipe is None:
-            return
-        current = b""
-        while block := self._pipe.read1(1 << 16):  # type: ignore[attr-defined]
-            *lines, current = (current + block).split(b"\n")
-            self._last = next((line for line in reversed(lines) if line.strip()), self._last)
-            current = current[-_MAX_LINE_BYTES:]
-        if current.strip():
-            self._last = current
+        with self._pipe:
+            while block := self._pipe.read(1 << 16):
+                *lines, rest = (self._unended + block).split(b"\n")
+                self._last = next((line for line in reversed(lines) if line.strip()), self._last)
+                self._unended = rest[-_MAX_LINE_BYTES:]
 
     def text(self) -> str:
-        return self._last.decode("utf-8", "replace").strip()
+        line = self._unended if self._unended.strip() else self._last
+        return line.decode("utf-8", "replace").strip()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the program and what it started in its session."""
-    for signal_number, patience_s in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-        if process.poll() is not None:
-            return
+def _end(process: subprocess.Popen[bytes], output: _LastLine) -> None:
+    """Ends the program and whatever it started in its session, also where it has ended by itself.
+
+    What a program leaves behind could hold its output open, or a GPU.
+    """
+    for signal_number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, signal_number)
-            process.wait(timeout=patience_s)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
+        except (ProcessLookupError, PermissionError):
+            break
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_PATIENCE_S)
+            # The program has ended; something of its session may still hold its output.
+            output.join(_PATIENCE_S)
+    output.join(_PATIENCE_S)
 
 
 def _parse_last_line(text: str, shown: str) -> Score:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from vlmsel.errors import UsageError
+from vlmsel.errors import NotFoundError, UsageError
 
 from .blend import Blender
 from .checkpoint import Checkpoint
-from .companions import Difference, check_companions, compare_companions, read_companions
+from .companions import CONFIG_FILE, Companions, Difference, check_companions, compare_companions, read_companions
 from .content_hash import fingerprint
 from .ingredient import Ingredient, check_tied, select_kept
 from .layout import plan_shards
@@ -22,8 +21,11 @@ from .pantry import Pantry
 from .reporting import Reporter
 from .scores import Score, match_scores, parse_program, read_scores
 
+#: Differences that are shown before the rest is counted.
+_WARNED = 10
 
-class Setup:
+
+class Setup(AbstractContextManager["Setup"]):
     """The opened models and what was found about them. A context manager: leaving it closes the files.
 
     Raises what :func:`~vlmsel_trainer.choosing.soup.make_soup` raises for models that do not fit together.
@@ -42,6 +44,7 @@ class Setup:
             if self.keep_source is not None:
                 self.kept = select_kept(options.keep, self.keep_source, self.ingredients)
             check_tied(self.ingredients, self.kept)
+            self._chosen_companions = self._read_chosen_companions()
             self.differences = self._compare_companions()
             self.given_scores = self._read_scores()
             tensors = list(self.ingredients[0].checkpoint.tensors.values())
@@ -50,12 +53,11 @@ class Setup:
             self._stack.close()
             raise
 
-    def __enter__(self) -> Setup:
-        return self
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Closes every file."""
         self._stack.close()
 
     @property
@@ -74,8 +76,8 @@ class Setup:
 
     def carried(self, carrier: Ingredient) -> dict[str, bytes]:
         """The companion files of the soup, by name."""
-        if self.options.companions_from is not None:
-            return read_companions(self.options.companions_from).files
+        if self._chosen_companions is not None:
+            return self._chosen_companions.files
         return next(s.companions.files for s in self.pantry.stocked if s.ingredient is carrier)
 
     def carrier_label(self, carrier: Ingredient) -> str:
@@ -94,11 +96,10 @@ class Setup:
 
     def config(self) -> dict[str, Any]:
         """The options that decide the content, for the output folder's manifest."""
-        options = self.options
-        companions = options.companions_from
+        options, chosen = self.options, self._chosen_companions
         return {
             "accept_margin": options.accept_margin,
-            "companions_from": None if companions is None else read_companions(companions).digest,
+            "companions_from": None if chosen is None else chosen.digest,
             "eval": options.eval_program,
             "keep": sorted(options.keep),
             "keep_from": None if self.keep_source is None else fingerprint(self.keep_source)[:32],
@@ -117,12 +118,29 @@ class Setup:
             for i in sorted(self.ingredients, key=lambda i: i.label)
         ]
 
+    def _read_chosen_companions(self) -> Companions | None:
+        folder = self.options.companions_from
+        if folder is None:
+            return None
+        if not folder.is_dir():
+            raise NotFoundError(f"--companions-from {folder}: no such folder")
+        chosen = read_companions(folder)
+        if CONFIG_FILE not in chosen.files:
+            raise UsageError(f"--companions-from {folder} holds no {CONFIG_FILE}; name the folder of a model")
+        return chosen
+
     def _compare_companions(self) -> list[Difference]:
         differences = compare_companions([(s.ingredient.label, s.companions) for s in self.pantry.stocked])
         if self.options.companions_from is None:
             check_companions(differences)
-        for difference in differences[:10]:
+        for difference in differences[:_WARNED]:
             self.reporter.warn(str(difference))
+        if len(differences) > _WARNED:
+            self.reporter.warn(f"{len(differences) - _WARNED} more differences are listed in the model card")
+        if self._chosen_companions is None and not any(CONFIG_FILE in s.companions.files for s in self.pantry.stocked):
+            self.reporter.warn(
+                f"no model has a {CONFIG_FILE}, so the soup has none: transformers cannot load it as it is"
+            )
         return differences
 
     def _read_scores(self) -> dict[str, Score]:
@@ -132,7 +150,11 @@ class Setup:
                 parse_program(program)
         if options.scores is None:
             return {}
-        return match_scores(read_scores(options.scores), self.ingredients, options.scores)
+        scores = read_scores(options.scores)
+        matched = match_scores(scores, self.ingredients, options.scores)
+        if len(scores) > len(matched):
+            self.reporter.warn(f"{options.scores} scores {len(scores)} models, {len(matched)} of them are given here")
+        return matched
 
     def _metadata(self) -> dict[str, str]:
         formats = {i.checkpoint.format_metadata.get("format", "pt") for i in self.ingredients}
