@@ -14,7 +14,7 @@ use super::hybrid::{Runs, Stream};
 use super::page_header::{Coding, PageHeader, PageKind};
 use super::parquet::ParquetTable;
 use super::schema::Column;
-use super::score::{BLOCK_ROWS, Block, Native, ScoreClass, visit_values};
+use super::score::{BLOCK_ROWS, Block, Native, ScoreClass, visit_block, visit_values};
 use crate::error::{Error, Result};
 
 /// A number as it lies in a plain page.
@@ -158,8 +158,13 @@ impl<'a, T: Stored> Pages<'a, T> {
         for first_row in rows.clone().step_by(BLOCK_ROWS) {
             let count = BLOCK_ROWS.min(rows.end - first_row);
             let Some(levels) = &mut levels else {
-                self.take(&mut values, count).ok_or_else(damage)?;
-                visit_values(&self.values, first_row, self.non_negative, visit)?;
+                if let Values::Plain(bytes) = &mut values {
+                    let here = split_off(bytes, count * T::BYTES).ok_or_else(damage)?;
+                    visit_block(here.chunks_exact(T::BYTES).map(T::read), first_row, self.non_negative, visit)?;
+                } else {
+                    self.take(&mut values, count).ok_or_else(damage)?;
+                    visit_values(&self.values, first_row, self.non_negative, visit)?;
+                }
                 continue;
             };
             present.clear();
@@ -180,8 +185,7 @@ impl<'a, T: Stored> Pages<'a, T> {
         self.values.clear();
         match from {
             Values::Plain(bytes) => {
-                let (here, rest) = bytes.split_at_checked(count * T::BYTES)?;
-                *bytes = rest;
+                let here = split_off(bytes, count * T::BYTES)?;
                 self.values.extend(here.chunks_exact(T::BYTES).map(T::read));
                 Some(())
             }
@@ -197,6 +201,12 @@ impl<'a, T: Stored> Pages<'a, T> {
             }
         }
     }
+}
+
+fn split_off<'a>(bytes: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+    let (here, rest) = bytes.split_at_checked(length)?;
+    *bytes = rest;
+    Some(here)
 }
 
 /// The values of a page that were not taken yet.

@@ -134,31 +134,42 @@ pub fn visit_values<T: Native>(
     non_negative: bool,
     visit: &mut dyn FnMut(&Block<'_>) -> Result<()>,
 ) -> Result<()> {
-    let mut keys = [0_u64; BLOCK_ROWS];
-    let mut classes = [ScoreClass::Finite; BLOCK_ROWS];
     for (at, chunk) in values.chunks(BLOCK_ROWS).enumerate() {
-        let odd = fill_keys(chunk, non_negative, &mut keys);
-        if odd {
-            for (class, value) in classes.iter_mut().zip(chunk) {
-                *class = value.class(non_negative);
-            }
-        }
-        visit(&Block {
-            first_row: first_row + at * BLOCK_ROWS,
-            keys: &keys[..chunk.len()],
-            classes: odd.then_some(&classes[..chunk.len()]),
-        })?;
+        visit_block(chunk.iter().copied(), first_row + at * BLOCK_ROWS, non_negative, visit)?;
     }
     Ok(())
 }
 
+/// Feeds at most [`BLOCK_ROWS`] values to `visit`.
+///
+/// # Errors
+/// Those of `visit`.
+#[inline]
+pub fn visit_block<T: Native>(
+    values: impl ExactSizeIterator<Item = T> + Clone,
+    first_row: usize,
+    non_negative: bool,
+    visit: &mut dyn FnMut(&Block<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut keys = [0_u64; BLOCK_ROWS];
+    let count = values.len();
+    if !fill_keys(values.clone(), non_negative, &mut keys) {
+        return visit(&Block { first_row, keys: &keys[..count], classes: None });
+    }
+    let mut classes = [ScoreClass::Finite; BLOCK_ROWS];
+    for (class, value) in classes.iter_mut().zip(values) {
+        *class = value.class(non_negative);
+    }
+    visit(&Block { first_row, keys: &keys[..count], classes: Some(&classes[..count]) })
+}
+
 /// Keys of a block; whether any of its scores is not `Finite`. Compiled twice, because the wheel is for every x86-64 and
 /// AVX2 halves the time.
-fn fill_keys<T: Native>(chunk: &[T], non_negative: bool, keys: &mut [u64]) -> bool {
+fn fill_keys<T: Native>(values: impl Iterator<Item = T>, non_negative: bool, keys: &mut [u64]) -> bool {
     #[inline(always)]
-    fn fill<T: Native>(chunk: &[T], non_negative: bool, keys: &mut [u64]) -> bool {
+    fn fill<T: Native>(values: impl Iterator<Item = T>, non_negative: bool, keys: &mut [u64]) -> bool {
         let mut odd = false;
-        for (key, value) in keys.iter_mut().zip(chunk) {
+        for (key, value) in keys.iter_mut().zip(values) {
             odd |= value.is_odd(non_negative);
             *key = value.key();
         }
@@ -167,15 +178,15 @@ fn fill_keys<T: Native>(chunk: &[T], non_negative: bool, keys: &mut [u64]) -> bo
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]
-        fn fill_avx2<T: Native>(chunk: &[T], non_negative: bool, keys: &mut [u64]) -> bool {
-            fill(chunk, non_negative, keys)
+        fn fill_avx2<T: Native>(values: impl Iterator<Item = T>, non_negative: bool, keys: &mut [u64]) -> bool {
+            fill(values, non_negative, keys)
         }
         if std::arch::is_x86_feature_detected!("avx2") {
             // SAFETY: this machine has the feature.
-            return unsafe { fill_avx2(chunk, non_negative, keys) };
+            return unsafe { fill_avx2(values, non_negative, keys) };
         }
     }
-    fill(chunk, non_negative, keys)
+    fill(values, non_negative, keys)
 }
 
 /// Feeds an Arrow array of any score type to `visit` in blocks.
