@@ -31,12 +31,16 @@ files = sorted(os.path.join(folder, name) for name in os.listdir(folder) if name
 def cpu():
     use = resource.getrusage(resource.RUSAGE_SELF)
     return use.ru_utime + use.ru_stime
+def moved():
+    # Bytes of read and write calls, from the page cache or not; what is mapped is not in them.
+    lines = dict(line.split(": ") for line in open("/proc/self/io").read().splitlines())
+    return int(lines["rchar"]), int(lines["wchar"])
 def run(work):
-    begun, used = time.perf_counter(), cpu()
+    before, begun, used = moved(), time.perf_counter(), cpu()
     result = work()
-    wall, used = time.perf_counter() - begun, cpu() - used
+    wall, used, after = time.perf_counter() - begun, cpu() - used, moved()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return result, {"wall_s": wall, "cpu_s": used, "peak_bytes": peak}
+    return result, {"wall_s": wall, "cpu_s": used, "peak_bytes": peak, "read_bytes": after[0] - before[0], "written_bytes": after[1] - before[1]}
 def done(measured, column):
     digest = hashlib.sha256()
     for value in column:
@@ -140,20 +144,33 @@ def warm(folder: Path) -> int:
     return size_bytes
 
 
-def measure(name: str, folder: Path, k: int, threads: int, repeats: int) -> dict[str, Any]:
-    """Medians of some runs of a contender, each in a fresh process."""
-    runs = []
+def measure_once(name: str, folder: Path, k: int, threads: int) -> dict[str, Any]:
+    """One run of a contender in a fresh process, all files in the page cache as far as it holds them."""
+    warm(folder)
+    command = [sys.executable, "-c", COMMON + CONTENDERS[name], str(folder), str(k), str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+    if done.returncode:
+        return {"error": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:200]}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measure(names: list[str], folder: Path, k: int, threads: int, repeats: int) -> dict[str, dict[str, Any]]:
+    """Medians of the contenders' runs, taken in turn, so that a machine that slows down slows all of them."""
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for _ in range(repeats):
-        warm(folder)
-        command = [sys.executable, "-c", COMMON + CONTENDERS[name], str(folder), str(k), str(threads)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)}
-        )
-        if done.returncode:
-            return {"error": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:200]}
-        runs.append(json.loads(done.stdout.splitlines()[-1]))
-    medians = {key: statistics.median(run[key] for run in runs) for key in ("wall_s", "cpu_s", "peak_bytes")}
-    return {**medians, "answer": runs[0].get("answer"), "runs": runs}
+        for name in names:
+            if not any("error" in run for run in runs[name]):
+                runs[name].append(measure_once(name, folder, k, threads))
+    found: dict[str, dict[str, Any]] = {}
+    for name, of_name in runs.items():
+        if "error" in of_name[-1]:
+            found[name] = of_name[-1]
+        else:
+            figures = [key for key in of_name[0] if key != "answer"]
+            medians = {key: statistics.median(run[key] for run in of_name) for key in figures}
+            found[name] = {**medians, "answer": of_name[0].get("answer"), "runs": of_name}
+    return found
 
 
 def main() -> None:
@@ -172,6 +189,7 @@ def main() -> None:
     bytes_a_row = {"binary": 25, "hex": 41, "int": 17}
     kinds = arguments.ids.split(",")
     need = sum(bytes_a_row[kind] for kind in kinds) * arguments.rows
+    load = os.getloadavg()[0]
     arguments.data.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(arguments.data).free
     print(f"needs about {need / 1e9:.1f} GB under {arguments.data} ({free / 1e9:.0f} GB free)", flush=True)
@@ -182,26 +200,25 @@ def main() -> None:
         "k": k,
         "threads": arguments.threads,
         "machine": platform.processor() or platform.machine(),
+        "load_before": load,
         "tables": {},
     }
     for kind in kinds:
         folder = arguments.data / f"{kind}-{arguments.rows}"
         make(folder, kind, arguments.rows)
-        found = {
-            name: measure(name, folder, k, arguments.threads, arguments.repeats)
-            for name in arguments.contenders.split(",")
-        }
+        found = measure(arguments.contenders.split(","), folder, k, arguments.threads, arguments.repeats)
         record["tables"][kind] = {"bytes": warm(folder), "contenders": found}
         answers = {entry["answer"] for entry in found.values() if entry.get("answer")}
         print(f"\n{kind} ids, {arguments.rows:,} rows, k = {k:,}: answers {'agree' if len(answers) == 1 else 'DIFFER'}")
-        print(f"  {'':<14}{'wall s':>8}{'CPU s':>8}{'peak MB':>9}{'x vlmsel':>10}")
+        print(f"  {'':<14}{'wall s':>8}{'CPU s':>8}{'peak MB':>9}{'read MB':>9}{'x vlmsel':>10}")
         ours = found.get("vlmsel", {}).get("wall_s")
         for name, entry in found.items():
             if "error" in entry:
                 print(f"  {name:<14}failed: {entry['error']}")
                 continue
             ratio = f"{entry['wall_s'] / ours:>10.2f}" if ours else ""
-            print(f"  {name:<14}{entry['wall_s']:>8.2f}{entry['cpu_s']:>8.2f}{entry['peak_bytes'] / 1e6:>9.0f}{ratio}")
+            figures = f"{entry['wall_s']:>8.2f}{entry['cpu_s']:>8.2f}{entry['peak_bytes'] / 1e6:>9.0f}"
+            print(f"  {name:<14}{figures}{entry['read_bytes'] / 1e6:>9.0f}{ratio}")
         sys.stdout.flush()
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
