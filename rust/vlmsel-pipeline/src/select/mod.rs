@@ -21,5 +21,6 @@ mod sorter;
 mod walk;
 mod write;
 
+pub(crate) use ids::for_each_id;
 pub use plan::{Control, Order, Request, Size};
 pub use run::{Outcome, Plan, SelectionReport, plan, select};

@@ -12,13 +12,13 @@ use ::parquet::arrow::arrow_reader::{
 use ::parquet::basic::Type as PhysicalType;
 use ::parquet::column::reader::{ColumnReaderImpl, get_column_reader, get_typed_column_reader};
 use ::parquet::data_type::{DataType as ParquetType, DoubleType, FloatType, Int32Type, Int64Type};
-use ::parquet::errors::ParquetError;
 use ::parquet::file::metadata::ColumnChunkMetaData;
 use ::parquet::file::serialized_reader::SerializedPageReader;
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 
+use super::batches::Batches;
 use super::column_bytes::{ColumnBytes, ParquetResult, Pread, guarded, read_at};
 use super::schema::Column;
 use super::score::{Block, Native, ScoreClass, visit_array, visit_values};
@@ -212,7 +212,7 @@ impl ParquetTable {
         } else {
             None
         };
-        let input = ColumnBytes { file: Pread { file: self.file.clone(), bytes: self.bytes }, whole };
+        let input = ColumnBytes { file: self.input(), whole };
         let rows = usize::try_from(self.metadata.metadata().row_group(group).num_rows())?;
         SerializedPageReader::new(Arc::new(input), chunk, rows, None)
     }
@@ -299,7 +299,7 @@ impl ParquetTable {
                 reader.read_records(SCORE_BATCH, nullable.then_some(&mut levels), None, &mut values)
             })?;
             if records == 0 || row + records > rows {
-                return Err(self.row_mismatch(group, row + records, rows));
+                return Err(super::batches::row_mismatch(&self.path, group, row + records, rows));
             }
             if found == records {
                 visit_values(&values, row, non_negative, visit)?;
@@ -309,10 +309,6 @@ impl ParquetTable {
             row += records;
         }
         Ok(())
-    }
-
-    fn row_mismatch(&self, group: usize, found: usize, rows: usize) -> Error {
-        Error::unreadable(&self.path, format!("row group {group} holds {found} rows, the footer says {rows}"))
     }
 
     /// Reads columns of a row group in batches: all rows, or those of `rows` (ascending, counted within the group).
@@ -327,14 +323,21 @@ impl ParquetTable {
         columns: &[&Column],
         visit: &mut dyn FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<()> {
-        let input = Pread { file: self.file.clone(), bytes: self.bytes };
+        for batch in self.batches(group, rows, columns)? {
+            visit(&batch?)?;
+        }
+        Ok(())
+    }
+
+    /// The same as an iterator, for whoever takes the batches at a pace of their own; it keeps the file open.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`] for damage, here and from the iterator.
+    pub fn batches(&self, group: usize, rows: Option<&[u32]>, columns: &[&Column]) -> Result<Batches> {
         let total = self.group_rows(group).1;
         let expected = rows.map_or(total, <[u32]>::len);
-        if expected == 0 {
-            return Ok(());
-        }
-        let mut reader = guarded(&self.path, || {
-            let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(input, self.metadata.clone())
+        let open = || {
+            let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.input(), self.metadata.clone())
                 .with_row_groups(vec![group])
                 .with_projection(self.mask(columns))
                 .with_batch_size(BATCH_ROWS);
@@ -342,28 +345,13 @@ impl ParquetTable {
                 builder = builder.with_row_selection(selection(rows));
             }
             builder.build()
-        })?;
-        let schema = super::schema::working_schema(columns);
-        let mut found = 0;
-        loop {
-            let Some(batch) = guarded(&self.path, || reader.next().transpose().map_err(ParquetError::from))? else {
-                break;
-            };
-            let arrays = columns
-                .iter()
-                .map(|column| {
-                    let array = batch
-                        .column_by_name(&column.name)
-                        .ok_or_else(|| Error::unreadable(&self.path, format!("column {:?} vanished", column.name)))?;
-                    super::to_working(array, column, &self.path.display().to_string())
-                })
-                .collect::<Result<Vec<_>>>()?;
-            let batch =
-                RecordBatch::try_new(schema.clone(), arrays).map_err(|error| Error::unreadable(&self.path, error))?;
-            found += batch.num_rows();
-            visit(&batch)?;
-        }
-        if found == expected { Ok(()) } else { Err(self.row_mismatch(group, found, expected)) }
+        };
+        let reader = if expected == 0 { None } else { Some(guarded(&self.path, open)?) };
+        Ok(Batches::new(&self.path, group, reader, columns, expected))
+    }
+
+    fn input(&self) -> Pread {
+        Pread { file: self.file.clone(), bytes: self.bytes }
     }
 }
 
