@@ -204,7 +204,9 @@ impl Found {
     fn merge(mut self, other: Self) -> Self {
         self.ranked += other.ranked;
         for (mine, theirs) in self.best.iter_mut().zip(other.best) {
-            theirs.kept.into_iter().for_each(|entry| mine.keep(entry));
+            for entry in theirs.kept {
+                mine.keep(entry);
+            }
         }
         self
     }
@@ -213,7 +215,7 @@ impl Found {
         let scores = arrow_cast::cast(batch.column(1), &DataType::Float64)
             .map_err(|error| Error::usage(format!("column {:?}: {error}", request.score_column)))?;
         let scores = scores.as_primitive::<Float64Type>();
-        let statuses = batch.columns().get(2).map(|column| column.as_string_view());
+        let statuses = batch.columns().get(2).map(AsArray::as_string_view);
         for_each_id(batch.column(0), |at, id| {
             let ranks = scores.is_valid(at) && {
                 let score = scores.value(at);
@@ -301,8 +303,8 @@ mod tests {
 
     fn batch(rows: &[Row]) -> RecordBatch {
         let ids = FixedSizeBinaryArray::try_from_iter(rows.iter().map(|row| [row.1; 16])).unwrap();
-        let scores = Float32Array::from_iter(rows.iter().map(|row| row.0));
-        let statuses = StringViewArray::from_iter(rows.iter().map(|row| Some(if row.2 { "ok" } else { "no_text" })));
+        let scores: Float32Array = rows.iter().map(|row| row.0).collect();
+        let statuses: StringViewArray = rows.iter().map(|row| Some(if row.2 { "ok" } else { "no_text" })).collect();
         let columns: [(&str, Arc<dyn Array>); 3] =
             [("uid", Arc::new(ids)), ("ppl", Arc::new(scores)), ("status", Arc::new(statuses))];
         RecordBatch::try_from_iter(columns).unwrap()

@@ -20,6 +20,7 @@ import pytest
 import torch
 import vlmsel
 from published_recipe import nll_of_caption
+from safetensors.torch import load_file, save_file
 from small_index import Pair, draw_png, write_index
 from vlmsel.errors import (
     LockedError,
@@ -356,6 +357,46 @@ def test_model_with_code_of_its_own_is_refused(model: Path, index: Path, tmp_pat
     (remote / "evil.py").write_text("raise SystemExit('ran')")
     with pytest.raises(UsageError, match="--trust-remote-code"):
         run.score(remote, index=index, output=tmp_path / "scores", options=OPTIONS)
+
+
+def test_model_that_lacks_a_tensor_is_refused(model: Path, index: Path, tmp_path: Path) -> None:
+    """transformers would fill it with random numbers and go on."""
+    holed = tmp_path / "holed"
+    shutil.copytree(model, holed)
+    weights = next(holed.glob("*.safetensors"))
+    tensors = load_file(weights)
+    lost = next(name for name in tensors if "layers.0" in name and "q_proj.weight" in name and "language" in name)
+    del tensors[lost]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=r"lacks 1 of the model's tensors .*q_proj\.weight"):
+        run.score(holed, index=index, output=tmp_path / "scores", options=OPTIONS)
+    assert not (tmp_path / "scores").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "complaint"),
+    [
+        ("config.json", "{", "no JSON"),
+        ("config.json", "[]", "no object"),
+        ("config.json", '{"model_type": "nonesuch"}', "cannot be loaded|no processor"),
+        ("model.safetensors", "", "no safetensors file"),
+        ("model.safetensors", "x" * 100, "no safetensors file"),
+        ("chat_template.jinja", None, "no chat template"),
+        ("tokenizer.json", None, "no processor"),
+        ("processor_config.json", None, "no processor"),
+    ],
+)
+def test_damaged_model_folder_is_named(
+    model: Path, index: Path, tmp_path: Path, file: str, content: str | None, complaint: str
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(model, damaged)
+    if content is None:
+        (damaged / file).unlink()
+    else:
+        (damaged / file).write_text(content)
+    with pytest.raises(UsageError, match=complaint):
+        run.score(damaged, index=index, output=tmp_path / "scores", options=OPTIONS)
 
 
 @pytest.mark.parametrize("missing", ["model", "index"])

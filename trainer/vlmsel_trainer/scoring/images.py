@@ -156,7 +156,11 @@ def decode(data: bytes, limits: ImageLimits, decoding: ByteBudget | None = None)
 
 def _in_rgb(picture: Image.Image, max_pixels: int | None) -> Image.Image:
     picture.load()
-    colour = ImageOps.exif_transpose(picture).convert("RGB")
+    turned = ImageOps.exif_transpose(picture)
+    if turned.mode.startswith("I;16"):
+        # Pillow cuts 16 bits off at 255, which is white; the upper 8 are the picture.
+        turned = turned.convert("I").point(lambda value: value / 257).convert("L")
+    colour = turned.convert("RGB")
     if max_pixels is not None and colour.width * colour.height > max_pixels:
         colour = colour.resize(shrunk_size(colour.width, colour.height, max_pixels), Image.Resampling.BICUBIC)
     return colour

@@ -107,8 +107,8 @@ def plan(model: Path, index: Path, options: ScoreOptions, memory_limit: int | No
     opened = Index(index, manifest)
     units = _limited(opened.units(options.samples_per_unit), options.limit)
     dtype = _resolved_dtype(options)
-    weight_bytes = 0 if _on_gpu(options) else count_weight_bytes(model, models.DTYPES[dtype])
-    memory = plan_memory(memory_limit, weight_bytes)
+    weight_bytes = count_weight_bytes(model, models.DTYPES[dtype])
+    memory = plan_memory(memory_limit, 0 if _on_gpu(options) else weight_bytes)
     files = provenance_of.list_model_files(model)
     config = options.config() | {
         "model_sha256": provenance_of.hash_model(model),
