@@ -302,7 +302,8 @@ mod tests {
     type Row = (Option<f32>, u8, bool);
 
     fn batch(rows: &[Row]) -> RecordBatch {
-        let ids = FixedSizeBinaryArray::try_from_iter(rows.iter().map(|row| [row.1; 16])).unwrap();
+        let ids =
+            FixedSizeBinaryArray::try_from_sparse_iter_with_size(rows.iter().map(|row| Some([row.1; 16])), 16).unwrap();
         let scores: Float32Array = rows.iter().map(|row| row.0).collect();
         let statuses: StringViewArray = rows.iter().map(|row| Some(if row.2 { "ok" } else { "no_text" })).collect();
         let columns: [(&str, Arc<dyn Array>); 3] =

@@ -163,8 +163,8 @@ fn pick(py: Python<'_>, (kind, n, seed, cut): Wish) -> PyResult<(Pick, usize)> {
 #[pyfunction]
 #[pyo3(signature = (paths, columns, score_column, picks, *, descending=false, perplexities=false, threads=0, memory_limit=0, watch=None))]
 #[allow(clippy::too_many_arguments, reason = "keywords on the Python side")]
-fn shortlist<'py>(
-    py: Python<'py>,
+fn shortlist(
+    py: Python<'_>,
     paths: Vec<String>,
     columns: Vec<String>,
     score_column: String,
@@ -174,7 +174,7 @@ fn shortlist<'py>(
     threads: usize,
     memory_limit: u64,
     watch: Option<Py<PyAny>>,
-) -> PyResult<(u64, Vec<Vec<Bound<'py, PyDict>>>)> {
+) -> PyResult<(u64, Vec<Vec<Bound<'_, PyDict>>>)> {
     let files = if paths.is_empty() {
         Vec::new()
     } else {

@@ -121,6 +121,9 @@ def command(
 
     if common.threads is not None:
         torch.set_num_threads(common.threads)
+    elif run.on_gpu(options):
+        # On the host only the decoding threads are left; sixteen of them with sixteen threads each would wait for each other.
+        torch.set_num_threads(1)
     if common.dry_run:
         _show_plan(run.plan(model, index, options, common.memory_limit), output, report)
         return

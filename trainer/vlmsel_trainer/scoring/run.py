@@ -108,7 +108,7 @@ def plan(model: Path, index: Path, options: ScoreOptions, memory_limit: int | No
     units = _limited(opened.units(options.samples_per_unit), options.limit)
     dtype = _resolved_dtype(options)
     weight_bytes = count_weight_bytes(model, models.DTYPES[dtype])
-    memory = plan_memory(memory_limit, 0 if _on_gpu(options) else weight_bytes)
+    memory = plan_memory(memory_limit, 0 if on_gpu(options) else weight_bytes)
     files = provenance_of.list_model_files(model)
     config = options.config() | {
         "model_sha256": provenance_of.hash_model(model),
@@ -372,8 +372,9 @@ def _resolved_dtype(options: ScoreOptions) -> str:
         return options.dtype
     if options.dtype != "auto":
         raise UsageError(f"unknown dtype {options.dtype!r}; one of auto, {', '.join(models.DTYPES)}")
-    return "bfloat16" if _on_gpu(options) else "float32"
+    return "bfloat16" if on_gpu(options) else "float32"
 
 
-def _on_gpu(options: ScoreOptions) -> bool:
+def on_gpu(options: ScoreOptions) -> bool:
+    """Whether a run with these options puts the model on a GPU."""
     return options.device.startswith("cuda") or (options.device == "auto" and torch.cuda.is_available())
