@@ -26,11 +26,12 @@ from vlmsel.errors import (
     LockedError,
     MismatchError,
     NotFoundError,
+    ResourceError,
     StrictError,
     UnreadableError,
     UsageError,
 )
-from vlmsel_trainer.scoring import run, scorer
+from vlmsel_trainer.scoring import run, samples, scorer
 from vlmsel_trainer.scoring.model import LoadedModel
 from vlmsel_trainer.scoring.options import ScoreOptions
 
@@ -357,6 +358,46 @@ def test_model_with_code_of_its_own_is_refused(model: Path, index: Path, tmp_pat
     (remote / "evil.py").write_text("raise SystemExit('ran')")
     with pytest.raises(UsageError, match="--trust-remote-code"):
         run.score(remote, index=index, output=tmp_path / "scores", options=OPTIONS)
+
+
+def test_full_disk_names_the_file_and_keeps_what_was_committed(
+    model: Path, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, parts = run.write_part, []
+
+    def fill_up(path: Path, *rest: Any, **keywords: Any) -> None:
+        parts.append(path)
+        original(Path("/dev/full") if len(parts) == 3 else path, *rest, **keywords)
+
+    monkeypatch.setattr(run, "write_part", fill_up)
+    with pytest.raises(ResourceError, match=r"/dev/full, .* bytes of scores, cannot be written .*No space left"):
+        run.score(model, index=index, output=tmp_path / "scores", options=OPTIONS, max_bad_fraction=0.5)
+    assert not (tmp_path / "scores").exists()
+    summary = run.score(model, index=index, output=tmp_path / "scores", options=OPTIONS, max_bad_fraction=0.5)
+    assert 0 < summary.scored_rows < summary.counts["input"]
+    run.score(model, index=index, output=tmp_path / "clean", options=OPTIONS, max_bad_fraction=0.5)
+    assert hash_folder(tmp_path / "scores") == hash_folder(tmp_path / "clean")
+
+
+def test_processor_that_breaks_on_one_image_costs_one_row(
+    model: Path, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = samples.Preparer._processor
+
+    def moody(self: Any) -> Any:
+        processor = original(self)
+
+        def process(**inputs: Any) -> Any:
+            if inputs["images"][0].size == (60, 40):  # the one picture of this size among the rows
+                raise IndexError("tiles")
+            return processor(**inputs)
+
+        return process
+
+    monkeypatch.setattr(samples.Preparer, "_processor", moody)
+    summary = run.score(model, index=index, output=tmp_path / "scores", options=OPTIONS, max_bad_fraction=0.5)
+    assert summary.counts["image_unusable"] == 1
+    assert summary.counts["ok"] == len(GOOD) + EXPECTED.count("ok") - 1
 
 
 def test_model_that_lacks_a_tensor_is_refused(model: Path, index: Path, tmp_path: Path) -> None:

@@ -157,9 +157,11 @@ class Preparer:
             batch = self._processor()(
                 images=[picture], text=[self.image_token], return_tensors="pt", add_special_tokens=False
             )
-        except (ValueError, ZeroDivisionError, RuntimeError) as error:
-            # Processors refuse shapes that they cannot tile, such as 3,000 x 1.
-            raise RowError("image_unusable", f"{picture.width}x{picture.height}: {error}") from error
+        except Exception as error:
+            # Processors refuse shapes that they cannot tile, such as 3,000 x 1, with whatever their authors chose. One row must
+            # not end a run; if all fail so, --max-bad-fraction does.
+            detail = f"{picture.width}x{picture.height}: {type(error).__name__}: {error}"
+            raise RowError("image_unusable", detail) from error
         ids = batch.pop("input_ids")[0].tolist()
         batch.pop("attention_mask", None)
         extras = {key: batch.pop(key)[0].tolist() for key in _TOKEN_KEYS if key in batch}
