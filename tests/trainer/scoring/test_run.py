@@ -364,13 +364,16 @@ def test_full_disk_names_the_file_and_keeps_what_was_committed(
     model: Path, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, parts = run.write_part, []
+    # By a link: pyarrow removes what it could not write.
+    full = tmp_path / "full.parquet"
+    full.symlink_to("/dev/full")
 
     def fill_up(path: Path, *rest: Any, **keywords: Any) -> None:
         parts.append(path)
-        original(Path("/dev/full") if len(parts) == 3 else path, *rest, **keywords)
+        original(full if len(parts) == 3 else path, *rest, **keywords)
 
     monkeypatch.setattr(run, "write_part", fill_up)
-    with pytest.raises(ResourceError, match=r"/dev/full, .* bytes of scores, cannot be written .*No space left"):
+    with pytest.raises(ResourceError, match=r"full\.parquet, .* bytes of scores, cannot be written .*No space left"):
         run.score(model, index=index, output=tmp_path / "scores", options=OPTIONS, max_bad_fraction=0.5)
     assert not (tmp_path / "scores").exists()
     summary = run.score(model, index=index, output=tmp_path / "scores", options=OPTIONS, max_bad_fraction=0.5)
