@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import struct
 import subprocess
@@ -554,3 +555,18 @@ def test_usage_errors_have_exit_code_2(
     found, out, err = vlmsel(capsys, "sheet", "-w", workspace.path, *words)
     assert (found, out) == (code, "")
     assert said in err
+
+
+def test_the_bench_runs_small(tmp_path: Path) -> None:
+    script = Path(__file__).resolve().parents[2] / "benches" / "sheet.py"
+    words = ["--rows", "1k,3k", "--scratch", str(tmp_path), "--out", str(tmp_path / "out.json")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, str(script), *words], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    runs = json.loads((tmp_path / "out.json").read_text())["runs"]
+    assert [(run["rows"], run["target"]) for run in runs] == [
+        (rows, target) for rows in (1000, 3000) for target in ("selection", "scores")
+    ]
+    assert all(run["peak_bytes"] > 1 << 20 for run in runs)
