@@ -10,7 +10,9 @@ The peers may score a part of the pairs (``--peer-pairs``); rates are compared, 
 MFU counts the model's FLOPs on real tokens only (vision, language with causal attention, head at scored tokens) over the
 peak of the GPU. ``--tiny`` runs the same code on a CPU with a model of a few hundred thousand parameters.
 
-    python benches/gpu_score.py --shape 7b --pairs 4096 --peer-pairs 512 --out "$OUT/score-7b.json"
+    python benches/gpu_score.py --shape 7b --out benches/runs/<date>-<machine>/score-7b.json
+
+It needs torch, transformers, Pillow, and vlmsel with its trainer: installed from wheels, or this checkout after ``make build``.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "trainer"), str(ROOT / "python")]
+# What is installed goes first: a checkout that was not built would hide a wheel's compiled half.
+sys.path += [str(ROOT / "trainer"), str(ROOT / "python")]
 
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -158,7 +161,8 @@ def build_model(shape: Shape, processor: Any, device: torch.device, dtype: torch
             model = LlavaForConditionalGeneration(config)
     finally:
         torch.set_default_dtype(before)
-    model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    # Not to(dtype): the frequencies of the rotary positions are made in fp32 and stay so, as in a loaded model.
+    model = model.to(device).eval().requires_grad_(False)
     model.config.use_cache = False
     model.config.get_text_config().use_cache = False
     return model
@@ -228,6 +232,8 @@ def score_in_batches(model: Any, processor: Any, pool: Pool, n_pairs: int, n_bat
     """Batches of ``n_batch`` in the pool's order, full logits, softmax in fp32; spans from the prompt's own length."""
     sums = []
     prompt = processor.apply_chat_template(messages_of("")[:1], tokenize=False, add_generation_prompt=True)
+    picture = Image.open(io.BytesIO(pool.images[0])).convert("RGB")
+    n_prompt = processor(text=[prompt], images=[picture], return_tensors="pt")["input_ids"].shape[1]
     for start in range(0, n_pairs, n_batch):
         stop = min(start + n_batch, n_pairs)
         pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in pool.images[start:stop]]
@@ -237,7 +243,6 @@ def score_in_batches(model: Any, processor: Any, pool: Pool, n_pairs: int, n_bat
         ]
         inputs = processor(text=texts, images=pictures, padding=True, return_tensors="pt").to(model.device)
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        n_prompt = processor(text=[prompt], images=pictures[:1], return_tensors="pt")["input_ids"].shape[1]
         with torch.inference_mode():
             logits = model(**inputs).logits
         for row, mask, line in zip(inputs["input_ids"], inputs["attention_mask"], logits, strict=True):
@@ -258,6 +263,9 @@ def score_with_vlmsel(
     preparer = Preparer(processor, roots, ImageLimits(), model.dtype, template.image_token, template.image_token_id)
     ahead = Ahead(preparer, TokenRules(template, PROMPT, None, batch_tokens, with_no_image=False), n_workers)
     scorer = BatchScorer(loaded)
+    n_threads = torch.get_num_threads()
+    if model.device.type == "cuda":
+        torch.set_num_threads(1)  # as `vlmsel score` does: the workers are threads already
     units = [
         (
             Unit(pool.path, f"u{start}", start, min(start + 2048, n_pairs)),
@@ -277,6 +285,7 @@ def score_with_vlmsel(
                         value = math.nan if outcome.nll_sum is None else outcome.nll_sum
                         sums[batch.planned.unit.start + row] = value, batch.planned.scores[row].n_tokens
             pending.clear()
+    torch.set_num_threads(n_threads)
     return sums
 
 
@@ -294,18 +303,24 @@ def measure(score: Callable[[], list[tuple[float, int]]], device: torch.device, 
     return Result(sums, wall_s, cpu_s, sum(n_prompt + n for _, n in sums), peak)
 
 
-def flops_of_pair(shape: Shape, model: Any, n_positions: int, n_scored: int) -> float:
-    """Multiply-adds times two of one pair: vision tower and projector, language layers with causal attention, head."""
-    vision = sum(p.numel() for name, p in model.named_parameters() if "vision" in name and "embed" not in name)
-    projector = sum(p.numel() for name, p in model.named_parameters() if "projector" in name)
-    language = sum(
-        p.numel() for name, p in model.named_parameters() if "language_model" in name and "embed" not in name
+def count_flops(shape: Shape, model: Any, n_prompt: int, scored: list[int]) -> float:
+    """Multiply-adds times two of all pairs: vision tower and projector, language layers with causal attention, head.
+
+    ``scored`` are the scored tokens of each pair, which follow ``n_prompt`` positions of image and prompt.
+    """
+    weights = {name: p.numel() for name, p in model.named_parameters() if "embed" not in name}
+    vision, projector, language = (
+        sum(n for name, n in weights.items() if part in name) for part in ("vision", "projector", "language_model")
     )
     n_patches = shape.image_tokens + 1
-    flops = 2.0 * vision * n_patches + 4.0 * shape.vision_layers * n_patches**2 * shape.vision_hidden
-    flops += 2.0 * projector * shape.image_tokens
-    flops += 2.0 * language * n_positions + 2.0 * shape.layers * n_positions**2 * shape.hidden
-    return flops + 2.0 * shape.hidden * shape.vocabulary * n_scored
+    of_image = 2.0 * vision * n_patches + 4.0 * shape.vision_layers * n_patches**2 * shape.vision_hidden
+    of_image += 2.0 * projector * shape.image_tokens
+    total = 0.0
+    for n_scored in scored:
+        n_positions = n_prompt + n_scored
+        total += of_image + 2.0 * language * n_positions + 2.0 * shape.layers * n_positions**2 * shape.hidden
+        total += 2.0 * shape.hidden * shape.vocabulary * n_scored
+    return total
 
 
 def compare(ours: Result, theirs: Result) -> tuple[float, float]:
@@ -364,7 +379,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         f"{'way':8} {'pairs':>6} {'pairs/s':>9} {'tokens/s':>10} {'MFU':>6} {'cpu s':>7} {'peak GB':>8} {'max |d|':>9} {'mean |d|':>9}"
     )
     for name, result in results.items():
-        flops = sum(flops_of_pair(shape, model, n_prompt + n, n) for _, n in result.sums)
+        flops = count_flops(shape, model, n_prompt, [n for _, n in result.sums])
         mfu = flops / result.wall_s / peak if peak else None
         largest, mean = compare(results["vlmsel"], result)
         rate = len(result.sums) / result.wall_s
@@ -399,6 +414,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         "rows": rows,
     }
     if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(record, indent=1) + "\n")
     return record
 

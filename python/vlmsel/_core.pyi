@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, final
 __all__ = [
     "ArrowTable",
     "Output",
+    "Rows",
     "__version__",
     "doctor",
     "fingerprint",
@@ -18,6 +19,7 @@ __all__ = [
     "read_table",
     "select",
     "shard",
+    "shortlist",
     "tar_members",
     "verify",
 ]
@@ -70,9 +72,27 @@ class ArrowTable:
 def select(options: str, memory: Sequence[tuple[str, Any]], watch: _Watch | None = None) -> str: ...
 def plan_select(options: str, memory: Sequence[tuple[str, Any]]) -> str: ...
 def read_table(paths: Sequence[str], columns: Sequence[str] = ...) -> ArrowTable: ...
-def read_rows(
-    paths: Sequence[str], columns: Sequence[str] = ..., uids: Sequence[bytes] | None = None
-) -> list[dict[str, Any]]: ...
+
+@final
+class Rows:
+    def __iter__(self) -> Rows: ...
+    def __next__(self) -> dict[str, Any]: ...
+
+def read_rows(paths: Sequence[str], columns: Sequence[str] = ..., uids: Sequence[bytes] | None = None) -> Rows: ...
+
+# A pick is (kind, rows at most, seed, (score, bytes of an id)); kinds are first, last, drawn, median, and before, from, behind a cut.
+def shortlist(
+    paths: Sequence[str],
+    columns: Sequence[str],
+    score_column: str,
+    picks: Sequence[tuple[str, int, int, tuple[float, bytes] | None]],
+    *,
+    descending: bool = False,
+    perplexities: bool = False,
+    threads: int = 0,
+    memory_limit: int = 0,
+    watch: _Watch | None = None,
+) -> tuple[int, list[list[dict[str, Any]]]]: ...
 def read_subset(path: _Path) -> list[str]: ...
 
 # Index, shard and doctor: options and summaries are JSON.

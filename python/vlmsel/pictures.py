@@ -1,6 +1,7 @@
 """Pictures of indexed samples, for people to look at: read by byte range, measured before they are decoded.
 
-Made for contact sheets, not for models: a bad picture never raises, it becomes a `BadPicture` that says why.
+Made for contact sheets, not for models: a bad picture never raises, it becomes a `BadPicture` that says why. Only a good one
+that does not fit the caller's memory limit raises, because a limit must not change what is shown.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from vlmsel.errors import ResourceError
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -21,6 +24,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 << 20
+# Pillow's own four bytes for a pixel of any mode, RGBA, and what resizing makes of that on the way.
+_BYTES_PER_PIXEL = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +50,12 @@ def picture_path(root: Mapping[str, Any], shard: str, file: str | None) -> Path 
 
 
 def read_picture(
-    root: Mapping[str, Any] | None, shard: str, image: Mapping[str, Any], side_px: int
+    root: Mapping[str, Any] | None, shard: str, image: Mapping[str, Any], side_px: int, memory_limit: int = 0
 ) -> Image.Image | BadPicture:
-    """The image at its byte range as RGB on white, no larger than `side_px` on either side; small ones as they are."""
+    """The image at its byte range as RGB on white, no larger than `side_px` on either side; small ones as they are.
+
+    Raises ResourceError for one that takes more than `memory_limit` bytes to decode (0: no limit).
+    """
     if root is None:
         return BadPicture("unknown source")
     path = picture_path(root, shard, image["file"])
@@ -56,6 +64,7 @@ def read_picture(
     size_bytes = image["size"]
     if size_bytes > MAX_BYTES:
         return BadPicture(f"too large: {size_bytes:,} bytes")
+    _check_memory(size_bytes, memory_limit, f"{path}: a picture of {size_bytes:,} bytes")
     try:
         with path.open("rb") as file:
             file.seek(image["offset"])
@@ -64,11 +73,14 @@ def read_picture(
         return BadPicture(getattr(error, "strerror", None) or "not readable")
     if len(content) < size_bytes:
         return BadPicture("file ends too early")
-    return decode(content, side_px)
+    try:
+        return decode(content, side_px, memory_limit)
+    except ResourceError as error:
+        raise ResourceError(f"{path}, offset {image['offset']:,}: {error}") from None
 
 
-def decode(content: bytes, side_px: int) -> Image.Image | BadPicture:
-    """`content` as an RGB picture of at most `side_px` squared, or the reason why not."""
+def decode(content: bytes, side_px: int, memory_limit: int = 0) -> Image.Image | BadPicture:
+    """`content` as an RGB picture of at most `side_px` squared, or the reason why not; ResourceError as `read_picture`."""
     from PIL import Image
 
     if not content:
@@ -80,8 +92,13 @@ def decode(content: bytes, side_px: int) -> Image.Image | BadPicture:
                 if opened.width * opened.height > MAX_PIXELS:
                     return BadPicture(f"too large: {opened.width:,} x {opened.height:,} px")
                 opened.draft("RGB", (side_px, side_px))
-                picture = _on_white(opened)
+                needed = len(content) + opened.width * opened.height * _BYTES_PER_PIXEL
+                _check_memory(needed, memory_limit, f"a picture of {opened.width:,} x {opened.height:,} px")
+                picture = _in_colour(opened)
         picture.thumbnail((side_px, side_px))
+        picture = _on_white(picture)
+    except ResourceError:
+        raise
     except Image.DecompressionBombError:
         return BadPicture("too large to decode")
     except Exception as error:
@@ -89,13 +106,24 @@ def decode(content: bytes, side_px: int) -> Image.Image | BadPicture:
     return picture
 
 
-def _on_white(picture: Image.Image) -> Image.Image:
-    from PIL import Image
+def _check_memory(needed_bytes: int, memory_limit: int, what: str) -> None:
+    if memory_limit and needed_bytes > memory_limit:
+        raise ResourceError(
+            f"{what} takes {needed_bytes:,} bytes to decode, --memory-limit is {memory_limit:,}; raise the limit"
+        )
 
+
+def _in_colour(picture: Image.Image) -> Image.Image:
     if picture.mode == "RGB":
         return picture.convert("RGB")
     if picture.mode.startswith("I;16"):
         picture = picture.convert("I").point(lambda value: value / 257).convert("L")
-    layer = picture.convert("RGBA")
-    ground = Image.new("RGBA", layer.size, "white")
-    return Image.alpha_composite(ground, layer).convert("RGB")
+    return picture.convert("RGBA")
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    if picture.mode == "RGB":
+        return picture
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")

@@ -8,16 +8,18 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from vlmsel.errors import UsageError
+from vlmsel.errors import ResourceError, UsageError
 from vlmsel.lettering import Lettering
 from vlmsel.pictures import BadPicture, read_picture
-from vlmsel.sheet import Band, Entry, Layout, caption_of, uid_bytes
+from vlmsel.sheet import Layout, caption_of
+from vlmsel.sheet_bands import Band, Entry, uid_bytes
 
 _GAP_PX = 10
 _FRAME_PX = 2
 _INK, _SOFT, _GROUND, _PANEL = "#1b1b1b", "#6b6b6b", "#ffffff", "#f1f1f1"
 _FRAMES = {True: "#2e8b57", False: "#c0392b", None: "#b5b5b5"}
 _MAX_SHEET_PIXELS = 200_000_000
+_BYTES_PER_PIXEL = 4  # Pillow's, for RGB
 
 
 @dataclass(slots=True)
@@ -40,8 +42,12 @@ def draw(
     roots: Mapping[str, Mapping[str, Any]],
     layout: Layout,
     lettering: tuple[Lettering, Lettering],
+    memory_limit: int = 0,
 ) -> Drawing:
-    """Draw `bands`, one below the other. `samples` are index rows by uid, `roots` where their sources lie."""
+    """Draw `bands`, one below the other. `samples` are index rows by uid, `roots` where their sources lie.
+
+    Raises ResourceError for a sheet, or a picture on it, that takes more than `memory_limit` bytes (0: no limit).
+    """
     small, large = lettering
     line_px = small.size_px + 3
     title_px = large.size_px + 2 * _GAP_PX
@@ -51,6 +57,13 @@ def draw(
     height = sum(title_px + -(-len(band.entries) // layout.columns) * cell_height for band in bands) + _GAP_PX
     if width * height > _MAX_SHEET_PIXELS:
         raise UsageError(f"a sheet of {width:,} x {height:,} pixels is too large; lower --rows, --columns or --cell")
+    sheet_bytes = width * height * _BYTES_PER_PIXEL
+    if memory_limit and sheet_bytes >= memory_limit:
+        raise ResourceError(
+            f"a sheet of {width:,} x {height:,} pixels takes {sheet_bytes:,} bytes, --memory-limit is {memory_limit:,}; "
+            "raise it, or lower --rows, --columns or --cell"
+        )
+    picture_limit = memory_limit and memory_limit - sheet_bytes
     drawing = Drawing(Image.new("RGB", (width, height), _GROUND))
     pen = ImageDraw.Draw(drawing.image)
     top = 0
@@ -61,7 +74,7 @@ def draw(
         for number, entry in enumerate(band.entries):
             row, column = divmod(number, layout.columns)
             corner = (_GAP_PX + column * cell_width, top + row * cell_height)
-            _draw_cell(drawing, pen, corner, entry, samples, roots, layout, small)
+            _draw_cell(drawing, pen, corner, entry, samples, roots, layout, small, picture_limit)
         top += -(-len(band.entries) // layout.columns) * cell_height
     return drawing
 
@@ -75,6 +88,7 @@ def _draw_cell(
     roots: Mapping[str, Mapping[str, Any]],
     layout: Layout,
     small: Lettering,
+    picture_limit: int,
 ) -> None:
     left, top = corner
     side = layout.cell_px
@@ -83,7 +97,7 @@ def _draw_cell(
     frame = (left, top, left + side + 2 * _FRAME_PX - 1, top + side + 2 * _FRAME_PX - 1)
     pen.rectangle(frame, fill=_PANEL, outline=_FRAMES[entry.kept], width=_FRAME_PX)
     middle = (left + _FRAME_PX + side // 2, top + _FRAME_PX + side // 2)
-    shown = _find_picture(sample, roots, side)
+    shown = _find_picture(sample, roots, side, picture_limit)
     if isinstance(shown, Image.Image):
         drawing.image.paste(_enlarge(shown, side), _corner(shown, middle, side))
     elif shown is None:
@@ -103,13 +117,13 @@ def _draw_cell(
 
 
 def _find_picture(
-    sample: Mapping[str, Any] | None, roots: Mapping[str, Mapping[str, Any]], side: int
+    sample: Mapping[str, Any] | None, roots: Mapping[str, Mapping[str, Any]], side: int, picture_limit: int
 ) -> Image.Image | BadPicture | None:
     if sample is None:
         return BadPicture("not in the index")
     if not sample["images"]:
         return None
-    return read_picture(roots.get(sample["source"]), sample["shard"], sample["images"][0], side)
+    return read_picture(roots.get(sample["source"]), sample["shard"], sample["images"][0], side, picture_limit)
 
 
 def _enlarged_size(picture: Image.Image, side: int) -> tuple[int, int]:

@@ -23,6 +23,9 @@ def read(paths: PathLike | Iterable[PathLike], columns: Sequence[str] = ()) -> _
 def rows(
     paths: PathLike | Iterable[PathLike], columns: Sequence[str] = (), uids: Iterable[bytes | str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Rows of Parquet tables as dictionaries: all of them, or those whose ``uid`` is in ``uids``."""
+    """Rows of Parquet tables as dictionaries, read as they are asked for: all, or those whose ``uid`` is in ``uids``.
+
+    What is held is a batch of a row group. With ``uids`` the other columns are decoded for these rows alone.
+    """
     wanted = None if uids is None else [uid.encode() if isinstance(uid, str) else uid for uid in uids]
-    return iter(_core.read_rows(_arguments(paths), list(columns), wanted))
+    return _core.read_rows(_arguments(paths), list(columns), wanted)

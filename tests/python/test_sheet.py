@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import struct
+import subprocess
+import sys
 import zlib
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import vlmsel as vlmsel_package
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from vlmsel import pictures
+from vlmsel import pictures, tables
 from vlmsel.cli.main import run
-from vlmsel.errors import MismatchError, NotFoundError, StrictError, UsageError
+from vlmsel.errors import MismatchError, NotFoundError, ResourceError, StrictError, UnreadableError, UsageError
 from vlmsel.lettering import Lettering
 from vlmsel.outputs import read_manifest
-from vlmsel.sheet import Layout, choose_bands, plan_sheet, sheet
+from vlmsel.sheet import Layout, plan_sheet, sheet
+from vlmsel.sheet_bands import Reading, choose_bands
 
 IMAGES = pa.list_(
     pa.struct(
@@ -46,16 +50,6 @@ INDEX = pa.schema(
     ]
 )
 SMALL = Layout(rows=1, columns=4, cell_px=64)
-
-
-def arrow_rows(
-    paths: Iterable[Path], columns: list[str], uids: Iterable[bytes] | None = None
-) -> Iterator[dict[str, Any]]:
-    """The slow obvious reader: everything at once, in file order."""
-    for path in paths:
-        for row in pq.read_table(path, columns=columns).to_pylist():
-            if uids is None or row["uid"] in uids:
-                yield row
 
 
 def uid(number: int) -> bytes:
@@ -124,7 +118,7 @@ class Workspace:
             {
                 "uid": pa.array(map(uid, range(len(scores))), pa.binary(16)),
                 "ppl": pa.array(scores, pa.float32()),
-                "status": status,
+                "status": pa.array(status, pa.string()),
             }
         )
         self.scores = write_folder(path / "scores", "score", table)
@@ -140,7 +134,7 @@ class Workspace:
         )
 
     def draw(self, name: str = "sheet.png", **options: Any) -> Any:
-        options = {"index": self.index, "scores": self.scores, "layout": SMALL, "rows": arrow_rows, **options}
+        options = {"index": self.index, "scores": self.scores, "layout": SMALL, **options}
         return sheet(options.pop("target", self.selection), self.path / name, **options)
 
 
@@ -187,14 +181,14 @@ def test_bands_of_scores_equal_sorting_them_all(
         {
             "uid": pa.array(map(uid, range(len(scores))), pa.binary(16)),
             "ppl": pa.array(scores, pa.float32()),
-            "status": ["ok"] * len(scores),
+            "status": pa.array(["ok"] * len(scores), pa.string()),
         }
     )
     folder = write_folder(tmp_path_factory.mktemp("scores") / "scores", "score", table)
     ranked = sorted(
         (s, uid(n)) for n, s in enumerate(table["ppl"].to_pylist()) if s is not None and 0 <= s < float("inf")
     )
-    (best, lot, middle, worst), _ = choose_bands(folder, read_manifest(folder), None, cells, 0, arrow_rows)
+    (best, lot, middle, worst), _ = choose_bands(folder, read_manifest(folder), None, Reading(cells))
     found = {
         title: [(e.score, e.uid) for e in band.entries]
         for title, band in zip("blmw", (best, lot, middle, worst), strict=True)
@@ -205,6 +199,123 @@ def test_bands_of_scores_equal_sorting_them_all(
     assert found["m"] == ranked[max(0, half - cells // 2) : half + cells - cells // 2]
     assert len(found["l"]) == min(cells, len(ranked))
     assert set(found["l"]) <= set(ranked)
+
+
+def test_a_descending_selection_is_cut_at_its_lowest_score(workspace: Workspace) -> None:
+    vlmsel_package.select(
+        workspace.scores / "part.parquet",
+        k=50,
+        order="desc",
+        output=workspace.path / "highest",
+        control=("random", "worst"),
+        seed=1,
+    )
+    best, _, cut, worst = workspace.draw(target=workspace.path / "highest").bands
+    assert scores_of(best) == [100, 99, 98, 97]
+    assert scores_of(cut) == [52, 51, 50, 49]
+    assert [entry.kept for entry in cut.entries] == [True, True, False, False]
+    assert scores_of(worst) == [4, 3, 2, 1]
+    # A control was not cut off at a score, so nothing was "just left out".
+    for control in ("highest-random-s1", "highest-worst"):
+        titles = [band.title for band in workspace.draw(f"{control}.png", target=workspace.path / control).bands]
+        assert titles == ["best of 50 kept", "drawn at random from 50 kept (seed 0)", "last of those kept"]
+
+
+def test_many_files_and_row_groups_are_one_table(tmp_path: Path) -> None:
+    """What is found does not depend on how rows lie in files, on threads, or on a memory limit."""
+    rng = random.Random(0)
+    rows = [(float(rng.randrange(40)), uid(number)) for number in range(900)]
+    rng.shuffle(rows)
+
+    def write(name: str, per_file: int, per_group: int) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        parts = []
+        for start in range(0, len(rows), per_file):
+            chunk = rows[start : start + per_file]
+            columns = [pa.array([u for _, u in chunk], pa.binary(16)), pa.array([s for s, _ in chunk], pa.float32())]
+            table = pa.table([*columns, pa.array(["ok"] * len(chunk))], ["uid", "ppl", "status"])
+            pq.write_table(table, folder / f"{start}.parquet", row_group_size=per_group)
+            parts.append({"unit": str(start), "rows": len(chunk), "files": [{"file": f"{start}.parquet"}]})
+        (folder / "manifest.json").write_text(json.dumps({"command": "score", "config": {}, "parts": parts}))
+        return folder
+
+    def bands(folder: Path, **how: int) -> Any:
+        return choose_bands(folder, read_manifest(folder), None, Reading(7, seed=3, **how))[0]
+
+    one = bands(write("one", 900, 900))
+    assert [(e.score, e.uid) for e in one[0].entries] == sorted(rows)[:7]
+    many = write("many", 70, 11)
+    assert bands(many, threads=1) == bands(many, threads=4) == bands(many, memory_limit=1) == one
+
+
+def test_rows_are_read_as_they_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"uid": pa.array(map(uid, range(40)), pa.binary(16)), "text": [f"caption {n}" for n in range(40)]})
+    pq.write_table(table, path, row_group_size=10, compression="none", use_dictionary=False)
+    # The text of the third row group is damaged: what lies before it is read, and so are ids beside it.
+    content = bytearray(path.read_bytes())
+    place = pq.ParquetFile(path).metadata.row_group(2).column(1)
+    content[place.data_page_offset : place.data_page_offset + place.total_compressed_size] = (
+        b"\xff" * place.total_compressed_size
+    )
+    path.write_bytes(content)
+    stream = tables.rows(path)
+    assert [next(stream)["text"] for _ in range(20)] == [f"caption {n}" for n in range(20)]
+    with pytest.raises(UnreadableError, match=r"a\.parquet"):
+        next(stream)
+    assert len(list(tables.rows(path, ["uid"]))) == 40
+    # Rows that are looked for by id cost no other column of their neighbours' groups.
+    assert list(tables.rows(path, uids=[uid(35), uid(3), uid(99)])) == [
+        {"uid": uid(3), "text": "caption 3"},
+        {"uid": uid(35), "text": "caption 35"},
+    ]
+
+
+def test_rows_by_id_need_ids_of_bytes_or_strings(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"uid": [1, 2]}), tmp_path / "a.parquet")
+    with pytest.raises(UsageError, match="Int64"):
+        list(tables.rows(tmp_path / "a.parquet", uids=[uid(1)]))
+    pq.write_table(pa.table({"uid": ["a", "b"]}), tmp_path / "b.parquet")
+    assert list(tables.rows(tmp_path / "b.parquet", uids=["b"])) == [{"uid": "b"}]
+
+
+def test_a_memory_limit_refuses_what_does_not_fit_and_changes_nothing_else(tmp_path: Path) -> None:
+    samples: list[tuple[bytes | None, str | None]] = [(png("red", (1000, 500)), "large"), (png("blue"), "small")]
+    workspace = Workspace(tmp_path, samples, [1.0, 2.0], k=1)
+    needed = 12 * 1000 * 500
+    with pytest.raises(ResourceError, match=r"a\.tar, offset 0: a picture of 1,000 x 500 px takes .* --memory-limit"):
+        workspace.draw(memory_limit=needed)
+    with pytest.raises(ResourceError, match=r"a sheet of .* pixels takes .* --memory-limit"):
+        workspace.draw(memory_limit=100_000)
+    assert not list(tmp_path.glob("*.png"))
+    assert workspace.draw(memory_limit=3 * needed).path.read_bytes() == workspace.draw("free.png").path.read_bytes()
+
+
+def test_memory_of_a_sheet_stays_under_its_limit(tmp_path: Path) -> None:
+    """Twelve large pictures of every kind: the peak above that of a sheet of small ones is one picture's, within the limit."""
+    forms = [("RGB", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("I;16", "PNG"), ("L", "JPEG"), ("RGB", "JPEG")] * 2
+
+    def peak(name: str, side: int) -> int:
+        samples: list[tuple[bytes | None, str | None]] = []
+        for mode, form in forms:
+            content = io.BytesIO()
+            Image.new(mode, (side, side)).save(content, form)
+            samples.append((content.getvalue(), name))
+        folder = tmp_path / name
+        folder.mkdir()
+        workspace = Workspace(folder, samples, [float(n) for n in range(len(samples))], k=12)
+        code = (
+            "import re, sys; from vlmsel.cli.main import run; code = run(sys.argv[1:]);"
+            "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]); sys.exit(code)"
+        )
+        words = ["sheet", "-w", str(workspace.path), "--memory-limit", "120MiB", "--threads", "1", "-q"]
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout.split()[-1]) * 1024
+
+    taken = peak("large", 3000) - peak("small", 30)
+    assert taken <= 120 << 20
 
 
 def test_pictures_come_from_their_byte_ranges(tmp_path: Path) -> None:
@@ -444,3 +555,18 @@ def test_usage_errors_have_exit_code_2(
     found, out, err = vlmsel(capsys, "sheet", "-w", workspace.path, *words)
     assert (found, out) == (code, "")
     assert said in err
+
+
+def test_the_bench_runs_small(tmp_path: Path) -> None:
+    script = Path(__file__).resolve().parents[2] / "benches" / "sheet.py"
+    words = ["--rows", "1k,3k", "--scratch", str(tmp_path), "--out", str(tmp_path / "out.json")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, str(script), *words], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    runs = json.loads((tmp_path / "out.json").read_text())["runs"]
+    assert [(run["rows"], run["target"]) for run in runs] == [
+        (rows, target) for rows in (1000, 3000) for target in ("selection", "scores")
+    ]
+    assert all(run["peak_bytes"] > 1 << 20 for run in runs)

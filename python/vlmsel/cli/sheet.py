@@ -54,6 +54,7 @@ def command(
     finished folder: by default selection/, or scores/ where there is no selection. Green frames were kept, red ones were not;
     a picture that cannot be shown is a marked cell (under --strict, an error).
     """
+    from vlmsel.cli.progress import Progress
     from vlmsel.cli.report import Report
     from vlmsel.sheet import Layout, plan_sheet, sheet
 
@@ -76,17 +77,21 @@ def command(
                 f"would draw {plan['bands']} bands of {rows} x {columns} cells into {output}"
             )
         return
-    drawn = sheet(
-        target,
-        output,
-        index=index,
-        scores=scores,
-        layout=layout,
-        seed=seed,
-        font=None if font is None else str(font),
-        overwrite=common.overwrite,
-        strict=common.strict,
-    )
+    with Progress("sheet", quiet=common.quiet, unit="rows") as progress:
+        drawn = sheet(
+            target,
+            output,
+            index=index,
+            scores=scores,
+            layout=layout,
+            seed=seed,
+            font=None if font is None else str(font),
+            threads=common.threads or 0,
+            memory_limit=common.memory_limit or 0,
+            overwrite=common.overwrite,
+            strict=common.strict,
+            watch=progress.update,
+        )
     for note in drawn.notes:
         report.warn(note)
     if drawn.bad_pictures:

@@ -13,4 +13,5 @@ pub mod doctor;
 pub mod index;
 pub mod policy;
 pub mod shard;
+pub mod shortlist;
 pub mod sources;

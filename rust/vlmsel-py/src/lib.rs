@@ -9,6 +9,7 @@ mod doctor;
 mod door;
 mod index;
 mod output;
+mod rows;
 mod select;
 mod shard;
 
@@ -19,6 +20,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     output::register(module)?;
     arrow::register(module)?;
+    rows::register(module)?;
     select::register(module)?;
     index::register(module)?;
     shard::register(module)?;

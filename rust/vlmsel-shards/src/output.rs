@@ -27,7 +27,10 @@ use crate::manifest::{
 
 use self::files::{exchange, sync_folder};
 pub use self::files::{hash_file, write_atomically};
-use self::state::{absolute, difference_text, extends, finished_output, guard, is_empty_or_temporary, read_begun};
+use self::state::{
+    BEGUN, absolute, difference_text, extends, finished_output, guard, is_empty_or_temporary, read_begun,
+    remove_partial,
+};
 
 /// What a run is about to write.
 #[derive(Debug, Clone)]
@@ -111,7 +114,7 @@ impl Output {
             if same && !spec.overwrite {
                 if read_begun(&partial)?.is_some_and(|b| b.config == spec.config && b.inputs == spec.inputs) {
                     // Published, then killed before tidying up.
-                    fs::remove_dir_all(&partial).at("remove", &partial)?;
+                    remove_partial(&partial)?;
                 }
                 return Ok(Opening::Finished(Box::new(manifest.clone())));
             }
@@ -178,11 +181,11 @@ impl Output {
             config: self.spec.config.clone(),
             inputs: self.spec.inputs.clone(),
         };
-        write_atomically(&self.partial.join("begun.json"), &to_json(&begun)?)
+        write_atomically(&self.partial.join(BEGUN), &to_json(&begun)?)
     }
 
     fn wipe(&self) -> Result<()> {
-        fs::remove_dir_all(&self.partial).at("remove", &self.partial)
+        remove_partial(&self.partial)
     }
 
     fn load_parts(&mut self) -> Result<()> {
@@ -373,6 +376,6 @@ impl Output {
         if let Some(parent) = target.parent() {
             sync_folder(parent)?;
         }
-        fs::remove_dir_all(&self.partial).at("remove", &self.partial)
+        remove_partial(&self.partial)
     }
 }

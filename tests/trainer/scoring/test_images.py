@@ -54,6 +54,26 @@ def test_every_mode_of_every_format_becomes_rgb(kind: str, mode: str) -> None:
     assert result.size == (40, 40)
 
 
+def test_sixteen_bits_become_eight_and_not_white() -> None:
+    ramp = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
+    shown = np.asarray(decode(encode(Image.fromarray(ramp), "PNG"), ImageLimits()))
+    assert np.abs(shown[..., 0].ravel().astype(int) - np.arange(256)).max() <= 1
+
+
+def test_animations_are_their_first_frame() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for kind in ("GIF", "WEBP", "PNG"):
+        shown = decode(encode(frames[0], kind, save_all=True, append_images=frames[1:]), ImageLimits())
+        assert shown.getpixel((0, 0))[0] > 200, kind
+
+
+def test_cmyk_is_shown_in_its_colours() -> None:
+    shown = decode(encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=95), ImageLimits())
+    red, green, blue = shown.getpixel((4, 4))
+    assert red > 200
+    assert max(green, blue) < 60
+
+
 def test_exif_orientation_is_applied() -> None:
     picture = Image.new("RGB", (40, 20))
     exif = picture.getexif()

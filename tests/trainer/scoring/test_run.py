@@ -20,16 +20,18 @@ import pytest
 import torch
 import vlmsel
 from published_recipe import nll_of_caption
+from safetensors.torch import load_file, save_file
 from small_index import Pair, draw_png, write_index
 from vlmsel.errors import (
     LockedError,
     MismatchError,
     NotFoundError,
+    ResourceError,
     StrictError,
     UnreadableError,
     UsageError,
 )
-from vlmsel_trainer.scoring import run, scorer
+from vlmsel_trainer.scoring import run, samples, scorer
 from vlmsel_trainer.scoring.model import LoadedModel
 from vlmsel_trainer.scoring.options import ScoreOptions
 
@@ -356,6 +358,89 @@ def test_model_with_code_of_its_own_is_refused(model: Path, index: Path, tmp_pat
     (remote / "evil.py").write_text("raise SystemExit('ran')")
     with pytest.raises(UsageError, match="--trust-remote-code"):
         run.score(remote, index=index, output=tmp_path / "scores", options=OPTIONS)
+
+
+def test_full_disk_names_the_file_and_keeps_what_was_committed(
+    model: Path, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, parts = run.write_part, []
+    # By a link: pyarrow removes what it could not write.
+    full = tmp_path / "full.parquet"
+    full.symlink_to("/dev/full")
+
+    def fill_up(path: Path, *rest: Any, **keywords: Any) -> None:
+        parts.append(path)
+        original(full if len(parts) == 3 else path, *rest, **keywords)
+
+    monkeypatch.setattr(run, "write_part", fill_up)
+    with pytest.raises(ResourceError, match=r"full\.parquet, .* bytes of scores, cannot be written .*No space left"):
+        run.score(model, index=index, output=tmp_path / "scores", options=OPTIONS, max_bad_fraction=0.5)
+    assert not (tmp_path / "scores").exists()
+    summary = run.score(model, index=index, output=tmp_path / "scores", options=OPTIONS, max_bad_fraction=0.5)
+    assert 0 < summary.scored_rows < summary.counts["input"]
+    run.score(model, index=index, output=tmp_path / "clean", options=OPTIONS, max_bad_fraction=0.5)
+    assert hash_folder(tmp_path / "scores") == hash_folder(tmp_path / "clean")
+
+
+def test_processor_that_breaks_on_one_image_costs_one_row(
+    model: Path, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = samples.Preparer._processor
+
+    def moody(self: Any) -> Any:
+        processor = original(self)
+
+        def process(**inputs: Any) -> Any:
+            if inputs["images"][0].size == (60, 40):  # the one picture of this size among the rows
+                raise IndexError("tiles")
+            return processor(**inputs)
+
+        return process
+
+    monkeypatch.setattr(samples.Preparer, "_processor", moody)
+    summary = run.score(model, index=index, output=tmp_path / "scores", options=OPTIONS, max_bad_fraction=0.5)
+    assert summary.counts["image_unusable"] == 1
+    assert summary.counts["ok"] == len(GOOD) + EXPECTED.count("ok") - 1
+
+
+def test_model_that_lacks_a_tensor_is_refused(model: Path, index: Path, tmp_path: Path) -> None:
+    """transformers would fill it with random numbers and go on."""
+    holed = tmp_path / "holed"
+    shutil.copytree(model, holed)
+    weights = next(holed.glob("*.safetensors"))
+    tensors = load_file(weights)
+    lost = next(name for name in tensors if "layers.0" in name and "q_proj.weight" in name and "language" in name)
+    del tensors[lost]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=r"lacks 1 of the model's tensors .*q_proj\.weight"):
+        run.score(holed, index=index, output=tmp_path / "scores", options=OPTIONS)
+    assert not (tmp_path / "scores").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "complaint"),
+    [
+        ("config.json", "{", "no JSON"),
+        ("config.json", "[]", "no object"),
+        ("config.json", '{"model_type": "nonesuch"}', "cannot be loaded|no processor"),
+        ("model.safetensors", "", "no safetensors file"),
+        ("model.safetensors", "x" * 100, "no safetensors file"),
+        ("chat_template.jinja", None, "no chat template"),
+        ("tokenizer.json", None, "no processor"),
+        ("processor_config.json", None, "no processor"),
+    ],
+)
+def test_damaged_model_folder_is_named(
+    model: Path, index: Path, tmp_path: Path, file: str, content: str | None, complaint: str
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(model, damaged)
+    if content is None:
+        (damaged / file).unlink()
+    else:
+        (damaged / file).write_text(content)
+    with pytest.raises(UsageError, match=complaint):
+        run.score(damaged, index=index, output=tmp_path / "scores", options=OPTIONS)
 
 
 @pytest.mark.parametrize("missing", ["model", "index"])

@@ -121,8 +121,11 @@ def command(
 
     if common.threads is not None:
         torch.set_num_threads(common.threads)
+    elif run.on_gpu(options):
+        # On the host only the decoding threads are left; sixteen of them with sixteen threads each would wait for each other.
+        torch.set_num_threads(1)
     if common.dry_run:
-        _show_plan(run.plan(model, index, options), output, report)
+        _show_plan(run.plan(model, index, options, common.memory_limit), output, report)
         return
     began_s = time.monotonic()
     with Bar("score", quiet=common.quiet, unit="pairs") as bar:
@@ -160,6 +163,8 @@ def _show_plan(planned: Plan, output: Path, report: Report) -> None:
         "rows": f"{planned.rows:,}",
         "units": f"{planned.units:,}",
         "model": f"{planned.config['architecture']}, {format_bytes(planned.model_bytes)}, {planned.config['dtype']}",
+        "memory": f"{format_bytes(planned.memory.weight_bytes)} of weights, {format_bytes(planned.memory.ahead_bytes)} of rows ahead, "
+        f"{format_bytes(planned.memory.decode_bytes)} of pictures under way",
         "output": str(output),
     }
     report.say("\n".join(f"{name:>7}  {value}" for name, value in lines.items()))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmsel.outputs import read_manifest
-from vlmsel.sheet import part_files
+from vlmsel.sheet_bands import part_files
 
 from vlmsel_trainer.demo.corpus import KIND_MEANINGS
 

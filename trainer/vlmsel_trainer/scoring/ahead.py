@@ -1,4 +1,4 @@
-"""Units made ready ahead of the model: tokens in this thread, images in workers, a bounded number of batches waiting.
+"""Units made ready ahead of the model: tokens in this thread, images in workers, a bounded number of bytes waiting.
 
 What is ready ahead crosses the border of units, so the model never waits at one; what is batched together never does.
 """
@@ -14,13 +14,15 @@ from typing import Any
 from vlmsel.errors import ResourceError
 
 from vlmsel_trainer.scoring.batches import plan_batches
+from vlmsel_trainer.scoring.memory import DEFAULT_BYTES
 from vlmsel_trainer.scoring.records import Sample, Score, Unit
-from vlmsel_trainer.scoring.samples import PreparedRow, Preparer, ReadRow, RowError, read_tokens
+from vlmsel_trainer.scoring.samples import ImageCost, PreparedRow, Preparer, ReadRow, RowError, read_tokens
 from vlmsel_trainer.scoring.template import ChatTemplate
 
 # No image takes this long; a file system that hangs must not hang the run.
 ROW_TIMEOUT_S = 600.0
-_TokenCount = int
+# Of an image that no processor takes: its row will fail, and weighs nothing until then.
+_NO_COST = ImageCost(1, 0)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class PlannedUnit:
     samples: list[Sample]
     scores: list[Score]
     batches: list[list[int]] = field(default_factory=list)
+    n_bytes: dict[int, int] = field(default_factory=dict)
+    """What each readable row will take on the host once it is prepared."""
 
 
 @dataclass
@@ -55,34 +59,51 @@ class ReadyBatch:
     is_last: bool
 
 
-class Ahead:
-    """Turns units into ready batches, in order, with ``n_workers`` threads decoding ahead."""
+@dataclass(frozen=True)
+class _Waiting:
+    """A batch under way: its rows' futures, and the bytes that they come to."""
 
-    def __init__(self, preparer: Preparer, rules: TokenRules, n_workers: int) -> None:
+    planned: PlannedUnit
+    rows: list[int]
+    futures: list[concurrent.futures.Future[Any]]
+    is_last: bool
+    n_bytes: int
+
+
+class Ahead:
+    """Turns units into ready batches, in order, with ``n_workers`` threads decoding ahead.
+
+    What waits is bounded by ``ahead_bytes``, but for the batch that the model takes next.
+    """
+
+    def __init__(self, preparer: Preparer, rules: TokenRules, n_workers: int, ahead_bytes: int = DEFAULT_BYTES) -> None:
         self._preparer = preparer
         self._rules = rules
         self._n_workers = n_workers
-        self._n_tokens_by_size: dict[tuple[int, int], _TokenCount] = {}
-        self._fixed_tokens = self._find_fixed_tokens()
+        self._ahead_bytes = ahead_bytes
+        self._cost_by_size: dict[tuple[int, int], ImageCost] = {}
+        self._fixed_cost = self._find_fixed_cost()
 
     def run(self, units: Iterable[tuple[Unit, list[Sample]]]) -> Generator[ReadyBatch, None, None]:
         """Every unit yields at least one batch (perhaps empty), so that each can be committed."""
         pool = concurrent.futures.ThreadPoolExecutor(self._n_workers, thread_name_prefix="decode")
-        waiting: deque[tuple[PlannedUnit, list[int], list[concurrent.futures.Future[Any]], bool]] = deque()
-        n_waiting_rows = 0
+        waiting: deque[_Waiting] = deque()
         try:
             for unit, samples in units:
                 planned, reads = self._plan(unit, samples)
                 for number, rows in enumerate(planned.batches):
+                    n_bytes = sum(planned.n_bytes[i] for i in rows)
+                    while waiting and sum(batch.n_bytes for batch in waiting) + n_bytes > self._ahead_bytes:
+                        yield _collect(waiting.popleft())
                     futures = [pool.submit(self._prepare, samples[i], reads[i]) for i in rows]
-                    waiting.append((planned, rows, futures, number == len(planned.batches) - 1))
-                    n_waiting_rows += len(rows)
+                    waiting.append(_Waiting(planned, rows, futures, number == len(planned.batches) - 1, n_bytes))
                     # Two batches ahead, or more where they are small: enough to keep every worker busy.
-                    while len(waiting) > 2 and n_waiting_rows - len(waiting[0][1]) > 2 * self._n_workers:
-                        n_waiting_rows -= len(waiting[0][1])
-                        yield _collect(*waiting.popleft())
+                    while len(waiting) > 2 and sum(len(batch.rows) for batch in waiting) > 2 * self._n_workers + len(
+                        waiting[0].rows
+                    ):
+                        yield _collect(waiting.popleft())
             while waiting:
-                yield _collect(*waiting.popleft())
+                yield _collect(waiting.popleft())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -102,7 +123,9 @@ class Ahead:
             except RowError as error:
                 planned.scores[i] = Score(error.status)
                 continue
-            lengths.append(len(reads[i].tokens.ids) + sum(map(self._estimate_tokens, sample.images)))
+            costs = [self._estimate(image) for image in sample.images]
+            lengths.append(len(reads[i].tokens.ids) + sum(cost.n_tokens for cost in costs))
+            planned.n_bytes[i] = sum(cost.n_bytes for cost in costs)
         readable = list(reads)
         planned.batches = [[readable[i] for i in rows] for rows in plan_batches(lengths, self._rules.batch_tokens)] or [
             []
@@ -119,35 +142,34 @@ class Ahead:
         except RowError as error:
             return error
 
-    def _estimate_tokens(self, image: dict[str, Any]) -> _TokenCount:
-        """How long the image will be; a wrong header only makes a batch less well filled."""
-        if self._fixed_tokens is not None:
-            return self._fixed_tokens
+    def _estimate(self, image: dict[str, Any]) -> ImageCost:
+        """What the image will take; a wrong header only makes a batch less well filled."""
+        if self._fixed_cost is not None:
+            return self._fixed_cost
         # Sides in steps of 28 pixels (Qwen's cell) keep the number of sizes, and so of trials, small.
         size = tuple(min(4096, max(28, (int(image[side] or 336) + 14) // 28 * 28)) for side in ("width", "height"))
         key = (size[0], size[1])
-        if key not in self._n_tokens_by_size:
+        if key not in self._cost_by_size:
             try:
-                self._n_tokens_by_size[key] = self._preparer.count_image_tokens(*key)
+                self._cost_by_size[key] = self._preparer.measure(*key)
             except RowError:
-                self._n_tokens_by_size[key] = 1
-        return self._n_tokens_by_size[key]
+                self._cost_by_size[key] = _NO_COST
+        return self._cost_by_size[key]
 
-    def _find_fixed_tokens(self) -> _TokenCount | None:
-        counts = set()
+    def _find_fixed_cost(self) -> ImageCost | None:
+        costs = set()
         for size in ((64, 64), (640, 480), (300, 900), (1400, 1400)):
             try:
-                counts.add(self._preparer.count_image_tokens(*size))
+                costs.add(self._preparer.measure(*size))
             except RowError:
                 return None
-        return counts.pop() if len(counts) == 1 else None
+        return costs.pop() if len(costs) == 1 else None
 
 
-def _collect(
-    planned: PlannedUnit, rows: list[int], futures: list[concurrent.futures.Future[Any]], is_last: bool
-) -> ReadyBatch:
-    ready = ReadyBatch(planned, [], [], [], is_last)
-    for i, future in zip(rows, futures, strict=True):
+def _collect(batch: _Waiting) -> ReadyBatch:
+    planned = batch.planned
+    ready = ReadyBatch(planned, [], [], [], batch.is_last)
+    for i, future in zip(batch.rows, batch.futures, strict=True):
         try:
             result = future.result(timeout=ROW_TIMEOUT_S)
         except concurrent.futures.TimeoutError as error:

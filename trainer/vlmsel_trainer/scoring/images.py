@@ -5,6 +5,7 @@ Nothing here raises for a bad image: `ImageError` carries the status that the sa
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import threading
@@ -16,12 +17,16 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from vlmsel_trainer.scoring.memory import ByteBudget
+
 # Decoders that have no business in a crawl stay off: EPS starts a shell, others have had their share of holes.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_IMAGE_BYTES = 1 << 30
 # Pillow knows a format only once its plugin is imported, and a search by name fails before that.
 Image.init()
 _MAX_OPEN_FILES = 64
+# Pillow keeps four bytes for a pixel: as decoded, turned, and in RGB.
+_BYTES_PER_PIXEL = 12
 
 
 class ImageError(Exception):
@@ -120,10 +125,10 @@ def _below(root: str | None, relative: str) -> Path:
     return base / relative
 
 
-def decode(data: bytes, limits: ImageLimits) -> Image.Image:
+def decode(data: bytes, limits: ImageLimits, decoding: ByteBudget | None = None) -> Image.Image:
     """A picture in RGB, turned as its EXIF orientation says, no larger than ``limits.max_pixels``.
 
-    Raises `ImageError`: ``image_too_large`` from the header alone, ``image_undecodable`` for everything else.
+    Its pixels are held in ``decoding`` while they are. Raises `ImageError`: ``image_too_large`` from the header alone, ``image_undecodable`` for everything else.
     """
     if not data:
         raise ImageError("image_undecodable", "no bytes")
@@ -136,14 +141,9 @@ def decode(data: bytes, limits: ImageLimits) -> Image.Image:
                     raise ImageError("image_too_large", f"{width}x{height} pixels")
                 if limits.max_pixels is not None and width * height > limits.max_pixels:
                     picture.draft("RGB", shrunk_size(width, height, limits.max_pixels))
-                picture.load()
-                turned = ImageOps.exif_transpose(picture)
-                colour = turned.convert("RGB")
-        if limits.max_pixels is not None and colour.width * colour.height > limits.max_pixels:
-            colour = colour.resize(
-                shrunk_size(colour.width, colour.height, limits.max_pixels), Image.Resampling.BICUBIC
-            )
-        return colour
+                needed = picture.width * picture.height * _BYTES_PER_PIXEL
+                with contextlib.nullcontext() if decoding is None else decoding.hold(needed):
+                    return _in_rgb(picture, limits.max_pixels)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -152,6 +152,18 @@ def decode(data: bytes, limits: ImageLimits) -> Image.Image:
         raise ImageError("image_too_large", "not enough memory to decode it") from error
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, struct.error, ...
         raise ImageError("image_undecodable", f"{type(error).__name__}: {error}") from error
+
+
+def _in_rgb(picture: Image.Image, max_pixels: int | None) -> Image.Image:
+    picture.load()
+    turned = ImageOps.exif_transpose(picture)
+    if turned.mode.startswith("I;16"):
+        # Pillow cuts 16 bits off at 255, which is white; the upper 8 are the picture.
+        turned = turned.convert("I").point(lambda value: value / 257).convert("L")
+    colour = turned.convert("RGB")
+    if max_pixels is not None and colour.width * colour.height > max_pixels:
+        colour = colour.resize(shrunk_size(colour.width, colour.height, max_pixels), Image.Resampling.BICUBIC)
+    return colour
 
 
 def shrunk_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 from vlmsel.errors import NotFoundError, UsageError
@@ -57,7 +58,12 @@ def check_folder(path: Path, *, trust_remote_code: bool = False) -> dict[str, An
     config_file = path / "config.json"
     if not config_file.is_file():
         raise NotFoundError(f"{path} has no config.json; is it a model folder as save_pretrained writes it?")
-    config = json.loads(config_file.read_text(encoding="utf-8"))
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{config_file} is no JSON ({error}); copy the model again") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"{config_file} holds no object; is it a model's configuration?")
     if not any(path.glob("*.safetensors")):
         pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in path.glob(pattern))
         if pickles:
@@ -68,7 +74,7 @@ def check_folder(path: Path, *, trust_remote_code: bool = False) -> dict[str, An
         raise NotFoundError(f"{path} has no *.safetensors")
     if "auto_map" in config and not trust_remote_code:
         raise UsageError(f"{path} wants to run its own Python code; if you trust it, say --trust-remote-code")
-    return dict(config)
+    return config
 
 
 def load(
@@ -94,16 +100,24 @@ def load(
     silence: Any = transformers_logging.disable_progress_bar
     silence()  # its bars would break into the run's own
     processor, backend = load_processor(path, image_backend, trust_remote_code=trust_remote_code)
+    factory: Any = AutoModelForImageTextToText
     try:
-        model: Any = AutoModelForImageTextToText.from_pretrained(
+        model, loading = factory.from_pretrained(
             path,
             dtype=DTYPES[dtype],
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"{path} cannot be loaded as an image-text-to-text model: {error}") from error
+    # transformers fills what a folder lacks with random numbers and goes on.
+    if missing := sorted(str(name) for name in loading["missing_keys"]):
+        raise UsageError(
+            f"{path} lacks {len(missing)} of the model's tensors ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); "
+            "its scores would be noise. Is a *.safetensors file missing, or is it an adapter that must be merged first?"
+        )
     model = model.to(where).eval().requires_grad_(False)
     # The top-level switch alone leaves the language model's own in place, and then packed or cached keys can leak.
     model.config.use_cache = False

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import vlmsel
-from vlmsel.errors import MismatchError, ResourceError, StrictError, UnreadableError, UsageError
+from vlmsel.errors import MismatchError, StrictError, UnreadableError, UsageError
 
 from vlmsel_trainer.scoring import model as models
 from vlmsel_trainer.scoring import provenance as provenance_of
@@ -29,6 +29,7 @@ from vlmsel_trainer.scoring.conversations import caption_turns
 from vlmsel_trainer.scoring.encoding import TokenizerError
 from vlmsel_trainer.scoring.images import ImageLimits
 from vlmsel_trainer.scoring.index import Index
+from vlmsel_trainer.scoring.memory import ByteBudget, MemoryPlan, count_weight_bytes, plan_memory
 from vlmsel_trainer.scoring.options import ScoreOptions
 from vlmsel_trainer.scoring.records import OK, Unit
 from vlmsel_trainer.scoring.samples import Preparer
@@ -47,6 +48,7 @@ class Plan:
     rows: int
     units: int
     model_bytes: int
+    memory: MemoryPlan
     config: dict[str, Any]
     index: Index
 
@@ -93,22 +95,29 @@ class Progress:
     tokens: int = 0
 
 
-def plan(model: Path, index: Path, options: ScoreOptions) -> Plan:
-    """Checks model folder and index and counts the work; hashes the model (its bytes are read once)."""
+def plan(model: Path, index: Path, options: ScoreOptions, memory_limit: int | None = None) -> Plan:
+    """Checks model folder and index and counts the work; hashes the model (its bytes are read once).
+
+    Raises `ResourceError` where ``memory_limit`` (bytes) has no room beside the weights; those on a GPU do not count.
+    """
     model_config = models.check_folder(model, trust_remote_code=options.trust_remote_code)
     manifest = vlmsel.read_manifest(index)
     if manifest.get("command") != "index":
         raise UsageError(f"{index} is no index: `vlmsel {manifest.get('command')}` wrote it; give the index as --index")
     opened = Index(index, manifest)
     units = _limited(opened.units(options.samples_per_unit), options.limit)
+    dtype = _resolved_dtype(options)
+    weight_bytes = count_weight_bytes(model, models.DTYPES[dtype])
+    memory = plan_memory(memory_limit, 0 if on_gpu(options) else weight_bytes)
     files = provenance_of.list_model_files(model)
     config = options.config() | {
         "model_sha256": provenance_of.hash_model(model),
         "architecture": ", ".join(model_config.get("architectures") or []),
-        "dtype": _resolved_dtype(options),
+        "dtype": dtype,
         "image_backend": options.image_backend,
     }
-    return Plan(sum(map(len, units)), len(units), sum(file.stat().st_size for file in files), config, opened)
+    model_bytes = sum(file.stat().st_size for file in files)
+    return Plan(sum(map(len, units)), len(units), model_bytes, memory, config, opened)
 
 
 def score(
@@ -129,15 +138,13 @@ def score(
     Raises NotFoundError and UsageError before any work; UnreadableError where more than ``max_bad_fraction`` of the rows
     failed (StrictError at the first, under ``strict``): nothing is published then, what was scored stays for the next
     run; MismatchError where ``output`` was begun with another model, configuration or index; LockedError; ResourceError.
-    ``allow_bad_files``: of up to so many shards, rows whose image is missing or cut short do not count as failed. ``memory_limit`` (bytes): refuses,
-    before it is loaded, a model whose weights alone are larger.
+    ``allow_bad_files``: of up to so many shards, rows whose image is missing or cut short do not count as failed. ``memory_limit`` (bytes) is
+    shared out by `vlmsel_trainer.scoring.memory`; a model that leaves no room in it is refused before it is loaded.
     """
     options = options or ScoreOptions()
     began = time.monotonic()
     model, index = Path(model), Path(index)
-    planned = plan(model, index, options)
-    if memory_limit is not None and planned.model_bytes > memory_limit:
-        raise ResourceError(f"{model} has {planned.model_bytes:,} bytes of weights, --memory-limit is {memory_limit:,}")
+    planned = plan(model, index, options, memory_limit)
     tolerance = Tolerance(strict, max_bad_fraction, EMPTY_STATUSES | {OK, "input"}, allow_bad_files)
     with vlmsel.Output.begin(
         output,
@@ -205,6 +212,8 @@ class _Run:
             template.image_token,
             template.image_token_id,
             loaded.max_positions,
+            ByteBudget(self._plan.memory.read_bytes),
+            ByteBudget(self._plan.memory.decode_bytes),
         )
         rules = TokenRules(
             template,
@@ -214,7 +223,8 @@ class _Run:
             self._options.no_image_pass,
         )
         scorer = BatchScorer(loaded)
-        ahead = Ahead(preparer, rules, self._options.workers or min(16, os.cpu_count() or 1))
+        n_workers = self._options.workers or min(16, os.cpu_count() or 1)
+        ahead = Ahead(preparer, rules, n_workers, self._plan.memory.ahead_bytes)
         pending: list[tuple[bool, list[int], list[PendingRows]]] = []
         with contextlib.closing(ahead.run(self._plan.index.read(units))) as batches:
             scorer.begin_unit()
@@ -358,7 +368,13 @@ def _limited(units: list[Unit], limit: int | None) -> list[Unit]:
 
 
 def _resolved_dtype(options: ScoreOptions) -> str:
-    if options.dtype != "auto":
+    if options.dtype in models.DTYPES:
         return options.dtype
-    on_gpu = options.device.startswith("cuda") or (options.device == "auto" and torch.cuda.is_available())
-    return "bfloat16" if on_gpu else "float32"
+    if options.dtype != "auto":
+        raise UsageError(f"unknown dtype {options.dtype!r}; one of auto, {', '.join(models.DTYPES)}")
+    return "bfloat16" if on_gpu(options) else "float32"
+
+
+def on_gpu(options: ScoreOptions) -> bool:
+    """Whether a run with these options puts the model on a GPU."""
+    return options.device.startswith("cuda") or (options.device == "auto" and torch.cuda.is_available())

@@ -24,6 +24,7 @@ from vlmsel_trainer.scoring.conversations import (
     without_images,
 )
 from vlmsel_trainer.scoring.images import ByteReader, ImageError, ImageLimits, decode, locate, shrunk_size
+from vlmsel_trainer.scoring.memory import ByteBudget
 from vlmsel_trainer.scoring.records import Sample
 from vlmsel_trainer.scoring.template import ChatTemplate, TemplateError, Tokens
 
@@ -63,6 +64,14 @@ class PreparedRow:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+@dataclass(frozen=True)
+class ImageCost:
+    """What an image takes once it is prepared: positions of the sequence, and bytes of features on the host."""
+
+    n_tokens: int
+    n_bytes: int
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,8 @@ class Preparer:
     image_token: str
     image_token_id: int
     max_positions: int | None = None
+    reading: ByteBudget = field(default_factory=ByteBudget)
+    decoding: ByteBudget = field(default_factory=ByteBudget)
     reader: ByteReader = field(default_factory=ByteReader)
     _own: threading.local = field(default_factory=threading.local)
     _copying: threading.Lock = field(default_factory=threading.Lock)
@@ -124,7 +135,9 @@ class Preparer:
             for entry in sample.images:
                 try:
                     location = locate(self.roots, sample.source, sample.shard, entry)
-                    picture = decode(self.reader.read(location), self.limits)
+                    # Always in this order, so that whoever holds pixels can finish.
+                    with self.reading.hold(int(entry["size"])):
+                        picture = decode(self.reader.read(location), self.limits, self.decoding)
                 except ImageError as error:
                     raise RowError(error.status, str(error)) from error
                 images.append(self._expand(picture))
@@ -133,19 +146,22 @@ class Preparer:
             raise RowError("too_long", f"{len(row)} tokens, the model was made for {self.max_positions}")
         return row
 
-    def count_image_tokens(self, width: int, height: int) -> int:
-        """How many tokens an image of this size becomes, found by giving the processor a blank one."""
+    def measure(self, width: int, height: int) -> ImageCost:
+        """What an image of this size becomes, found by giving the processor a blank one; raises `RowError`."""
         size = shrunk_size(max(1, width), max(1, height), self.limits.max_pixels or self.limits.max_decode_pixels)
-        return len(self._expand(Image.new("RGB", size, (127, 127, 127))).ids)
+        image = self._expand(Image.new("RGB", size, (127, 127, 127)))
+        return ImageCost(len(image.ids), sum(value.nbytes for value in image.features.values()))
 
     def _expand(self, picture: Image.Image) -> _ImageTokens:
         try:
             batch = self._processor()(
                 images=[picture], text=[self.image_token], return_tensors="pt", add_special_tokens=False
             )
-        except (ValueError, ZeroDivisionError, RuntimeError) as error:
-            # Processors refuse shapes that they cannot tile, such as 3,000 x 1.
-            raise RowError("image_unusable", f"{picture.width}x{picture.height}: {error}") from error
+        except Exception as error:
+            # Processors refuse shapes that they cannot tile, such as 3,000 x 1, with whatever their authors chose. One row must
+            # not end a run; if all fail so, --max-bad-fraction does.
+            detail = f"{picture.width}x{picture.height}: {type(error).__name__}: {error}"
+            raise RowError("image_unusable", detail) from error
         ids = batch.pop("input_ids")[0].tolist()
         batch.pop("attention_mask", None)
         extras = {key: batch.pop(key)[0].tolist() for key in _TOKEN_KEYS if key in batch}

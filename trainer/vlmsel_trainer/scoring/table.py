@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from vlmsel.errors import ResourceError
 
 from vlmsel_trainer.scoring import provenance as provenance_of
 from vlmsel_trainer.scoring.records import OK, Score
@@ -40,7 +41,7 @@ def write_part(
     *,
     with_no_image: bool,
 ) -> None:
-    """Writes one part; every sequence has one entry per row, in the order of the index."""
+    """Writes one part; every sequence has one entry per row, in the order of the index. Raises `ResourceError`."""
     columns: dict[str, Any] = {
         "uid": pa.array(uids, pa.binary(16)),
         "source": pa.array(sources, pa.string()),
@@ -56,7 +57,12 @@ def write_part(
         no_image = [score.nll_sum_no_image if score.status == OK else None for score in scores]
         columns["nll_sum_no_image"] = pa.array(no_image, pa.float64())
     table = pa.table(columns, schema=schema(provenance, with_no_image=with_no_image))
-    pq.write_table(table, path, compression="zstd", use_dictionary=["source", "status"], write_statistics=True)
+    try:
+        pq.write_table(table, path, compression="zstd", use_dictionary=["source", "status"], write_statistics=True)
+    except OSError as error:  # pyarrow says what, but not where
+        raise ResourceError(
+            f"{path}, {table.nbytes:,} bytes of scores, cannot be written ({error}); what was committed stays, run the same command again"
+        ) from error
 
 
 def _as_float32(value: float | None) -> float | None:

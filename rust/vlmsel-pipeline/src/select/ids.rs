@@ -9,7 +9,6 @@ use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
 use vlmsel_shards::inputs::InputFile;
 use vlmsel_shards::npy::read_uids;
-use vlmsel_shards::tables::chunk_pages::PageBuffers;
 use vlmsel_shards::tables::schema::{Role, Wanted, resolve};
 use vlmsel_shards::tables::{Table, is_table, open};
 
@@ -135,9 +134,8 @@ impl IdSet {
         };
         match &table {
             Table::Parquet(parquet) => {
-                let mut buffers = PageBuffers::default();
                 for group in 0..parquet.groups() {
-                    parquet.read(group, None, &[&column], &mut buffers, &mut |batch| {
+                    parquet.read(group, None, &[&column], &mut |batch| {
                         self.insert_array(batch.column(0));
                         Ok(())
                     })?;

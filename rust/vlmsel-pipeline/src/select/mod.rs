@@ -26,6 +26,7 @@ mod worker;
 mod write;
 
 pub use dry_run::{Plan, plan};
+pub(crate) use ids::for_each_id;
 pub use plan::{Control, Order, Request, Size};
 pub use report::{Outcome, SelectionReport};
 pub use run::select;

@@ -167,7 +167,7 @@ impl<'a> Worker<'a> {
             let wanted: Vec<&Column> = deciding.iter().map(|(column, _)| *column).collect();
             let mut first_row = 0;
             let mut sifted = Ok(());
-            table.read(group, None, &wanted, &mut buffers, &mut |batch| {
+            table.read(group, None, &wanted, &mut |batch| {
                 if sifted.is_ok() {
                     sifted = self.sift_batch(batch, &deciding, first_row, &mut survivors);
                     hand_on(self, &mut survivors, MOST_SURVIVORS);

@@ -18,6 +18,9 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
     Ok(path.components().collect())
 }
 
+/// What a partial folder says of itself.
+pub const BEGUN: &str = "begun.json";
+
 /// The real place of a path that may not exist yet: its deepest existing ancestor resolved, the rest appended.
 fn real_place(path: &Path) -> PathBuf {
     let mut tail = Vec::new();
@@ -80,12 +83,26 @@ pub fn finished_output(spec: &OutputSpec) -> Result<Option<Manifest>> {
 }
 
 pub fn read_begun(partial: &Path) -> Result<Option<Begun>> {
-    let path = partial.join("begun.json");
+    let path = partial.join(BEGUN);
     match fs::read(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::unreadable(&path, error)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).at("read", &path),
     }
+}
+
+/// Removes a partial folder, what says whose it is last: a kill on the way must not leave a folder that nobody knows.
+pub fn remove_partial(partial: &Path) -> Result<()> {
+    for entry in fs::read_dir(partial).at("list", partial)? {
+        let entry = entry.at("list", partial)?;
+        let path = entry.path();
+        if entry.file_type().at("inspect", &path)?.is_dir() {
+            fs::remove_dir_all(&path).at("remove", &path)?;
+        } else if entry.file_name() != BEGUN {
+            fs::remove_file(&path).at("remove", &path)?;
+        }
+    }
+    fs::remove_dir_all(partial).at("remove", partial)
 }
 
 pub fn is_empty_or_temporary(partial: &Path) -> Result<bool> {

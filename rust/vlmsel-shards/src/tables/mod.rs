@@ -4,6 +4,7 @@
 //! read in chunks: the score column by itself in small blocks of keys ([`score`]), the other columns only for the rows
 //! that are asked for.
 
+pub mod batches;
 pub mod chunk_pages;
 mod column_bytes;
 mod hybrid;

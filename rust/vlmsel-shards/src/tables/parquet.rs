@@ -9,11 +9,11 @@ use ::parquet::arrow::ProjectionMask;
 use ::parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
 };
-use ::parquet::errors::ParquetError;
 use ::parquet::file::metadata::ColumnChunkMetaData;
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
+use super::batches::Batches;
 use super::chunk_pages::{ChunkPages, PageBuffers, PageError};
 use super::column_bytes::{Pread, guarded};
 use super::id_pages::gather_ids;
@@ -239,12 +239,13 @@ impl ParquetTable {
     }
 
     /// Walks over the headers of some columns, so that the parquet crate is not asked to believe an impossible one.
-    fn check_headers(&self, group: usize, columns: &[&Column], buffers: &mut PageBuffers) -> Result<()> {
+    fn check_headers(&self, group: usize, columns: &[&Column]) -> Result<()> {
+        let mut buffers = PageBuffers::default();
         for column in columns {
             let mask = self.mask(&[column]);
             let chunks = self.metadata.metadata().row_group(group).columns().iter().enumerate();
             for (_, chunk) in chunks.filter(|(leaf, _)| mask.leaf_included(*leaf)) {
-                let mut pages = self.any_pages(chunk, buffers);
+                let mut pages = self.any_pages(chunk, &mut buffers);
                 while let Some(header) = pages.next_header().map_err(|e| self.page_error(group, column, e))? {
                     pages.skip(&header);
                 }
@@ -272,7 +273,7 @@ impl ParquetTable {
             return Ok(());
         }
         let mut row = 0;
-        self.read(group, None, &[column], buffers, &mut |batch| {
+        self.read(group, None, &[column], &mut |batch| {
             let end = row + batch.num_rows();
             if end > done {
                 let from = done.saturating_sub(row);
@@ -282,10 +283,6 @@ impl ParquetTable {
             row = end;
             Ok(())
         })
-    }
-
-    fn row_mismatch(&self, group: usize, found: usize, rows: usize) -> Error {
-        Error::unreadable(&self.path, format!("row group {group} holds {found} rows, the footer says {rows}"))
     }
 
     /// Reads columns of a row group in batches: all rows, or those of `rows` (ascending, counted within the group).
@@ -298,17 +295,27 @@ impl ParquetTable {
         group: usize,
         rows: Option<&[u32]>,
         columns: &[&Column],
-        buffers: &mut PageBuffers,
         visit: &mut dyn FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<()> {
-        let input = Pread { file: self.file.clone(), bytes: self.bytes };
+        for batch in self.batches(group, rows, columns)? {
+            visit(&batch?)?;
+        }
+        Ok(())
+    }
+
+    /// The same as an iterator, for whoever takes the batches at a pace of their own; it keeps the file open.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`] for damage, here and from the iterator.
+    pub fn batches(&self, group: usize, rows: Option<&[u32]>, columns: &[&Column]) -> Result<Batches> {
         let total = self.group_rows(group).1;
         let expected = rows.map_or(total, <[u32]>::len);
         if expected == 0 {
-            return Ok(());
+            return Ok(Batches::new(&self.path, group, None, columns, 0));
         }
-        self.check_headers(group, columns, buffers)?;
-        let mut reader = guarded(&self.path, || {
+        self.check_headers(group, columns)?;
+        let input = Pread { file: self.file.clone(), bytes: self.bytes };
+        let reader = guarded(&self.path, || {
             let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(input, self.metadata.clone())
                 .with_row_groups(vec![group])
                 .with_projection(self.mask(columns))
@@ -318,27 +325,7 @@ impl ParquetTable {
             }
             builder.build()
         })?;
-        let schema = super::schema::working_schema(columns);
-        let mut found = 0;
-        loop {
-            let Some(batch) = guarded(&self.path, || reader.next().transpose().map_err(ParquetError::from))? else {
-                break;
-            };
-            let arrays = columns
-                .iter()
-                .map(|column| {
-                    let array = batch
-                        .column_by_name(&column.name)
-                        .ok_or_else(|| Error::unreadable(&self.path, format!("column {:?} vanished", column.name)))?;
-                    super::to_working(array, column, &self.path.display().to_string())
-                })
-                .collect::<Result<Vec<_>>>()?;
-            let batch =
-                RecordBatch::try_new(schema.clone(), arrays).map_err(|error| Error::unreadable(&self.path, error))?;
-            found += batch.num_rows();
-            visit(&batch)?;
-        }
-        if found == expected { Ok(()) } else { Err(self.row_mismatch(group, found, expected)) }
+        Ok(Batches::new(&self.path, group, Some(reader), columns, expected))
     }
 }
 
@@ -358,7 +345,7 @@ impl ParquetTable {
     ) -> Result<()> {
         let Some((id, rest)) = columns.split_first() else { return Ok(()) };
         let Some(ids) = gather_ids(self, group, rows, id, buffers)? else {
-            return self.read(group, Some(rows), columns, buffers, visit);
+            return self.read(group, Some(rows), columns, visit);
         };
         let schema = super::schema::working_schema(columns);
         let batch_of =
@@ -367,7 +354,7 @@ impl ParquetTable {
             return visit(&batch_of(vec![ids])?);
         }
         let mut done = 0;
-        self.read(group, Some(rows), rest, buffers, &mut |batch| {
+        self.read(group, Some(rows), rest, &mut |batch| {
             let mut arrays = vec![ids.slice(done, batch.num_rows())];
             arrays.extend_from_slice(batch.columns());
             done += batch.num_rows();

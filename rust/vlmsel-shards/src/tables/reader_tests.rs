@@ -157,7 +157,7 @@ proptest! {
                     Ok(())
                 }).unwrap();
                 let mut row = 0;
-                table.read(group, None, &[&score], &mut buffers, &mut |batch| {
+                table.read(group, None, &[&score], &mut |batch| {
                     visit_array(batch.column(0), row, non_negative, &mut |block| {
                         slow.add(block);
                         Ok(())
@@ -177,7 +177,7 @@ proptest! {
                     if by_page {
                         table.gather(group, &rows, &[&id, &score], buffers, take).unwrap();
                     } else {
-                        table.read(group, Some(&rows), &[&id, &score], buffers, take).unwrap();
+                        table.read(group, Some(&rows), &[&id, &score], take).unwrap();
                     }
                     let schema = super::schema::working_schema(&[&id, &score]);
                     arrow_select::concat::concat_batches(&schema, &batches).unwrap()
