@@ -8,6 +8,8 @@ and does not depend on the order of files or the number of threads.
 from __future__ import annotations
 
 import json
+import math
+import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -92,6 +94,51 @@ def _controls(controls: str | Sequence[str], seed: int) -> list[tuple[str, int]]
     return [(name, seed if name == "random" else 0) for name in names]
 
 
+def _sources(scores: Any) -> tuple[list[str], list[tuple[str, Any]]]:
+    """Paths, and tables that are in memory with the names that messages use."""
+    # A mapping, or a data frame without the Arrow protocol, would give its column names.
+    whole = any(hasattr(scores, name) for name in ("__arrow_c_stream__", "__fspath__", "columns", "keys"))
+    several = isinstance(scores, Iterable) and not whole and not isinstance(scores, (str, bytes))
+    paths: list[str] = []
+    memory: list[tuple[str, Any]] = []
+    for item in scores if several else [scores]:
+        if hasattr(item, "__arrow_c_stream__"):
+            memory.append((f"table {len(memory) + 1} in memory", item))
+        elif isinstance(item, (str, os.PathLike)):
+            paths.append(os.fspath(item))
+        else:
+            hint = "; collect() it first" if hasattr(item, "collect") else ""
+            raise UsageError(
+                f"scores: a {type(item).__name__} is neither a path nor a table with __arrow_c_stream__{hint}"
+            )
+    if not paths and not memory:
+        raise UsageError("scores: an empty list; give paths or tables")
+    return paths, memory
+
+
+def _whole(name: str, value: Any) -> int | None:
+    """A count as the extension module takes it; numpy's integers are integers too."""
+    if value is None:
+        return None
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if isinstance(value, bool) or not 0 <= number < 1 << 64:
+        raise UsageError(f"{name}={value!r}: give a whole number that is not negative and below 2^64")
+    return number
+
+
+def _real(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, str) or math.isnan(number):
+        raise UsageError(f"{name}={value!r}: give a number")
+    return number
+
+
 def options(
     scores: Any,
     *,
@@ -122,26 +169,20 @@ def options(
     overwrite: bool = False,
 ) -> tuple[str, list[tuple[str, Any]]]:
     """The request as the extension module takes it: options as JSON, and the tables that are in memory."""
-    paths: list[str] = []
-    memory: list[tuple[str, Any]] = []
-    items = (
-        [scores] if isinstance(scores, (str, os.PathLike)) or hasattr(scores, "__arrow_c_stream__") else list(scores)
-    )
-    for item in items:
-        if hasattr(item, "__arrow_c_stream__"):
-            memory.append((f"table {len(memory) + 1} in memory", item))
-        else:
-            paths.append(os.fspath(item))
-    if isinstance(band, tuple):
+    paths, memory = _sources(scores)
+    if band is not None and not isinstance(band, str):
+        if len(band) != 2:
+            raise UsageError(f"band={band!r}: give two percentiles, such as (10, 30)")
         band = f"{_decimal_text(band[0])}:{_decimal_text(band[1])}"
-    if threshold is not None and abs(threshold) == float("inf"):
-        threshold = str(threshold)  # type: ignore[assignment]  # JSON has no infinities
+    cut: float | str | None = None if threshold is None else _real("threshold", threshold)
+    if cut in (math.inf, -math.inf):
+        cut = str(cut)  # JSON has no infinities
     size: dict[str, Any] = {
-        "k": k,
+        "k": _whole("k", k),
         "fraction": None if fraction is None else _decimal_text(fraction),
-        "threshold": threshold,
+        "threshold": cut,
         "band": band,
-        "token_budget": token_budget,
+        "token_budget": _whole("token_budget", token_budget),
     }
     request = {
         "scores": paths,
@@ -151,18 +192,18 @@ def options(
         "order": order,
         "size": size,
         "non_negative": non_negative,
-        "min_tokens": min_tokens,
-        "max_tokens": max_tokens,
+        "min_tokens": _whole("min_tokens", min_tokens),
+        "max_tokens": _whole("max_tokens", max_tokens),
         "include": _paths(include),
         "exclude": _paths(exclude),
         "repeats": repeats,
         "keep_columns": [keep_columns] if isinstance(keep_columns, str) else list(keep_columns),
-        "controls": _controls(control, seed),
-        "threads": threads or os.cpu_count() or 1,
-        "memory_limit": memory_limit,
+        "controls": _controls(control, _whole("seed", seed) or 0),
+        "threads": _whole("threads", threads) or os.cpu_count() or 1,
+        "memory_limit": _whole("memory_limit", memory_limit),
         "strict": strict,
-        "max_bad_fraction": max_bad_fraction,
-        "allow_bad_files": allow_bad_files,
+        "max_bad_fraction": _real("max_bad_fraction", max_bad_fraction),
+        "allow_bad_files": _whole("allow_bad_files", allow_bad_files),
         "mix_provenance": mix_provenance,
         "overwrite": overwrite,
     }

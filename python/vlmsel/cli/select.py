@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ import click
 from vlmsel.cli.options import COUNT, FRACTION, Common, common_options
 from vlmsel.cli.progress import Progress, format_bytes
 from vlmsel.cli.report import Report
+from vlmsel.errors import NotFoundError
 
 SIZES = ("k", "fraction", "threshold", "band", "token_budget")
 
@@ -53,7 +55,7 @@ SIZES = ("k", "fraction", "threshold", "band", "token_budget")
     show_default=True,
     help="Whether an id counts once or each time.",
 )
-@click.option("--keep-columns", metavar="A,B", help="Columns to carry into the selection.")
+@click.option("--keep-columns", multiple=True, metavar="A,B", help="Columns to carry into the selection. Repeatable.")
 @click.option(
     "--control", "controls", type=click.Choice(["random", "worst", "middle"]), multiple=True,
     help="Write a comparison set of the same size beside the selection. Repeatable.",
@@ -88,7 +90,7 @@ def command(scores: tuple[str, ...], common: Common, **flags: Any) -> None:
         what = f"{names} exclude each other" if given else f"how many? Give one of {names}"
         raise click.UsageError(what)
     keywords = _keywords(common, flags)
-    sources = list(scores) or [str(common.place("scores"))]
+    sources = list(scores) or [str(_workspace_scores(common))]
     if common.dry_run:
         _show_plan(report, sources, keywords)
         return
@@ -110,11 +112,19 @@ def command(scores: tuple[str, ...], common: Common, **flags: Any) -> None:
     report.result(keywords["output"], fields)
 
 
+def _workspace_scores(common: Common) -> Path:
+    place = common.place("scores")
+    if not place.exists() and not place.with_name(f"{place.name}.partial").exists():
+        raise NotFoundError(f"{place}: no such folder; name the tables of scores, or make it with `vlmsel score`")
+    return place
+
+
 def _keywords(common: Common, flags: dict[str, Any]) -> dict[str, Any]:
     keywords = dict(flags)
     keywords["control"] = list(keywords.pop("controls"))
     keywords["output"] = flags["output"] or str(common.place("selection"))
-    keywords["keep_columns"] = [name for name in (flags["keep_columns"] or "").split(",") if name]
+    kept = [name.strip() for names in flags["keep_columns"] for name in names.split(",")]
+    keywords["keep_columns"] = [name for name in kept if name]
     keywords.update(
         threads=common.threads,
         strict=common.strict,

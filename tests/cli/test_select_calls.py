@@ -1,0 +1,141 @@
+"""``vlmsel select`` called in ways that a hurried user tries: forms of input, of options, and mistakes in both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import vlmsel
+from vlmsel.cli.main import run
+from vlmsel.errors import UsageError
+from vlmsel.outputs import read_manifest
+
+ROWS = 100
+TABLE = pa.table({
+    "uid": [f"{n:032x}" for n in range(ROWS)],
+    "ppl": pa.array([float((n * 37) % ROWS) for n in range(ROWS)], pa.float32()),
+    "note": [f"note {n}" for n in range(ROWS)],
+    "n_tokens": pa.array(range(ROWS), pa.int32()),
+})  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two tables at different depths among files that are none of ours; the working directory is above."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("f/sub/_tmp", "f/.hidden"):
+        (tmp_path / name).mkdir(parents=True)
+    pq.write_table(TABLE.slice(0, 50), "f/sub/a.parquet")
+    pq.write_table(TABLE.slice(50), "f/b.parquet")
+    for name in (".x.parquet", "_x.parquet", "b.parquet.crc", "sub/_tmp/c.parquet", ".hidden/c.parquet", "_SUCCESS"):
+        (tmp_path / "f" / name).write_bytes(b"junk")
+    (tmp_path / "list").write_text("# tables\nf/sub\n\nf/b.parquet\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["f"],
+        ["./f/"],
+        ["f", "f/b.parquet"],
+        ["f/sub", "f/b.parquet"],
+        ["f/*.parquet", "f/sub/*.parquet"],
+        ["f/{sub/a,b}.parquet"],
+        ["@list"],
+    ],
+)
+def test_every_form_of_input_names_the_same_rows(folder: Path, arguments: list[str]) -> None:
+    assert run(["select", *arguments, "--k", "10", "-o", "out", "-q"]) == 0
+    found = pq.read_table("out/selection.parquet")
+    assert found["score"].to_pylist() == list(range(10))
+    assert read_manifest("out")["counts"]["input"] == ROWS
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--keep-columns", "note,n_tokens"],
+        ["--keep-columns", "note, n_tokens"],
+        ["--keep-columns", "note", "--keep-columns", "n_tokens"],
+    ],
+)
+def test_kept_columns_are_listed_or_repeated(folder: Path, flags: list[str]) -> None:
+    assert run(["select", "f", "--k", "3", *flags, "-o", "out", "-q"]) == 0
+    assert pq.read_schema("out/selection.parquet").names == ["uid", "rank", "score", "note", "n_tokens"]
+
+
+def test_a_workspace_without_scores_says_what_to_do(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["select", "--k", "1"]) == 2
+    message = capsys.readouterr().err
+    assert "scores: no such folder" in message and "vlmsel score" in message
+    (folder / "scores.partial").mkdir()
+    (folder / "scores.partial/begun.json").write_text("{}")
+    assert run(["select", "--k", "1"]) == 7
+    assert "not finished" in capsys.readouterr().err
+
+
+class Lazy:
+    """A query that was not run yet, as Polars has it."""
+
+    columns = ("uid", "ppl")
+
+    def collect(self) -> pa.Table:
+        """Runs it."""
+        return TABLE
+
+
+@pytest.mark.parametrize(
+    ("scores", "says"),
+    [
+        (None, "NoneType is neither a path nor a table"),
+        (5, "int is neither"),
+        ({"uid": ["a"], "ppl": [1.0]}, "dict is neither"),
+        ([TABLE, 7], "int is neither"),
+        (b"f", "bytes is neither"),
+        (Lazy(), r"Lazy is neither .* collect\(\) it first"),
+        ([], "empty list"),
+    ],
+)
+def test_what_is_no_table_is_named(folder: Path, scores: Any, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        vlmsel.select(scores, k=1, output="out")
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"k": -1},
+        {"k": 1.5},
+        {"k": "1M"},
+        {"k": True},
+        {"k": 1 << 64},
+        {"threshold": "x"},
+        {"threshold": float("nan")},
+        {"band": (1, 2, 3)},
+        {"k": 1, "min_tokens": -4},
+        {"k": 1, "seed": -1, "control": "random"},
+        {"k": 1, "threads": -2},
+        {"k": 1, "memory_limit": "2GB"},
+        {"k": 1, "max_bad_fraction": float("nan")},
+        {"k": 1, "allow_bad_files": -1},
+    ],
+)
+def test_a_wrong_keyword_is_named_with_its_value(folder: Path, wrong: dict[str, Any]) -> None:
+    name = "seed" if "seed" in wrong else list(wrong)[-1]
+    with pytest.raises(UsageError) as raised:
+        vlmsel.select("f", output="out", **wrong)
+    assert name in str(raised.value) and repr(wrong[name]) in str(raised.value)
+    assert not (folder / "out").exists()
+
+
+def test_numbers_of_numpy_are_numbers(folder: Path) -> None:
+    assert vlmsel.select("f", k=np.int64(3), output="a").selected == 3
+    assert vlmsel.select("f", threshold=np.float32(2.5), output="b").selected == 3
+    assert vlmsel.select("f", fraction=np.float64(0.25), output="c").selected == 25
+    assert vlmsel.select("f", threshold=float("inf"), output="d").selected == ROWS
