@@ -113,3 +113,57 @@ def test_a_page_that_claims_two_gigabytes_is_refused_unread(tmp_path: Path, name
     path.write_bytes(data)
     with pytest.raises(UnreadableError, match=r"t\.parquet.*claims to hold more than 256 MiB"):
         vlmsel.select(path, k=1, output=tmp_path / "out", keep_columns=["kept"])
+
+
+def varint(number: int) -> bytes:
+    """As delta encoding writes it."""
+    out = b""
+    while number > 0x7F:
+        out += bytes([number & 0x7F | 0x80])
+        number >>= 7
+    return out + bytes([number])
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"])
+@pytest.mark.parametrize("compression", ["none", "snappy", "gzip"])
+def test_delta_encoded_strings_that_claim_too_many_are_refused(
+    tmp_path: Path, encoding: str, compression: str
+) -> None:
+    """The count of a delta block is believed by the parquet crate: 2^45 of them would be 140 TB."""
+    ids = [f"id {n:04d}" for n in range(4)]
+    path = tmp_path / "t.parquet"
+    table = pa.table({"uid": ids, "ppl": [1.0] * 4})
+
+    def write() -> bytes:
+        pq.write_table(
+            table, path, compression=compression, use_dictionary=False, column_encoding={"uid": encoding, "ppl": "PLAIN"}
+        )
+        return path.read_bytes()
+
+    honest = write()
+    assert vlmsel.select(path, k=4, output=tmp_path / "honest").selected == 4
+    if compression != "none":
+        return  # what is packed cannot be changed in place; that it is looked into shows in the honest answer
+    block = varint(128) + varint(4) + varint(4)
+    at = honest.index(block)
+    for claimed in (5, 127):
+        data = bytearray(honest)
+        data[at : at + len(block)] = varint(128) + varint(4) + varint(claimed)
+        path.write_bytes(data)
+        with pytest.raises(UnreadableError, match=r"t\.parquet.*claims more strings than it has rows"):
+            vlmsel.select(path, k=4, output=tmp_path / f"out{claimed}")
+
+
+def test_statistics_that_hide_null_ids_are_found(tmp_path: Path) -> None:
+    """A null count of zero in the footer, nulls in the pages."""
+    path = tmp_path / "t.parquet"
+    ids = pa.array([None, *[bytes([n]) * 16 for n in range(1, 40)]], pa.binary(16))
+    pq.write_table(pa.table({"uid": ids, "ppl": pa.array([1.0] * 40)}), path, compression="none", use_dictionary=False)
+    data = path.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    # In thrift's compact form: field 3 (null_count, i64) holding 1, as the statistics of the ids have it.
+    lying = data[:footer] + data[footer:].replace(b"\x36\x02", b"\x36\x00")
+    path.write_bytes(lying)
+    assert pq.ParquetFile(path).metadata.row_group(0).column(0).statistics.null_count == 0
+    with pytest.raises(UnreadableError, match=r"t\.parquet.*no id is null"):
+        vlmsel.select(path, k=40, output=tmp_path / "out")

@@ -139,3 +139,66 @@ def test_numbers_of_numpy_are_numbers(folder: Path) -> None:
     assert vlmsel.select("f", threshold=np.float32(2.5), output="b").selected == 3
     assert vlmsel.select("f", fraction=np.float64(0.25), output="c").selected == 25
     assert vlmsel.select("f", threshold=float("inf"), output="d").selected == ROWS
+
+
+@pytest.mark.parametrize("ids", [pa.int64(), pa.string()])
+@pytest.mark.parametrize("form", ["txt", "csv", "jsonl", "parquet", "bom"])
+def test_a_list_of_sixteen_digits_is_a_list_of_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: pa.DataType, form: str
+) -> None:
+    """Sixteen digits are not sixteen raw bytes: lists of text match integer ids, and the other way round."""
+    monkeypatch.chdir(tmp_path)
+    numbers = [10**15 + n for n in range(20)]
+    uids = pa.array(numbers, pa.int64()).cast(ids)
+    pq.write_table(pa.table({"uid": uids, "ppl": [float(n) for n in range(20)]}), "scores.parquet")
+    listed = [str(n) for n in numbers[:5]]
+    name = "ids.txt" if form == "bom" else f"ids.{form}"
+    if form == "parquet":
+        pq.write_table(pa.table({"uid": listed}), name)
+    else:
+        lines = {"csv": ["uid", *listed], "jsonl": [f'{{"uid": "{n}"}}' for n in listed]}.get(form, listed)
+        Path(name).write_text("\n".join(lines) + "\n", encoding="utf-8-sig" if form == "bom" else "utf-8")
+    assert run(["select", "scores.parquet", "--k", "20", "--exclude", name, "-o", "out", "-q"]) == 0
+    assert read_manifest("out")["counts"]["rejected.excluded"] == 5
+
+
+@pytest.mark.parametrize("name", ["ids.txt.gz", "ids.zst"])
+def test_a_compressed_list_of_lines_is_refused(
+    folder: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(name).write_bytes(b"\x1f\x8b\n")
+    assert run(["select", "f", "--k", "3", "--exclude", name, "-o", "out", "-q"]) == 2
+    assert "decompress" in capsys.readouterr().err
+
+
+def test_a_subset_file_for_ids_of_another_width_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["select", "f", "--k", "3", "-o", "first", "-q"]) == 0
+    pq.write_table(pa.table({"uid": [1, 2], "ppl": [1.0, 2.0]}), "int.parquet")
+    assert run(["select", "int.parquet", "--k", "1", "--exclude", "first/uids.npy", "-o", "out", "-q"]) == 2
+    assert "128 bits" in capsys.readouterr().err
+
+
+def test_when_no_table_can_be_read_each_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("x.parquet", "y.parquet"):
+        Path(name).write_bytes(b"PAR1 damaged PAR1")
+    assert run(["select", "x.parquet", "y.parquet", "--k", "1", "--allow-bad-files", "2", "-o", "out", "-q"]) == 3
+    said = capsys.readouterr().err
+    assert "x.parquet" in said and "y.parquet" in said
+
+
+def test_a_pattern_does_not_enter_hidden_folders(folder: Path) -> None:
+    assert run(["select", "f/**/*.parquet", "--k", "10", "-o", "out", "-q"]) == 0
+    assert read_manifest("out")["counts"]["input"] == ROWS
+
+
+def test_any_flipped_bit_of_a_manifest_is_found(folder: Path) -> None:
+    assert run(["select", "f", "--k", "3", "-o", "out", "-q"]) == 0
+    path = Path("out/manifest.json")
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 7):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << at % 8
+        path.write_bytes(bytes(flipped))
+        assert run(["verify", "out", "-q"]) != 0, (at, bytes(flipped[max(0, at - 20) : at + 20]))
+    path.write_bytes(whole)
+    assert run(["verify", "out", "-q"]) == 0

@@ -106,6 +106,10 @@ impl Manifest {
                 return Err(Error::unreadable(&path, format!("manifest schema {found}, this version reads {SCHEMA}")));
             }
         }
+        let claimed = value.get(CHECKSUM).and_then(Value::as_str).unwrap_or_default();
+        if claimed != checksum_of(&value)? {
+            return Err(Error::unreadable(&path, "it was changed since vlmsel wrote it (its checksum differs)"));
+        }
         let manifest: Self = serde_json::from_value(value)
             .map_err(|error| Error::unreadable(&path, format!("not a manifest that vlmsel wrote: {error}")))?;
         for record in manifest.parts.iter().flat_map(|part| &part.files) {
@@ -116,10 +120,33 @@ impl Manifest {
         Ok(Some(manifest))
     }
 
+    /// The file's bytes: canonical JSON with a checksum of itself, so that a flipped bit shows here as in every part.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut value =
+            serde_json::to_value(self).map_err(|error| Error::Usage(format!("cannot write as JSON: {error}")))?;
+        let checksum = checksum_of(&value)?;
+        if let Value::Object(map) = &mut value {
+            map.insert(CHECKSUM.to_owned(), Value::String(checksum));
+        }
+        to_json(&value)
+    }
+
     /// Whether `folder` is a finished output.
     pub fn exists(folder: &Path) -> bool {
         folder.join(MANIFEST).is_file()
     }
+}
+
+/// The key of a manifest's checksum of itself.
+const CHECKSUM: &str = "checksum";
+
+/// BLAKE3 of a manifest's canonical JSON without its checksum.
+fn checksum_of(manifest: &Value) -> Result<String> {
+    let mut manifest = manifest.clone();
+    if let Value::Object(map) = &mut manifest {
+        map.remove(CHECKSUM);
+    }
+    Ok(blake3::hash(&to_json(&manifest)?).to_hex().to_string())
 }
 
 /// A relative path that stays below its folder.

@@ -342,7 +342,7 @@ impl Output {
         };
         self.remove_unrecorded(&manifest)?;
         write_atomically(&self.content.join(RUN), &to_json(&summary.run)?)?;
-        write_atomically(&self.content.join(MANIFEST), &to_json(&manifest)?)?;
+        write_atomically(&self.content.join(MANIFEST), &manifest.to_bytes()?)?;
         self.publish()?;
         Ok(manifest)
     }

@@ -35,6 +35,12 @@ pub fn verify(folder: &Path, mut progress: impl FnMut(u64) -> bool) -> Result<Ve
         return Err(Error::Mismatch(format!("{} has no {MANIFEST}: vlmsel did not finish it", folder.display())));
     };
     let mut found = Verification { command: manifest.command.clone(), ..Verification::default() };
+    let place = folder.join(MANIFEST);
+    if !fs::symlink_metadata(&place).at("inspect", &place)?.is_file() {
+        found.problems.push(format!("{MANIFEST}: not a plain file"));
+    } else if fs::read(&place).at("read", &place)? != manifest.to_bytes()? {
+        found.problems.push(format!("{MANIFEST}: written otherwise than vlmsel writes it"));
+    }
     let mut known = std::collections::HashSet::new();
     for record in manifest.parts.iter().flat_map(|part| &part.files) {
         let path = folder.join(&record.file);

@@ -28,14 +28,34 @@ enum Canonical<'a> {
     Other(&'a [u8]),
 }
 
-fn canonical(id: &[u8], may_be_hex: bool) -> Canonical<'_> {
-    if let Ok(bytes) = <[u8; 16]>::try_from(id).map_err(|_| ()).and_then(|b| if may_be_hex { Err(()) } else { Ok(b) }) {
-        return Canonical::Wide(u128::from_be_bytes(bytes));
+/// How the bytes of an id are to be understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A string: 32 hexadecimal digits are 16 bytes.
+    Text,
+    /// Bytes as they are.
+    Bytes,
+    /// The decimal digits of an integer.
+    Digits,
+}
+
+impl Kind {
+    fn of(data_type: &DataType) -> Self {
+        match data_type {
+            DataType::Utf8View => Self::Text,
+            DataType::BinaryView | DataType::FixedSizeBinary(_) => Self::Bytes,
+            _ => Self::Digits,
+        }
     }
-    if may_be_hex && let Some(value) = parse_hex(id) {
-        return Canonical::Wide(value);
-    }
-    Canonical::Other(id)
+}
+
+fn canonical(id: &[u8], kind: Kind) -> Canonical<'_> {
+    let wide = match kind {
+        Kind::Text => parse_hex(id),
+        Kind::Bytes => <[u8; 16]>::try_from(id).ok().map(u128::from_be_bytes),
+        Kind::Digits => None,
+    };
+    wide.map_or(Canonical::Other(id), Canonical::Wide)
 }
 
 /// The value of exactly 32 hexadecimal digits.
@@ -61,9 +81,20 @@ impl IdSet {
             }
             let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
             if extension == "npy" {
+                if !matches!(Kind::of(id_type), Kind::Text) && *id_type != DataType::FixedSizeBinary(16) {
+                    return Err(Error::usage(format!(
+                        "{}: lists ids of 128 bits, the tables have ids of type {id_type}; give a list of those",
+                        path.display()
+                    )));
+                }
                 set.wide.extend(read_uids(path)?);
             } else if is_table(path) {
                 set.read_table(path, id_column)?;
+            } else if matches!(extension.as_str(), "gz" | "zst" | "zstd") {
+                return Err(Error::usage(format!(
+                    "{}: a compressed list must be a table (.csv.gz, .jsonl.zst); decompress a list of lines",
+                    path.display()
+                )));
             } else {
                 set.read_text(path, id_type)?;
             }
@@ -82,8 +113,8 @@ impl IdSet {
         &self.files
     }
 
-    fn insert(&mut self, id: &[u8], may_be_hex: bool) {
-        match canonical(id, may_be_hex) {
+    fn insert(&mut self, id: &[u8], kind: Kind) {
+        match canonical(id, kind) {
             Canonical::Wide(value) => self.wide.push(value),
             Canonical::Other(bytes) => {
                 self.other.insert(bytes.into());
@@ -97,6 +128,7 @@ impl IdSet {
             path: path.to_path_buf(),
             source,
         })?;
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             if line.is_empty() {
@@ -111,11 +143,11 @@ impl IdSet {
                     .ok()
                     .and_then(|text| text.trim().parse().ok())
                     .ok_or_else(|| wrong("an integer id"))?;
-                self.insert(number.to_string().as_bytes(), false);
+                self.insert(number.to_string().as_bytes(), Kind::Digits);
             } else if matches!(id_type, DataType::FixedSizeBinary(16)) && parse_hex(line).is_none() {
                 return Err(wrong("an id of 32 hexadecimal digits"));
             } else {
-                self.insert(line, true);
+                self.insert(line, Kind::Text);
             }
         }
         Ok(())
@@ -170,10 +202,10 @@ impl IdSet {
     }
 
     fn insert_array(&mut self, array: &ArrayRef) {
-        let may_be_hex = matches!(array.data_type(), DataType::Utf8View);
+        let kind = Kind::of(array.data_type());
         for_each_id(array, |_, id| {
             if let Some(id) = id {
-                self.insert(id, may_be_hex);
+                self.insert(id, kind);
             }
         });
     }
@@ -181,9 +213,9 @@ impl IdSet {
     /// Whether each id of `array` is in the set; a null never is.
     pub fn contains_each(&self, array: &ArrayRef, found: &mut Vec<bool>) {
         found.clear();
-        let may_be_hex = matches!(array.data_type(), DataType::Utf8View);
+        let kind = Kind::of(array.data_type());
         for_each_id(array, |_, id| {
-            found.push(id.is_some_and(|id| match canonical(id, may_be_hex) {
+            found.push(id.is_some_and(|id| match canonical(id, kind) {
                 Canonical::Wide(value) => self.wide.binary_search(&value).is_ok(),
                 Canonical::Other(bytes) => self.other.contains(bytes),
             }));

@@ -162,7 +162,8 @@ pub fn resolve_request(request: &Request) -> Result<Resolved> {
     check_bad_files(request, &unopened.iter().map(|(_, reason)| reason.clone()).collect::<Vec<_>>())?;
     tables.extend(request.streams.iter().map(|(table, _)| table.clone()));
     if tables.is_empty() {
-        return Err(Error::TooMuchUnreadable("none of the tables can be read".to_owned()));
+        let reasons: Vec<&str> = unopened.iter().take(5).map(|(_, reason)| reason.as_str()).collect();
+        return Err(Error::TooMuchUnreadable(format!("none of the tables can be read:\n  {}", reasons.join("\n  "))));
     }
     let ours = tables.iter().any(|table| matches!(table, Table::Parquet(t) if t.key_value(PROVENANCE_KEY).is_some()));
     let columns = wanted_columns(request, &tables, ours)?;

@@ -4,7 +4,7 @@ mod sift;
 
 use std::sync::PoisonError;
 
-use arrow_array::{BooleanArray, RecordBatch};
+use arrow_array::{Array, BooleanArray, RecordBatch};
 use vlmsel_core::histogram::DigitCounts;
 use vlmsel_shards::tables::chunk_pages::PageBuffers;
 use vlmsel_shards::tables::parquet::ParquetTable;
@@ -194,6 +194,10 @@ impl<'a> Worker<'a> {
         let (mut done, mut encoded) = (0, Ok(()));
         table.gather(group, &survivors.rows, &winning, &mut self.gathering, &mut |batch| {
             let end = done + batch.num_rows();
+            if batch.column(0).null_count() > 0 {
+                // Rows with null ids are rejected before, or the statistics said that there are none.
+                return Err(table.damaged(group, "its statistics say that no id is null, its pages hold nulls"));
+            }
             if encoded.is_ok() {
                 let scores = survivors.scores.get(done..end).unwrap_or_default();
                 let keys = &survivors.keys[done..end];

@@ -4,6 +4,7 @@
 //! was in, so that neither the kernel nor the allocator has to find fresh memory for each.
 
 use std::fs::File;
+use std::io::Read;
 use std::ops::Range;
 
 use ::parquet::basic::Compression;
@@ -72,7 +73,7 @@ impl<'a> ChunkPages<'a> {
 
     /// Whether pages of this codec can be read here; the others are the parquet crate's.
     pub fn reads(codec: Compression) -> bool {
-        matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_))
+        !matches!(codec, Compression::LZ4 | Compression::LZO)
     }
 
     /// The next header; [`ChunkPages::body`] or [`ChunkPages::skip`] must follow. `None` at the end of the chunk.
@@ -191,6 +192,15 @@ impl<'a> Body<'a> {
             Compression::SNAPPY => {
                 snap::raw::Decoder::new().decompress(self.stored, plain).map_err(|error| wrong(&error))?
             }
+            Compression::LZ4_RAW => {
+                lz4_flex::block::decompress_into(self.stored, plain).map_err(|error| wrong(&error))?
+            }
+            Compression::GZIP(_) => {
+                fill(flate2::read::MultiGzDecoder::new(self.stored), plain).map_err(|e| wrong(&e))?
+            }
+            Compression::BROTLI(_) => {
+                fill(brotli::Decompressor::new(self.stored, 4096), plain).map_err(|e| wrong(&e))?
+            }
             _ => {
                 let decoder = match self.zstd {
                     Some(decoder) => decoder,
@@ -224,6 +234,18 @@ impl<'a> Body<'a> {
         let levels = values.get(4..4 + length).ok_or_else(cut)?;
         Ok((Some(levels), &values[4 + length..]))
     }
+}
+
+/// Reads until `plain` is full or the stream ends.
+fn fill(mut stream: impl Read, plain: &mut [u8]) -> std::io::Result<usize> {
+    let mut done = 0;
+    while done < plain.len() {
+        match stream.read(&mut plain[done..])? {
+            0 => break,
+            read => done += read,
+        }
+    }
+    Ok(done)
 }
 
 /// Length of the definition levels at the front of a page of version 1.

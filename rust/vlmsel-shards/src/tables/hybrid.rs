@@ -183,6 +183,57 @@ fn unpack(bytes: &[u8], bit_width: u32, places: Range<usize>, mut visit: impl Fn
     Some(())
 }
 
+/// Whether delta-encoded strings claim more than `most` values. They begin with their lengths; where beginnings are shared
+/// (`DELTA_BYTE_ARRAY`), with the lengths of those, and the lengths of the rest follow.
+pub fn delta_claims_more(values: &[u8], most: usize, shared_beginnings: bool) -> bool {
+    if values.is_empty() {
+        return false;
+    }
+    let Some((count, rest)) = delta_block(values, most) else { return true };
+    count > most || (shared_beginnings && delta_block(rest, most).is_none_or(|(count, _)| count > most))
+}
+
+/// How many values a block of delta-encoded integers claims, and what follows it (if it claims no more than `most`).
+fn delta_block(bytes: &[u8], most: usize) -> Option<(usize, &[u8])> {
+    let (block, bytes) = varint(bytes)?;
+    let (parts, bytes) = varint(bytes)?;
+    let (count, bytes) = varint(bytes)?;
+    let (_, mut bytes) = varint(bytes)?;
+    let (parts, count) = (usize::try_from(parts).ok()?, usize::try_from(count).ok()?);
+    let in_part = usize::try_from(block).ok()?.checked_div(parts)?;
+    if in_part == 0 || count > most {
+        return Some((if in_part == 0 { usize::MAX } else { count }, bytes));
+    }
+    // The first value stands in front.
+    let mut left = count.saturating_sub(1);
+    while left > 0 {
+        let (_, behind) = varint(bytes)?;
+        let (widths, mut behind) = behind.split_at_checked(parts)?;
+        for width in widths {
+            // Parts behind the last value have a width and no bytes.
+            if left == 0 {
+                break;
+            }
+            let length = in_part.checked_mul(usize::from(*width))? / 8;
+            behind = &behind[length.min(behind.len())..];
+            left = left.saturating_sub(in_part);
+        }
+        bytes = behind;
+    }
+    Some((count, bytes))
+}
+
+fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut value = 0_u64;
+    for (at, byte) in bytes.iter().enumerate().take(10) {
+        value |= u64::from(byte & 0x7f).checked_shl(7 * at as u32)?;
+        if byte & 0x80 == 0 {
+            return Some((value, &bytes[at + 1..]));
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,6 +283,13 @@ mod tests {
             }
             prop_assert_eq!(found, expected);
             prop_assert!(stream.take(1, |_| ()).is_none());
+        }
+
+        #[test]
+        fn any_bytes_claim_something(bytes in prop::collection::vec(any::<u8>(), 0..60), most in 0_usize..100) {
+            for shared in [false, true] {
+                let _ = delta_claims_more(&bytes, most, shared);
+            }
         }
 
         #[test]

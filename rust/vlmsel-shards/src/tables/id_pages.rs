@@ -97,17 +97,30 @@ pub fn gather_ids(
 /// A dictionary page and where its values lie in it.
 struct Dictionary {
     page: Vec<u8>,
+    /// Bytes of a value, or 0 where each has its own length.
+    width: usize,
     places: Vec<(u32, u32)>,
 }
 
 impl Dictionary {
     fn get(&self, index: u32) -> Option<&[u8]> {
+        if self.width > 0 {
+            let start = (index as usize).checked_mul(self.width)?;
+            return self.page.get(start..start + self.width);
+        }
         let (start, end) = *self.places.get(index as usize)?;
         self.page.get(start as usize..end as usize)
     }
 
     /// Finds the values of a plain page.
     fn split(page: &[u8], count: usize, layout: Layout) -> Option<Self> {
+        if let Layout::Fixed(width) = layout {
+            return (count.checked_mul(width)? <= page.len()).then(|| Self {
+                page: page.to_vec(),
+                width,
+                places: Vec::new(),
+            });
+        }
         let mut places = Vec::with_capacity(count.min(page.len()));
         let mut at = 0_usize;
         for _ in 0..count {
@@ -115,7 +128,7 @@ impl Dictionary {
             places.push((u32::try_from(start).ok()?, u32::try_from(end).ok()?));
             at = end;
         }
-        Some(Self { page: page.to_vec(), places })
+        Some(Self { page: page.to_vec(), width: 0, places })
     }
 }
 
@@ -172,7 +185,7 @@ impl Wanted<'_> {
         match header.coding {
             Coding::Plain => self.take_plain(values, first_row, header.values),
             Coding::Dictionary => self.take_dictionary(values, first_row, header.values),
-            Coding::Rle | Coding::Other => return Ok(false),
+            _ => return Ok(false),
         }
         .ok_or_else(cut)?;
         Ok(true)

@@ -22,6 +22,10 @@ pub enum Coding {
     Dictionary,
     /// Run-length encoded or bit-packed.
     Rle,
+    /// Strings behind their delta-encoded lengths.
+    DeltaLengths,
+    /// The same without the beginnings that they share with the one before.
+    DeltaStrings,
     /// Anything else.
     Other,
 }
@@ -169,6 +173,8 @@ impl Coding {
             0 => Self::Plain,
             2 | 8 => Self::Dictionary,
             3 => Self::Rle,
+            6 => Self::DeltaLengths,
+            7 => Self::DeltaStrings,
             _ => Self::Other,
         }
     }
@@ -247,7 +253,11 @@ impl Compact<'_> {
                 return Ok(());
             }
             let delta = i64::from(head >> 4);
-            id = if delta == 0 { self.integer()? } else { id + delta };
+            let next = if delta == 0 { Some(self.integer()?) } else { id.checked_add(delta) };
+            // Field numbers are 16 bits wide.
+            id = next
+                .filter(|id| i16::try_from(*id).is_ok())
+                .ok_or(HeaderError::Damaged("an impossible field in a page header"))?;
             let wire = Wire::of(head & 0x0f)?;
             if !take(self, id, wire)? {
                 self.skip(wire, depth)?;

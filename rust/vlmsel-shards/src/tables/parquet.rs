@@ -14,10 +14,12 @@ use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use super::batches::Batches;
-use super::chunk_pages::{ChunkPages, PageBuffers, PageError};
+use super::chunk_pages::{ChunkPages, PageBuffers, PageError, damaged};
 use super::column_bytes::{Pread, guarded};
+use super::hybrid::delta_claims_more;
 use super::id_pages::gather_ids;
 use super::native_scores;
+use super::page_header::Coding;
 use super::schema::Column;
 use super::score::{Block, visit_array};
 use crate::error::{Error, IoContext, Result};
@@ -238,16 +240,44 @@ impl ParquetTable {
         }
     }
 
-    /// Walks over the headers of some columns, so that the parquet crate is not asked to believe an impossible one.
+    /// Damage that shows across columns.
+    pub fn damaged(&self, group: usize, what: &str) -> Error {
+        Error::unreadable(&self.path, format!("damaged Parquet: row group {group}: {what}"))
+    }
+
+    /// Walks over the pages of some columns, so that the parquet crate is not asked to believe an impossible header: its
+    /// own, or that of a delta encoding, whose count the crate allocates for.
     fn check_headers(&self, group: usize, columns: &[&Column]) -> Result<()> {
         let mut buffers = PageBuffers::default();
         for column in columns {
+            let wrong = |error| self.page_error(group, column, error);
             let mask = self.mask(&[column]);
             let chunks = self.metadata.metadata().row_group(group).columns().iter().enumerate();
             for (_, chunk) in chunks.filter(|(leaf, _)| mask.leaf_included(*leaf)) {
+                let nullable = chunk.column_descr().max_def_level() == 1;
+                let flat = chunk.max_repetition_is_flat() && chunk.column_descr().max_def_level() <= 1;
+                let mut left = usize::try_from(chunk.num_values()).unwrap_or(0);
                 let mut pages = self.any_pages(chunk, &mut buffers);
-                while let Some(header) = pages.next_header().map_err(|e| self.page_error(group, column, e))? {
-                    pages.skip(&header);
+                while let Some(header) = pages.next_header().map_err(wrong)? {
+                    if header.is_data() {
+                        left = left
+                            .checked_sub(header.values)
+                            .ok_or_else(|| wrong(damaged("its pages hold more values than its footer says")))?;
+                    }
+                    if header.is_data() && matches!(header.coding, Coding::DeltaLengths | Coding::DeltaStrings) {
+                        if !flat || !ChunkPages::reads(chunk.compression()) {
+                            return Err(wrong(damaged(
+                                "delta-encoded strings in a nested column or under Hadoop's LZ4 are not read; write the file anew",
+                            )));
+                        }
+                        let body = pages.body(&header).map_err(wrong)?;
+                        let (_, values) = body.levels_and_values(&header, nullable).map_err(wrong)?;
+                        if delta_claims_more(values, header.values, header.coding == Coding::DeltaStrings) {
+                            return Err(wrong(damaged("a page claims more strings than it has rows")));
+                        }
+                    } else {
+                        pages.skip(&header);
+                    }
                 }
             }
         }
