@@ -107,6 +107,19 @@ impl Error {
         }
     }
 
+    /// Whether this says something about a file that is read, so that a run may go on without it; not so where the machine
+    /// is short of something (file handles, memory), which would make a good file look bad.
+    pub fn is_of_file(&self) -> bool {
+        match self {
+            Self::Unreadable { .. } | Self::NotFound { .. } => true,
+            Self::Io { action, source, .. } => {
+                matches!(*action, "open" | "inspect" | "read")
+                    && !matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+            }
+            _ => false,
+        }
+    }
+
     /// A damaged or foreign file.
     #[allow(clippy::needless_pass_by_value, reason = "callers hand over errors and literals alike")]
     pub fn unreadable(path: impl Into<PathBuf>, reason: impl ToString) -> Self {
