@@ -138,3 +138,21 @@ impl<T> IoContext<T> for io::Result<T> {
         self.map_err(|source| Error::Io { action, path: path.as_ref().to_path_buf(), source })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_is_short_of_something_says_nothing_about_a_file() {
+        let error = |action, code| Error::Io { action, path: "a".into(), source: io::Error::from_raw_os_error(code) };
+        for code in [libc::ENOENT, libc::EACCES, libc::EIO] {
+            assert!(error("open", code).is_of_file() && error("read", code).is_of_file());
+            assert!(!error("write", code).is_of_file());
+        }
+        for code in [libc::EMFILE, libc::ENFILE, libc::ENOMEM] {
+            assert!(!error("open", code).is_of_file());
+        }
+        assert!(Error::unreadable("a", "cut").is_of_file() && !Error::Cancelled.is_of_file());
+    }
+}

@@ -94,8 +94,7 @@ fn a_png_has_as_many_pixels_as_it_says() {
 
 /// 2 x 2 pixels: clear, two pixels, the code that they made, end.
 fn gif() -> Vec<u8> {
-    [b"GIF89a\x02\0\x02\0\0\0\0,\0\0\0\0\x02\0\x02\0\0\x02".as_slice(), &[3, 0b0100_0100, 0b0101_0000, 1, 0, 0x3b]]
-        .concat()
+    [b"GIF89a\x02\0\x02\0\0\0\0,\0\0\0\0\x02\0\x02\0\0\x02".as_slice(), &[2, 0x04, 0x5c, 0, 0x3b]].concat()
 }
 
 #[test]
