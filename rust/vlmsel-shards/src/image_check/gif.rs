@@ -95,6 +95,9 @@ impl Codes {
 
     fn take(&mut self, bytes: &[u8]) -> Result<(), Damage> {
         for &byte in bytes {
+            if self.ended {
+                return Ok(());
+            }
             self.held |= u32::from(byte) << self.held_bits;
             self.held_bits += 8;
             while self.held_bits >= self.width && !self.ended {
@@ -102,9 +105,6 @@ impl Codes {
                 self.held >>= self.width;
                 self.held_bits -= self.width;
                 self.code(code)?;
-            }
-            if self.ended {
-                return Ok(());
             }
         }
         Ok(())

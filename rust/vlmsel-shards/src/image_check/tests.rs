@@ -98,6 +98,13 @@ fn gif() -> Vec<u8> {
 }
 
 #[test]
+fn blocks_behind_the_end_code_of_a_gif_are_passed_over() {
+    let whole = gif();
+    let (data, end) = whole.split_at(whole.len() - 2);
+    assert!(check_image(&[data, &[1, 0xff].repeat(9), end].concat()).is_ok());
+}
+
+#[test]
 fn bombs_are_refused_by_their_header() {
     for bomb in [png(100_000, 1, &[]), gif()] {
         assert!(check_image(&bomb).is_ok());
