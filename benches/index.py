@@ -6,12 +6,14 @@ python benches/index.py --gigabytes 10 --folder bench-data/index --out benches/r
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
-from tar_corpus import make_tars, measure, table, warm
+from tar_corpus import in_turn, make_tars, measure, table, warm
 
 WALK = """
 import sys, tarfile
@@ -41,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--folder", type=Path, default=Path("bench-data/index"))
-    parser.add_argument("--repeat", type=int, default=3, help="runs of each; the fastest counts")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each, in turn; the fastest counts")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     tars = make_tars(options.folder / "tars", options.gigabytes)
@@ -66,16 +68,14 @@ def main() -> None:
         "tarfile walk": [sys.executable, "-c", WALK, *names],
         "tarfile walk, read and hash": [sys.executable, "-c", WALK_AND_HASH, *names],
     }
-    rows = []
-    for name, words in contenders.items():
-        runs = []
-        for _ in range(options.repeat):
-            shutil.rmtree(output, ignore_errors=True)
-            runs.append(measure(name, words))
-        rows.append(min(runs, key=lambda run: run["wall_s"]))
-        if name == "vlmsel index":
-            manifest = json.loads((output / "manifest.json").read_text())
-            samples = manifest["counts"]["ok"]
+
+    def run(name: str) -> dict[str, Any]:
+        shutil.rmtree(output, ignore_errors=True)
+        return measure(name, contenders[name])
+
+    rows = in_turn({name: functools.partial(run, name) for name in contenders}, options.repeat)
+    run("vlmsel index")
+    samples = json.loads((output / "manifest.json").read_text())["counts"]["ok"]
     members = {row["output"] for row in rows if row["name"].startswith("tarfile")}
     assert len(members) == 1 and int(members.pop().split()[0]) == 3 * samples, "the contenders saw different members"
     print(f"{len(tars)} tars, {size_bytes / 1e9:.2f} GB, {samples:,} samples; same members seen by all")

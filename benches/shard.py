@@ -1,9 +1,9 @@
-"""`vlmsel shard` of a fifth of the samples beside the loop that webdataset's users write; the floor is `cp`.
+"""`vlmsel shard` of a fifth of the samples beside the loop that webdataset's users write; the floor is `cp` and `sync`.
 
     python benches/shard.py --gigabytes 10 --folder bench-data/shard --out benches/runs/<date>-<machine>/shard.json
 
-`vlmsel shard` syncs every tar to the disk before it counts; `cp` and the loop do not, so `cp` followed by `sync` of its
-files stands beside plain `cp`.
+`vlmsel shard` syncs every tar to the disk before it counts, and checks what it reads; `cp` and the loop do neither. So the
+floor is `cp` followed by `sync` of its files, and plain `cp` stands beside it. The loop runs once: it takes minutes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
-from tar_corpus import make_tars, measure, table, warm
+from tar_corpus import in_turn, make_tars, measure, table, warm
 
 LOOP = """
 import sys, webdataset
@@ -47,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--folder", type=Path, default=Path("bench-data/shard"))
-    parser.add_argument("--repeat", type=int, default=3, help="runs of each; the fastest counts")
+    parser.add_argument("--repeat", type=int, default=5, help="runs of each but the loop, in turn; the fastest counts")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     tars = make_tars(options.folder / "tars", options.gigabytes)
@@ -88,36 +89,50 @@ def main() -> None:
         str(options.folder / "keys.txt"),
         *map(str, tars),
     ]
-    measured, results = [], []
-    for name, words in {"vlmsel shard": shard, "webdataset loop": loop}.items():
-        runs = []
-        for _ in range(options.repeat):
-            for folder in (output, loop_output):
-                if name.startswith("vlmsel") or folder == loop_output:
-                    shutil.rmtree(folder, ignore_errors=True)
-            loop_output.mkdir(exist_ok=True)
-            runs.append(measure(name, words, stderr=subprocess.DEVNULL))
-        measured.append(min(runs, key=lambda run: run["wall_s"]))
+    environment = {"stderr": subprocess.DEVNULL}
+
+    def run_loop() -> dict[str, Any]:
+        shutil.rmtree(loop_output, ignore_errors=True)
+        loop_output.mkdir()
+        return measure("webdataset loop", loop, **environment)
+
+    def run_shard() -> dict[str, Any]:
+        shutil.rmtree(output, ignore_errors=True)
+        return measure("vlmsel shard", shard, **environment)
+
+    looped = run_loop()
+    run_shard()
     assert digests(output, ".jpg") == digests(loop_output, ".jpg"), "different samples came out"
-    written = [str(path) for path in sorted(output.glob("*.tar"))]
+    kept, copy = options.folder / "kept", options.folder / "copy"
+    shutil.rmtree(loop_output)
+    shutil.rmtree(kept, ignore_errors=True)
+    output.rename(kept)
+    written = [str(path) for path in sorted(kept.glob("*.tar"))]
     size_bytes = warm([Path(name) for name in written])
-    copy = options.folder / "copy"
-    for name, tail in {"cp (floor)": "", "cp and sync": ' && sync "$0"/*'}.items():
-        runs = []
-        for _ in range(options.repeat):
-            shutil.rmtree(copy, ignore_errors=True)
-            copy.mkdir()
-            runs.append(measure(name, ["sh", "-c", f'cp --reflink=never "$@" "$0"{tail}', str(copy), *written]))
-        results.append(min(runs, key=lambda run: run["wall_s"]))
-    results += measured
+    warm(tars)
+
+    def run_copy(name: str, tail: str) -> dict[str, Any]:
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir()
+        return measure(name, ["sh", "-c", f'cp --reflink=never "$@" "$0"{tail}', str(copy), *written])
+
+    results = in_turn(
+        {
+            "cp": lambda: run_copy("cp", ""),
+            "cp and sync (floor)": lambda: run_copy("cp and sync (floor)", ' && sync "$0"/*'),
+            "vlmsel shard": run_shard,
+        },
+        options.repeat,
+    )
+    results.append(looped)
     print(f"{len(chosen):,} of {len(rows):,} samples, {size_bytes / 1e9:.2f} GB written; the same images from both")
-    print(table(results, size_bytes, "cp (floor)"))
+    print(table(results, size_bytes, "cp and sync (floor)"))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(
             json.dumps({"bytes": size_bytes, "samples": len(chosen), "rows": results}, indent=1) + "\n"
         )
-    for folder in (copy, output, loop_output):
+    for folder in (copy, output, kept):
         shutil.rmtree(folder, ignore_errors=True)
 
 

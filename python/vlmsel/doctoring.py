@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from vlmsel import _core
-from vlmsel.indexing import PathLike, Watch, named, paths_of, run_options
+from vlmsel.running import PathLike, RunOptions, Watch, call, data_of
 
 
 @dataclass(frozen=True)
@@ -48,24 +45,17 @@ def doctor(
     """Read every byte of the sources and count what is wrong, with examples; nothing is written.
 
     Kinds, among others: ``row_without_member``, ``repeated_key`` (a key that comes back: its members are not adjacent),
-    ``truncated_tar``, ``bad_checksum``, ``empty_image``, ``truncated_image``, ``tiny_image``, ``empty_caption``,
-    ``one_image_many_captions``, ``repeated_pair``. Images are checked for completeness, not decoded.
+    ``truncated_tar``, ``bad_checksum``, ``empty_image``, ``truncated_image``, ``corrupt_image``, ``huge_image``,
+    ``tiny_image``, ``empty_caption``, ``one_image_many_captions``, ``repeated_pair``.
+
+    Images are read to their last code, in parallel: Huffman codes of JPEG, the zlib stream and checksums of PNG, LZW codes
+    of GIF, and WebP through a decoder. Damage in the middle of lossy WebP or arithmetic JPEG, which have no redundancy, can
+    stay unseen. Images of more than 178,956,970 pixels or 64 MiB are ``huge_image``.
 
     Raises NotFoundError and UsageError; damage in the data is a finding, not an error.
     """
-    options = {
-        "sources": paths_of(sources),
-        "named_sources": named(named_sources),
-        "image_root": None if image_root is None else os.fspath(image_root),
-        "run": run_options(
-            threads=threads,
-            memory_limit=memory_limit,
-            strict=False,
-            max_bad_fraction=1.0,
-            allow_bad_files=0,
-            dry_run=dry_run,
-        ),
-    }
-    found: dict[str, Any] = json.loads(_core.doctor(json.dumps(options), watch))
+    request = {"data": data_of(sources, named_sources, image_root)}
+    run = RunOptions(threads=threads, memory_limit=memory_limit, dry_run=dry_run)
+    found = call(_core.doctor, request, run, watch)
     findings = {kind: Finding(**finding) for kind, finding in found.pop("findings").items()}
     return Diagnosis(findings=findings, **found)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from vlmsel import _core
-
-PathLike = str | os.PathLike[str]
-#: ``watch(records, records_total, bytes, bytes_total)``; a total of 0 is unknown.
-Watch = Callable[[int, int, int, int], None]
+from vlmsel.running import PathLike, RunOptions, Watch, call, data_of
 
 
 @dataclass(frozen=True)
@@ -36,40 +32,6 @@ class Index:
     dry_run: bool = False
 
 
-def paths_of(value: PathLike | Iterable[PathLike]) -> list[str]:
-    """One path or many as text."""
-    if isinstance(value, str | os.PathLike):
-        return [os.fspath(value)]
-    return [os.fspath(item) for item in value]
-
-
-def run_options(
-    *,
-    threads: int | None,
-    memory_limit: int | None,
-    strict: bool,
-    max_bad_fraction: float,
-    allow_bad_files: int,
-    overwrite: bool = False,
-    dry_run: bool = False,
-) -> dict[str, Any]:
-    """The options of every command over shards, as the extension module takes them."""
-    return {
-        "threads": threads or 0,
-        "memory_limit": memory_limit or 0,
-        "strict": strict,
-        "max_bad_fraction": max_bad_fraction,
-        "allow_bad_files": allow_bad_files,
-        "overwrite": overwrite,
-        "dry_run": dry_run,
-    }
-
-
-def named(sources: dict[str, PathLike] | None) -> list[str]:
-    """``{"laion": "/data/laion"}`` as ``NAME=PATH`` words."""
-    return [f"{name}={os.fspath(path)}" for name, path in (sources or {}).items()]
-
-
 def index(
     sources: PathLike | Iterable[PathLike] = (),
     *,
@@ -77,45 +39,29 @@ def index(
     named_sources: dict[str, PathLike] | None = None,
     image_root: PathLike | None = None,
     id_column: str | None = None,
-    threads: int | None = None,
-    memory_limit: int | None = None,
-    strict: bool = False,
-    max_bad_fraction: float = 0.001,
-    allow_bad_files: int = 0,
-    overwrite: bool = False,
-    dry_run: bool = False,
     watch: Watch | None = None,
+    **run: Unpack[RunOptions],
 ) -> Index:
     """Index WebDataset tars (with img2dataset's Parquet files beside them) and LLaVA or caption JSON.
 
     ``sources`` are files, folders, patterns, braces or ``@list`` files; ``named_sources`` gives sources a name of one's
-    own. ``image_root`` is the folder that image paths in JSON records are relative to (by default that of the JSON file).
+    own. A Parquet file of img2dataset in a folder of tars whose tar is not there counts as a file that cannot be read. ``image_root`` is the folder that image paths in JSON records are relative to (by default that of the JSON file).
     ``id_column`` names the JSON field (or img2dataset column) that holds an id of 32 hexadecimal characters; a field
     ``uid`` of that form is always kept.
 
-    A second call with more shards reads only those. One part per shard; a killed run goes on where it was.
+    A second call with more shards reads only those. One part per shard; a killed run goes on where it was. ``run`` takes
+    :class:`vlmsel.running.RunOptions`.
 
     Raises NotFoundError and UsageError for what cannot be asked, UnreadableError if more than ``max_bad_fraction`` of the
     records or more than ``allow_bad_files`` files cannot be used, StrictError at the first one under ``strict``,
     MismatchError if a shard of the finished index changed or is gone, LockedError, ResourceError.
     """
-    options = {
-        "sources": paths_of(sources),
-        "named_sources": named(named_sources),
-        "image_root": None if image_root is None else os.fspath(image_root),
+    request = {
+        "data": data_of(sources, named_sources, image_root),
         "id_column": id_column,
         "output": os.fspath(output),
-        "run": run_options(
-            threads=threads,
-            memory_limit=memory_limit,
-            strict=strict,
-            max_bad_fraction=max_bad_fraction,
-            allow_bad_files=allow_bad_files,
-            overwrite=overwrite,
-            dry_run=dry_run,
-        ),
     }
-    summary: dict[str, Any] = json.loads(_core.index(json.dumps(options), watch))
+    summary = call(_core.index, request, run, watch)
     return Index(path=Path(summary.pop("output")), **summary)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zlib
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pair_corpus import corpus, pairs, picture, run, run_json, write_tar
+from PIL import Image
 
 
 def counts(result: dict[str, dict[str, dict[str, int]]]) -> dict[str, int]:
@@ -44,6 +48,81 @@ def test_what_was_planted_is_found(tmp_path: Path) -> None:
     }  # fmt: skip
     assert "z1" in result["findings"]["truncated_image"]["examples"][0]
     assert run("doctor", tmp_path / "p", "--strict").returncode == 5
+
+
+def damaged_images() -> dict[str, tuple[bytes, str]]:
+    """Images whose headers are good, by name, with the kind of finding that each is."""
+    jpeg, png, gif, webp = (picture(7, 640, 480, kind) for kind in ("JPEG", "PNG", "GIF", "WEBP"))
+    middle = len(jpeg) // 2
+    progressive = io.BytesIO()
+    Image.effect_noise((400, 300), 50).save(progressive, "JPEG", progressive=True)
+    slow = progressive.getvalue()
+    noise = io.BytesIO()
+    Image.effect_noise((1400, 1100), 90).save(noise, "JPEG", quality=95)
+    # Longer than what is read at one time.
+    long = noise.getvalue()
+    assert len(long) > 1 << 20
+    stream = bytearray(png)
+    start = png.index(b"IDAT") + 4
+    length = int.from_bytes(png[start - 8 : start - 4], "big")
+    stream[start + 10 : start + 20] = bytes(10)
+    stream[start + length : start + length + 4] = zlib.crc32(stream[start - 4 : start + length]).to_bytes(4, "big")
+    return {
+        "entropy.jpg": (jpeg[:middle] + bytes(512) + jpeg[middle + 512 :], "corrupt_image"),
+        "progressive.jpg": (slow[: len(slow) // 2] + bytes(512) + slow[len(slow) // 2 + 512 :], "corrupt_image"),
+        "long.jpg": (long[:700_000] + bytes(4096) + long[704_096:], "corrupt_image"),
+        "cut.jpg": (jpeg[:-100] + b"\xff\xd9", "corrupt_image"),
+        "short.jpg": (jpeg[:-100], "truncated_image"),
+        "sum.png": (png[: start + 20] + bytes([png[start + 20] ^ 1]) + png[start + 21 :], "corrupt_image"),
+        "stream.png": (bytes(stream), "corrupt_image"),
+        "short.png": (png[:-40], "truncated_image"),
+        "short.gif": (gif[: len(gif) // 2], "truncated_image"),
+        "short.webp": (webp[: len(webp) // 2], "truncated_image"),
+        "bomb.png": (png[:16] + (1 << 20).to_bytes(4, "big") * 2 + png[24:], "huge_image"),
+    }
+
+
+def test_images_are_read_to_their_last_code(tmp_path: Path) -> None:
+    images = damaged_images()
+    members = []
+    for name, (data, _) in images.items():
+        key, extension = name.split(".")
+        members += [(f"{key}-{extension}.{extension}", data), (f"{key}-{extension}.txt", name.encode())]
+    write_tar(tmp_path / "p" / "0.tar", members)
+    (tmp_path / "j").mkdir()
+    for name, (data, _) in images.items():
+        (tmp_path / "j" / name).write_bytes(data)
+    lines = [json.dumps({"image": name, "caption": name}) for name in images]
+    (tmp_path / "j" / "d.jsonl").write_text("\n".join(lines))
+    expected = dict(Counter(kind for _, kind in images.values()))
+    for source in (tmp_path / "p", tmp_path / "j" / "d.jsonl"):
+        for threads in ("1", "4"):
+            assert counts(run_json("doctor", source, "--threads", threads)) == expected
+
+
+def test_whole_images_of_every_kind_are_whole(tmp_path: Path) -> None:
+    members = []
+    noise = Image.effect_noise((211, 97), 80)
+    forms: list[tuple[str, str, str, dict[str, object]]] = [
+        ("jpg", "JPEG", "RGB", {"quality": 90, "subsampling": 0}),
+        ("jpg", "JPEG", "RGB", {"quality": 30, "subsampling": 2}),
+        ("jpg", "JPEG", "RGB", {"progressive": True}),
+        ("jpg", "JPEG", "L", {"progressive": True, "optimize": True}),
+        ("jpg", "JPEG", "CMYK", {}),
+        ("jpg", "JPEG", "RGB", {"restart_marker_blocks": 5}),
+        *[("png", "PNG", mode, {}) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")],
+        ("gif", "GIF", "P", {}),
+        ("gif", "GIF", "P", {"save_all": True, "append_images": [Image.effect_noise((211, 97), 20).convert("P")]}),
+        ("webp", "WEBP", "RGB", {}),
+        ("webp", "WEBP", "RGBA", {"lossless": True}),
+    ]
+    for number, (extension, kind, mode, options) in enumerate(forms):
+        out = io.BytesIO()
+        noise.convert("I" if mode == "I;16" else mode).convert(mode).save(out, kind, **options)
+        members += [(f"{number}.{extension}", out.getvalue()), (f"{number}.txt", f"t{number}".encode())]
+    write_tar(tmp_path / "p" / "0.tar", members)
+    result = run_json("doctor", tmp_path / "p")
+    assert result["images"] == len(forms) and result["findings"] == {}
 
 
 def test_examples_cannot_steer_the_terminal(tmp_path: Path) -> None:

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vlmsel.cli.options import Common, common_options
+from vlmsel.cli.sources import data_options
+
+if TYPE_CHECKING:
+    from vlmsel.running import PathLike
 
 
 @click.command("doctor")
-@click.argument("src", nargs=-1)
-@click.option(
-    "--source", "named", multiple=True, metavar="NAME=PATH", help="A source with a name of your own; repeatable."
-)
-@click.option(
-    "--image-root",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder that image paths in JSON records are relative to.",
-)
+@data_options
 @common_options
-def command(common: Common, src: tuple[str, ...], named: tuple[str, ...], image_root: Path | None) -> None:
+def command(common: Common, src: tuple[str, ...], named: dict[str, PathLike], image_root: Path | None) -> None:
     """Say what is wrong with a data set before a long run does.
 
     Reads every byte of SRC and writes nothing. Counts and examples per kind of trouble; under --strict any is exit 5.
     """
-    from vlmsel.cli.index import split_sources
     from vlmsel.cli.progress import Progress, format_bytes
     from vlmsel.cli.report import Report
     from vlmsel.doctoring import doctor
@@ -37,7 +32,7 @@ def command(common: Common, src: tuple[str, ...], named: tuple[str, ...], image_
     with Progress("doctor", quiet=common.quiet, unit="pairs") as progress:
         found = doctor(
             src,
-            named_sources=dict(split_sources(named)),
+            named_sources=named,
             image_root=image_root,
             threads=common.threads,
             memory_limit=common.memory_limit,

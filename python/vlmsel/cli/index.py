@@ -4,38 +4,21 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vlmsel.cli.options import Common, common_options
+from vlmsel.cli.sources import data_options
 
-
-def split_sources(words: tuple[str, ...]) -> dict[str, str]:
-    """``NAME=PATH`` words as a mapping; a word without ``=`` is a usage error."""
-    pairs: dict[str, str] = {}
-    for word in words:
-        name, equals, path = word.partition("=")
-        if not (name and equals and path):
-            raise click.UsageError(f"--source {word}: write NAME=PATH, for example laion=/data/laion")
-        if name in pairs:
-            raise click.UsageError(f"--source {name} is given twice")
-        pairs[name] = path
-    return pairs
+if TYPE_CHECKING:
+    from vlmsel.running import PathLike
 
 
 @click.command("index")
-@click.argument("src", nargs=-1)
+@data_options
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Folder to write; index/ in the workspace by default."
-)
-@click.option(
-    "--source", "named", multiple=True, metavar="NAME=PATH", help="A source with a name of your own; repeatable."
-)
-@click.option(
-    "--image-root",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder that image paths in JSON records are relative to.",
 )
 @click.option("--id-column", metavar="NAME", help="JSON field or Parquet column with ids of 32 hexadecimal characters.")
 @common_options
@@ -43,7 +26,7 @@ def command(
     common: Common,
     src: tuple[str, ...],
     output: Path | None,
-    named: tuple[str, ...],
+    named: dict[str, PathLike],
     image_root: Path | None,
     id_column: str | None,
 ) -> None:
@@ -61,17 +44,11 @@ def command(
         done = index(
             src,
             output=output or common.place("index"),
-            named_sources=dict(split_sources(named)),
+            named_sources=named,
             image_root=image_root,
             id_column=id_column,
-            threads=common.threads,
-            memory_limit=common.memory_limit,
-            strict=common.strict,
-            max_bad_fraction=common.max_bad_fraction,
-            allow_bad_files=common.allow_bad_files,
-            overwrite=common.overwrite,
-            dry_run=common.dry_run,
             watch=progress.update,
+            **common.run_options(),
         )
     if done.dry_run:
         report.say(f"would index {done.shards:,} shards of {done.bytes:,} bytes into {done.path}")

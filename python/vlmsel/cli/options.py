@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+if TYPE_CHECKING:
+    from vlmsel.running import RunOptions
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 WORKSPACE_KEY = "vlmsel.workspace"
@@ -140,6 +143,18 @@ class Common:
     allow_bad_files: int = 0
     overwrite: bool = False
     quiet: bool = False
+
+    def run_options(self) -> RunOptions:
+        """What the functions over shards take as keywords."""
+        return {
+            "threads": self.threads,
+            "memory_limit": self.memory_limit,
+            "strict": self.strict,
+            "max_bad_fraction": self.max_bad_fraction,
+            "allow_bad_files": self.allow_bad_files,
+            "overwrite": self.overwrite,
+            "dry_run": self.dry_run,
+        }
 
     def place(self, folder: str) -> Path:
         """The folder of that name in the workspace, as the user would type it (``scores``, not ``./scores``)."""

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vlmsel.cli.options import COUNT, Common, common_options
+from vlmsel.cli.sources import image_root_option, named_option
+
+if TYPE_CHECKING:
+    from vlmsel.running import PathLike
 
 
 @click.command("shard")
@@ -41,12 +46,8 @@ from vlmsel.cli.options import COUNT, Common, common_options
     metavar="SEED",
     help="Shuffle by this seed; in the order of ids by default.",
 )
-@click.option(
-    "--source", "named", multiple=True, metavar="NAME=PATH", help="Where a source lies now, if it moved; repeatable."
-)
-@click.option(
-    "--image-root", type=click.Path(path_type=Path), metavar="DIR", help="Where the images of JSON records lie now."
-)
+@named_option("Where a source lies now, if it moved; repeatable.")
+@image_root_option("Where the images of JSON records lie now.")
 @common_options
 def command(
     common: Common,
@@ -55,11 +56,10 @@ def command(
     output: Path | None,
     samples_per_shard: int,
     shuffle: int | None,
-    named: tuple[str, ...],
+    named: dict[str, PathLike],
     image_root: Path | None,
 ) -> None:
     """Copy the selected pairs into new tar shards, byte for byte."""
-    from vlmsel.cli.index import split_sources
     from vlmsel.cli.progress import Progress
     from vlmsel.cli.report import Report
     from vlmsel.sharding import shard
@@ -72,16 +72,10 @@ def command(
             output=output or common.place("shards"),
             samples_per_shard=samples_per_shard,
             shuffle=shuffle,
-            named_sources=dict(split_sources(named)),
+            named_sources=named,
             image_root=image_root,
-            threads=common.threads,
-            memory_limit=common.memory_limit,
-            strict=common.strict,
-            max_bad_fraction=common.max_bad_fraction,
-            allow_bad_files=common.allow_bad_files,
-            overwrite=common.overwrite,
-            dry_run=common.dry_run,
             watch=progress.update,
+            **common.run_options(),
         )
     size = f"{done.written:,} pairs in {done.shards:,} tars of {done.bytes:,} bytes"
     if done.dry_run:

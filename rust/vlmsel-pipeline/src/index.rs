@@ -3,14 +3,15 @@
 mod json_shard;
 mod tar_shard;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::BufWriter;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use rayon::ThreadPool;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use vlmsel_shards::error::IoContext;
 use vlmsel_shards::fingerprint::fingerprint;
 use vlmsel_shards::index_table::IndexTableWriter;
@@ -21,20 +22,14 @@ use vlmsel_shards::quarantine::{Quarantined, to_json_lines};
 use crate::error::{Error, Result};
 use crate::policy::RunOptions;
 use crate::progress::Progress;
-use crate::sources::{Kind, ShardFile, Sources, resolve};
+use crate::sources::{Kind, ShardFile, SourceOptions, Sources, resolve};
 
 /// What to index, and how.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IndexOptions {
-    /// SRC arguments.
-    pub sources: Vec<String>,
-    /// `NAME=PATH` arguments.
-    #[serde(default)]
-    pub named_sources: Vec<String>,
-    /// Folder that image paths in JSON records are relative to; the root of the JSON file if not given.
-    #[serde(default)]
-    pub image_root: Option<PathBuf>,
+    /// The data.
+    pub data: SourceOptions,
     /// JSON field (or img2dataset column) that holds an id of 32 hexadecimal characters.
     #[serde(default)]
     pub id_column: Option<String>,
@@ -83,7 +78,7 @@ struct Unit<'a> {
     bad: u64,
     rows: u64,
     damage: Option<String>,
-    detail: serde_json::Map<String, serde_json::Value>,
+    detail: serde_json::Map<String, Value>,
 }
 
 impl Unit<'_> {
@@ -110,12 +105,12 @@ impl Unit<'_> {
 /// Exit 3 where too much cannot be read (what was read is kept for the next run), 7 where inputs changed, and whatever
 /// [`Output::begin`] refuses.
 pub fn index(options: &IndexOptions, progress: &Progress) -> Result<IndexSummary> {
-    let sources = resolve(&options.sources, &options.named_sources)?;
-    if let Some(root) = options.image_root.as_ref().filter(|root| !root.is_dir()) {
-        return Err(vlmsel_shards::Error::NotFound { path: root.clone(), hint: " (--image-root)".to_owned() }.into());
-    }
+    let sources = resolve(&options.data)?;
+    let image_root =
+        options.data.image_root.as_ref().map(|path| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone()));
     let pool = options.run.pool()?;
     let inputs = pool.install(|| fingerprints(&sources, progress))?;
+    let sizes: HashMap<String, u64> = inputs.iter().map(|input| (input.name.clone(), input.bytes)).collect();
     let bytes: u64 = inputs.iter().map(|input| input.bytes).sum();
     progress.expect(0, bytes);
     if options.run.dry_run {
@@ -139,11 +134,18 @@ pub fn index(options: &IndexOptions, progress: &Progress) -> Result<IndexSummary
         resume: true,
     };
     let output = match Output::begin(spec)? {
-        Opening::Finished(manifest) => return judge(options, summary_of(options, &manifest, 0, true)),
+        Opening::Finished(manifest) => {
+            left_to_do(&sources, manifest.parts.iter(), image_root.as_deref())?;
+            return judge(options, summary_of(options, &manifest, 0, true));
+        }
         Opening::Open(output) => output,
     };
-    let todo: Vec<&ShardFile> = left_to_do(&sources, &output)?;
-    pool.install(|| todo.par_iter().try_for_each(|shard| index_shard(shard, &sources, options, &output, progress)))?;
+    let todo = left_to_do(&sources, output.committed().values(), image_root.as_deref())?;
+    let work =
+        Work { sources: &sources, options, image_root: image_root.as_deref(), output: &output, progress, pool: &pool };
+    RunOptions::each(pool.current_num_threads(), &todo, |_, shard| {
+        index_shard(shard, &work, sizes.get(&shard.unit()).copied().unwrap_or(0))
+    })?;
 
     let parts: Vec<PartRecord> = output.committed().into_values().collect();
     let mut summary = summarise(options, &parts, todo.len() as u64, false);
@@ -152,9 +154,7 @@ pub fn index(options: &IndexOptions, progress: &Progress) -> Result<IndexSummary
     let counts = [("input", summary.input), ("ok", summary.ok), ("quarantined", summary.quarantined)];
     output.finish(Summary {
         counts: counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
-        roots: sources.to_json(
-            options.image_root.as_ref().map(|p| std::fs::canonicalize(p).unwrap_or_else(|_| p.clone())).as_deref(),
-        ),
+        roots: sources.to_json(image_root.as_deref()),
         provenance: json!({}),
         run: json!({ "shards_read": summary.shards_read }),
     })?;
@@ -190,7 +190,7 @@ pub(crate) fn fingerprints(sources: &Sources, progress: &Progress) -> Result<Vec
             match fingerprint(path, name) {
                 Ok(record) => Ok(record),
                 // The unit itself reports it, and `--allow-bad-files` decides.
-                Err(vlmsel_shards::Error::Io { .. }) => {
+                Err(error) if error.is_of_file() => {
                     Ok(InputRecord { name: name.clone(), bytes: 0, fingerprint: "unreadable".to_owned() })
                 }
                 Err(error) => Err(error.into()),
@@ -200,27 +200,48 @@ pub(crate) fn fingerprints(sources: &Sources, progress: &Progress) -> Result<Vec
     records
 }
 
-/// Shards without a committed part. A part made without the Parquet file that now lies beside its tar is a mismatch.
-fn left_to_do<'a>(sources: &'a Sources, output: &Output) -> Result<Vec<&'a ShardFile>> {
-    let committed = output.committed();
+/// Shards without a committed part. A part made without the Parquet file that now lies beside its tar, or with the images of
+/// another root, is a mismatch.
+fn left_to_do<'a, 'p>(
+    sources: &'a Sources,
+    parts: impl Iterator<Item = &'p PartRecord>,
+    image_root: Option<&Path>,
+) -> Result<Vec<&'a ShardFile>> {
+    let parts: HashMap<&str, &PartRecord> = parts.map(|part| (part.unit.as_str(), part)).collect();
     let mut todo = Vec::new();
     for shard in &sources.shards {
-        match committed.get(&shard.unit()) {
-            None => todo.push(shard),
-            Some(part) => {
-                let had = part.detail.get("sidecar").and_then(serde_json::Value::as_bool).unwrap_or(false);
-                if had != shard.sidecar.is_some() {
-                    return Err(vlmsel_shards::Error::Mismatch(format!(
-                        "{} was indexed {} the Parquet file beside it; index into another folder with -o, or again with --overwrite",
-                        shard.path.display(),
-                        if had { "with" } else { "without" }
-                    ))
-                    .into());
-                }
-            }
+        let Some(part) = parts.get(shard.unit().as_str()) else {
+            todo.push(shard);
+            continue;
+        };
+        let had = part.detail.get("sidecar").and_then(Value::as_bool).unwrap_or(false);
+        if had != shard.sidecar.is_some() {
+            return Err(vlmsel_shards::Error::Mismatch(format!(
+                "{} was indexed {} the Parquet file beside it; index into another folder with -o, or again with --overwrite",
+                shard.path.display(),
+                if had { "with" } else { "without" }
+            ))
+            .into());
+        }
+        let root = root_text(image_root);
+        if let (Kind::Json, Some(before)) = (shard.kind, part.detail.get("image_root"))
+            && *before != json!(root)
+        {
+            let shown = |root: &Value| root.as_str().map_or_else(|| "none".to_owned(), ToOwned::to_owned);
+            return Err(vlmsel_shards::Error::Mismatch(format!(
+                "{} was indexed with --image-root {}, not {}; if the images moved, tell `score` and `shard` with --image-root, else index into another folder with -o, or again with --overwrite",
+                shard.path.display(),
+                shown(before),
+                shown(&json!(root))
+            ))
+            .into());
         }
     }
     Ok(todo)
+}
+
+fn root_text(image_root: Option<&Path>) -> Option<String> {
+    image_root.map(|path| path.to_string_lossy().into_owned())
 }
 
 /// The part's file name: readable, unique, and short whatever the shard is called.
@@ -232,13 +253,19 @@ fn part_name(unit: &str) -> String {
     format!("{}-{}", tail.trim_start_matches(['.', '_', '-']), &hash[..8])
 }
 
-fn index_shard(
-    shard: &ShardFile,
-    sources: &Sources,
-    options: &IndexOptions,
-    output: &Output,
-    progress: &Progress,
-) -> Result<()> {
+/// What all units share.
+struct Work<'a> {
+    sources: &'a Sources,
+    options: &'a IndexOptions,
+    image_root: Option<&'a Path>,
+    output: &'a Output,
+    progress: &'a Progress,
+    pool: &'a ThreadPool,
+}
+
+/// `bytes` is the size that the shard had when its fingerprint was taken.
+fn index_shard(shard: &ShardFile, work: &Work<'_>, bytes: u64) -> Result<()> {
+    let &Work { sources, options, image_root, output, progress, pool } = work;
     progress.check()?;
     let name = part_name(&shard.unit());
     let (table_name, quarantine_name) = (format!("{name}.parquet"), format!("{name}.quarantine.jsonl"));
@@ -260,9 +287,15 @@ fn index_shard(
     match shard.kind {
         Kind::Tar => tar_shard::read(&mut unit)?,
         Kind::Json => {
-            let root = sources.roots.iter().find(|root| root.name == shard.source).map(|root| root.path.clone());
-            json_shard::read(&mut unit, &options.image_root.clone().or(root).unwrap_or_default())?;
+            json_shard::read(&mut unit, &sources.image_root(shard, &options.data), pool)?;
+            unit.detail.insert("image_root".to_owned(), json!(root_text(image_root)));
         }
+    }
+    let now = std::fs::metadata(&shard.path).map_or(bytes, |meta| meta.len());
+    if now != bytes {
+        let text =
+            format!("changed while it was indexed: {bytes} bytes at first, then {now}; is it still being written?");
+        unit.damage.get_or_insert(text);
     }
     let Unit { table, quarantined, reasons, bad, rows, damage, mut detail, .. } = unit;
     let (written, writer) = table.finish()?;
@@ -304,12 +337,12 @@ fn summarise(options: &IndexOptions, parts: &[PartRecord], read: u64, finished: 
         summary.input += count("input");
         summary.ok += count("ok");
         summary.quarantined += count("quarantined");
-        if let Some(reasons) = part.detail.get("reasons").and_then(serde_json::Value::as_object) {
+        if let Some(reasons) = part.detail.get("reasons").and_then(Value::as_object) {
             for (reason, n) in reasons {
                 *summary.reasons.entry(reason.clone()).or_default() += n.as_u64().unwrap_or(0);
             }
         }
-        if let Some(damage) = part.detail.get("damage").and_then(serde_json::Value::as_str) {
+        if let Some(damage) = part.detail.get("damage").and_then(Value::as_str) {
             summary.damaged.push(format!("{}: {damage}", part.unit));
         }
     }

@@ -1,5 +1,8 @@
 //! How much unreadable input a run puts up with, and on how many threads it works.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
 use serde::Deserialize;
 use vlmsel_shards::quarantine::Quarantined;
 
@@ -52,6 +55,36 @@ impl RunOptions {
             .num_threads(wanted.min(afforded as usize))
             .build()
             .map_err(|error| Error::Shards(vlmsel_shards::Error::Resource(format!("cannot start threads: {error}"))))
+    }
+
+    /// Does `work` for every item (it gets the item's number too), each in one of `threads` threads of its own, which may
+    /// hand parts of it to a pool. Not done on the pool itself: a thread that waits for such a part would begin another
+    /// item meanwhile, and hold the memory of both. After an error no item is begun.
+    pub(crate) fn each<T: Sync>(
+        threads: usize,
+        items: &[T],
+        work: impl Fn(usize, &T) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let (next, stopped, first) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(None));
+        let fail = |error: Error| {
+            stopped.store(true, Ordering::Relaxed);
+            first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        };
+        let run = || {
+            while !stopped.load(Ordering::Relaxed) {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let Some(item) = items.get(number) else { return };
+                work(number, item).unwrap_or_else(fail);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..threads.clamp(1, items.len().max(1)) {
+                if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, run) {
+                    fail(vlmsel_shards::Error::Resource(format!("cannot start a thread: {error}")).into());
+                }
+            }
+        });
+        first.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
     /// Under `--strict` a bad record ends the run.

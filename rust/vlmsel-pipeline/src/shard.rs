@@ -5,6 +5,7 @@
 //! shard, and every shard can then be written by itself. Memory: 24 bytes per selected id, plus buffers.
 
 mod locate;
+mod origins;
 mod selection;
 mod write;
 
@@ -12,7 +13,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vlmsel_core::hash::to_hex;
@@ -24,7 +24,8 @@ use vlmsel_shards::npy::write_uids;
 use vlmsel_shards::output::{Opening, Output, OutputSpec, Summary};
 use vlmsel_shards::quarantine::{Quarantined, to_json_lines};
 
-use self::locate::{Locations, Roots, locate};
+use self::locate::{Locations, locate};
+use self::origins::{Origins, Roots};
 use self::selection::{Order, read_selection};
 use crate::error::{Error, Result};
 use crate::policy::RunOptions;
@@ -144,8 +145,9 @@ pub fn shard(options: &ShardOptions, progress: &Progress) -> Result<ShardSummary
     enough_disk(&scratch, to_write)?;
     progress.restart();
     progress.expect(todo.iter().map(|&shard| locations.shard_rows[shard as usize]).sum(), to_write);
-    pool.install(|| {
-        todo.par_iter().try_for_each(|&shard| write::write_shard(shard, &scratch, &roots, &output, progress))
+    let origins = Origins::new(&roots, &locations.shard_names, &index);
+    RunOptions::each(pool.current_num_threads(), &todo, |_, &shard| {
+        write::write_shard(shard, &scratch, &origins, &output, progress)
     })?;
     commit_summary(&output, &order, &locations, &bad, options)?;
     let counts = [("input", summary.input), ("written", summary.written), ("quarantined", summary.quarantined)];

@@ -4,13 +4,26 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 use vlmsel_shards::error::IoContext;
-use vlmsel_shards::img2dataset::sidecar_path;
+use vlmsel_shards::img2dataset::{is_img2dataset, sidecar_path};
 use vlmsel_shards::inputs::expand;
 use vlmsel_shards::json_values::is_json_name;
 
 use crate::error::{Error, Result};
+
+/// Which data a command reads.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceOptions {
+    /// SRC arguments.
+    pub sources: Vec<String>,
+    /// `NAME=PATH` arguments.
+    pub named: Vec<String>,
+    /// Folder that image paths in JSON records are relative to; the root of the JSON file if not given.
+    pub image_root: Option<PathBuf>,
+}
 
 /// How a shard is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +82,12 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// The folder that image paths of a JSON shard are relative to.
+    pub fn image_root(&self, shard: &ShardFile, options: &SourceOptions) -> PathBuf {
+        let own = || self.roots.iter().find(|root| root.name == shard.source).map(|root| root.path.clone());
+        options.image_root.clone().or_else(own).unwrap_or_default()
+    }
+
     /// The manifest's `roots`.
     pub fn to_json(&self, image_root: Option<&Path>) -> Value {
         let image_root = image_root.map(|path| path.to_string_lossy().into_owned());
@@ -80,14 +99,18 @@ impl Sources {
     }
 }
 
-/// Resolves the arguments; `named` holds `NAME=PATH` pairs.
+/// Resolves the arguments.
 ///
 /// A folder is its own root; the root of a file is its folder, that of a pattern the folder before its first wildcard. A
 /// root is named after its last folder unless `NAME=PATH` says otherwise.
 ///
 /// # Errors
 /// Exit 2 for a path that is not there, a file of another kind, or two roots of one name.
-pub fn resolve(arguments: &[String], named: &[String]) -> Result<Sources> {
+pub fn resolve(options: &SourceOptions) -> Result<Sources> {
+    let SourceOptions { sources: arguments, named, image_root } = options;
+    if let Some(root) = image_root.as_ref().filter(|root| !root.is_dir()) {
+        return Err(vlmsel_shards::Error::NotFound { path: root.clone(), hint: " (--image-root)".to_owned() }.into());
+    }
     let mut asked = Vec::new();
     for argument in arguments {
         asked.extend(unlist(argument, 0)?.into_iter().map(|argument| (None, argument)));
@@ -129,6 +152,12 @@ pub fn resolve(arguments: &[String], named: &[String]) -> Result<Sources> {
         if is_folder {
             sources.guarded.push(PathBuf::from(&argument));
         }
+        let lost = if is_folder && has_tars { lost_tars(&root)? } else { Vec::new() };
+        for path in lost {
+            let below = path.strip_prefix(&root).unwrap_or(&path).to_string_lossy().into_owned();
+            let sidecar = Some(path.with_extension("parquet"));
+            sources.shards.push(ShardFile { source: name.clone(), name: below, path, kind: Kind::Tar, sidecar });
+        }
         for file in files {
             let kind = kind_of(&file.path).ok_or_else(|| wrong_kind(&file.path))?;
             // The JSON files beside tars are statistics that img2dataset and others leave.
@@ -151,6 +180,18 @@ pub fn resolve(arguments: &[String], named: &[String]) -> Result<Sources> {
     sources.roots = roots.into_iter().map(|(name, path)| Root { name, path }).collect();
     sources.shards.sort_by(|a, b| (&a.source, &a.name).cmp(&(&b.source, &b.name)));
     Ok(sources)
+}
+
+/// Tars that are not where img2dataset's Parquet files say they were: units that cannot be read, rather than no units.
+fn lost_tars(folder: &Path) -> Result<Vec<PathBuf>> {
+    let is_parquet = |path: &Path| path.extension().is_some_and(|e| e == "parquet");
+    let is_lost = |path: &PathBuf| !path.with_extension("tar").exists() && is_img2dataset(path);
+    let tables = match expand(&[folder.to_string_lossy().into_owned()], "Parquet file", &is_parquet) {
+        Ok(tables) => tables,
+        Err(vlmsel_shards::Error::Usage(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(tables.into_iter().map(|file| file.path).filter(is_lost).map(|path| path.with_extension("tar")).collect())
 }
 
 fn unlist(argument: &str, depth: usize) -> Result<Vec<String>> {
@@ -222,7 +263,8 @@ mod tests {
             fs::write(at(name), "").unwrap();
         }
         let units = |arguments: &[String], named: &[String]| {
-            resolve(arguments, named)
+            let options = SourceOptions { sources: arguments.to_vec(), named: named.to_vec(), image_root: None };
+            resolve(&options)
                 .map(|s| s.shards.iter().map(ShardFile::unit).collect::<Vec<_>>())
                 .map_err(|e| e.to_string())
         };

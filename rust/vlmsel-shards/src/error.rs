@@ -107,6 +107,19 @@ impl Error {
         }
     }
 
+    /// Whether this says something about a file that is read, so that a run may go on without it; not so where the machine
+    /// is short of something (file handles, memory), which would make a good file look bad.
+    pub fn is_of_file(&self) -> bool {
+        match self {
+            Self::Unreadable { .. } | Self::NotFound { .. } => true,
+            Self::Io { action, source, .. } => {
+                matches!(*action, "open" | "inspect" | "read")
+                    && !matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+            }
+            _ => false,
+        }
+    }
+
     /// A damaged or foreign file.
     #[allow(clippy::needless_pass_by_value, reason = "callers hand over errors and literals alike")]
     pub fn unreadable(path: impl Into<PathBuf>, reason: impl ToString) -> Self {
@@ -123,5 +136,23 @@ pub trait IoContext<T> {
 impl<T> IoContext<T> for io::Result<T> {
     fn at(self, action: &'static str, path: impl AsRef<Path>) -> Result<T> {
         self.map_err(|source| Error::Io { action, path: path.as_ref().to_path_buf(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_is_short_of_something_says_nothing_about_a_file() {
+        let error = |action, code| Error::Io { action, path: "a".into(), source: io::Error::from_raw_os_error(code) };
+        for code in [libc::ENOENT, libc::EACCES, libc::EIO] {
+            assert!(error("open", code).is_of_file() && error("read", code).is_of_file());
+            assert!(!error("write", code).is_of_file());
+        }
+        for code in [libc::EMFILE, libc::ENFILE, libc::ENOMEM] {
+            assert!(!error("open", code).is_of_file());
+        }
+        assert!(Error::unreadable("a", "cut").is_of_file() && !Error::Cancelled.is_of_file());
     }
 }

@@ -44,6 +44,14 @@ pub fn sidecar_path(tar: &Path) -> Option<PathBuf> {
     path.is_file().then_some(path)
 }
 
+/// Whether a Parquet file has the columns by which img2dataset's are known; no row is read.
+pub fn is_img2dataset(path: &Path) -> bool {
+    File::open(path)
+        .ok()
+        .and_then(|file| ParquetRecordBatchReaderBuilder::try_new(file).ok())
+        .is_some_and(|table| ["key", "status"].iter().all(|name| table.schema().column_with_name(name).is_some()))
+}
+
 impl Sidecar {
     /// Reads the table; `None` if it has no `key` column, which makes it something else.
     pub fn read(path: &Path) -> Result<Option<Self>> {

@@ -84,7 +84,7 @@ fn expand_one(
             let paths = glob::glob(word).map_err(|error| Error::Usage(format!("{word}: not a pattern: {error}")))?;
             for path in paths {
                 let path = path.map_err(|error| Error::unreadable(error.path(), error.error()))?;
-                if !is_hidden(&path) {
+                if !enters_hidden(word, &path) {
                     matched = true;
                     expand_path(&path, what, accept, found)?;
                 }
@@ -184,6 +184,14 @@ fn expand_path(path: &Path, what: &str, accept: &dyn Fn(&Path) -> bool, found: &
         folder: Some(path.to_path_buf()),
     }));
     Ok(())
+}
+
+/// Whether a pattern led into something hidden that it does not name itself: `**` enters every folder.
+fn enters_hidden(pattern: &str, path: &Path) -> bool {
+    let named: Vec<_> = Path::new(pattern).components().collect();
+    path.components().any(|part| {
+        matches!(part, std::path::Component::Normal(name) if is_hidden(Path::new(name))) && !named.contains(&part)
+    })
 }
 
 fn is_hidden(path: &Path) -> bool {

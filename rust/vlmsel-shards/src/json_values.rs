@@ -215,6 +215,37 @@ fn depth_of(value: &[u8]) -> u32 {
     scanner.deepest
 }
 
+/// Parses one value. `NaN`, `Infinity` and `-Infinity`, which Python's `json` writes and the standard does not know, are
+/// taken for null; `spare` then holds the text that was parsed.
+///
+/// # Errors
+/// What the parser says of the text as it was.
+pub fn parse<'a, T: serde::Deserialize<'a>>(json: &'a [u8], spare: &'a mut Vec<u8>) -> serde_json::Result<T> {
+    match serde_json::from_slice(json) {
+        Ok(value) => Ok(value),
+        Err(error) => {
+            *spare = without_nan(json);
+            serde_json::from_slice(spare).map_err(|_| error)
+        }
+    }
+}
+
+fn without_nan(json: &[u8]) -> Vec<u8> {
+    let (mut out, mut rest, mut scanner) = (Vec::with_capacity(json.len()), json, Scanner::default());
+    while let Some((&first, behind)) = rest.split_first() {
+        let word = [&b"NaN"[..], b"Infinity", b"-Infinity"].into_iter().find(|word| rest.starts_with(word));
+        if let (Some(word), false) = (word, scanner.in_string) {
+            out.extend_from_slice(b"null");
+            rest = &rest[word.len()..];
+        } else {
+            scanner.ends_before(first);
+            out.push(first);
+            rest = behind;
+        }
+    }
+    out
+}
+
 fn damaged(path: &Path, error: &std::io::Error) -> Error {
     Error::unreadable(path, format!("cannot be read to its end: {error}"))
 }
@@ -279,6 +310,18 @@ mod tests {
         let cut = zstd::encode_all(vec![b'1'; 100_000].as_slice(), 1).unwrap();
         assert!(read("a.jsonl.zst", &cut[..cut.len() - 4]).is_err());
         assert!(read("a.jsonl.gz", b"\x1f\x8b\x08nonsense").is_err());
+    }
+
+    #[test]
+    fn numbers_as_python_writes_them_are_null() {
+        let mut spare = Vec::new();
+        let value: serde_json::Value =
+            super::parse(br#"{"NaN": [NaN, -Infinity, 1], "a": "NaN\"NaN"}"#, &mut spare).unwrap();
+        assert_eq!(value, serde_json::json!({"NaN": [null, null, 1], "a": "NaN\"NaN"}));
+        for wrong in ["{NaN: 1}", "NaNNaN", "[-NaN]", "nan", "{\"a\": }"] {
+            let error = super::parse::<serde_json::Value>(wrong.as_bytes(), &mut spare).unwrap_err();
+            assert_eq!(error.to_string(), serde_json::from_str::<serde_json::Value>(wrong).unwrap_err().to_string());
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod verify;
 
 pub use error::{Error, Result};
 
+pub mod image_check;
 pub mod image_header;
 pub mod img2dataset;
 pub mod index_table;

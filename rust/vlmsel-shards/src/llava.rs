@@ -7,6 +7,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use vlmsel_core::hash::{Hash128, parse_uid};
 
+use crate::json_values;
+
 /// A record, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Record {
@@ -32,8 +34,9 @@ const KNOWN: [&str; 7] = ["id", "uid", "image", "images", "caption", "text", "co
 
 /// Takes a record apart; the error is the reason it is quarantined for, with what was found.
 pub fn parse(bytes: &[u8], id_field: Option<&str>) -> Result<Record, (&'static str, String)> {
+    let mut spare = Vec::new();
     let fields: BTreeMap<String, &RawValue> =
-        serde_json::from_slice(bytes).map_err(|error| ("bad_json", error.to_string()))?;
+        json_values::parse(bytes, &mut spare).map_err(|error| ("bad_json", error.to_string()))?;
     let get = |name: &str| fields.get(name).map(|raw| raw.get()).filter(|raw| *raw != "null");
     let parsed = |name: &str| -> Result<Option<Value>, (&'static str, String)> {
         get(name).map(serde_json::from_str).transpose().map_err(|error| ("bad_json", error.to_string()))

@@ -32,6 +32,14 @@ impl Quarantined {
         }
     }
 
+    /// Whether the reason is damage of the tar around it rather than something of the record's own.
+    pub fn is_of_tar(&self) -> bool {
+        matches!(
+            self.reason.as_str(),
+            "truncated" | "bad_checksum" | "bad_number" | "bad_extended_header" | "second_archive"
+        )
+    }
+
     /// The same, with the record's key.
     #[must_use]
     pub fn with_key(mut self, key: &str) -> Self {

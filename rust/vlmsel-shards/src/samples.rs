@@ -7,8 +7,8 @@ use std::collections::HashSet;
 
 use vlmsel_core::hash::{Hash128, ImageHasher, image_hash};
 
-use crate::error::Result;
-use crate::image_header::{Fault, ImageHeader, check_complete, read_header};
+use crate::error::{Error, Result};
+use crate::image_header::{Fault, ImageHeader, read_header};
 use crate::quarantine::Quarantined;
 use crate::source::ReadAt;
 use crate::tar::{Class, Damage, End, Item, Member, TarReader};
@@ -19,6 +19,9 @@ pub const IMAGE_EXTENSIONS: [&str; 5] = ["jpg", "png", "jpeg", "webp", "gif"];
 pub const TEXT_EXTENSIONS: [&str; 2] = ["txt", "caption"];
 /// Captions and JSON members above this size put their sample aside: they are read into memory.
 pub const MAX_TEXT_BYTES: u64 = 16 << 20;
+
+/// Longer images are not handed over whole.
+pub const MAX_IMAGE_BYTES: u64 = 64 << 20;
 
 /// Splits a member's name into key and extension (all behind the first dot); `None` for hidden files, names without a
 /// dot and WebDataset's own `__meta__` members, which belong to no sample.
@@ -32,8 +35,9 @@ pub fn split_key(name: &str) -> Option<(&str, &str)> {
 /// What was learnt from a member's bytes while they passed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// An image: hash of the stored bytes and what its header says.
-    Image(Hash128, std::result::Result<ImageHeader, Fault>),
+    /// An image: hash of the stored bytes, what its header says, and under [`Depth::Bodies`] the bytes themselves unless
+    /// there are more than [`MAX_IMAGE_BYTES`].
+    Image(Hash128, std::result::Result<ImageHeader, Fault>, Option<Vec<u8>>),
     /// A caption or JSON, whole.
     Text(Vec<u8>),
     /// Anything else; not read.
@@ -93,7 +97,7 @@ impl Sample {
 pub enum Depth {
     /// Hashes and image headers.
     Headers,
-    /// Also whether each image's bytes are all there.
+    /// Also the bytes of each image.
     Bodies,
 }
 
@@ -108,25 +112,35 @@ pub struct TarSummary {
     pub damage: Option<Damage>,
 }
 
-/// Walks a tar and hands each sample to `take` in order, and each bad member that belongs to none to `stray`.
+/// Takes what [`scan`] finds, in the tar's order.
+pub trait Visitor {
+    /// What ends the scan.
+    type Error: From<Error>;
+    /// A sample, good or faulty.
+    fn sample(&mut self, sample: Sample) -> std::result::Result<(), Self::Error>;
+    /// A bad member, or bytes, that belong to no sample.
+    fn stray(&mut self, record: Quarantined) -> std::result::Result<(), Self::Error>;
+    /// All before this position was seen.
+    fn passed(&mut self, position: u64) -> std::result::Result<(), Self::Error>;
+}
+
+/// Walks a tar and hands what it finds to `visitor`.
 ///
 /// In a damaged tar the last sample before the damage is handed over as faulty (it may lack members).
-pub fn scan<S: ReadAt + ?Sized>(
+pub fn scan<S: ReadAt + ?Sized, V: Visitor>(
     source: &S,
     shard: &str,
     depth: Depth,
     buffer_bytes: usize,
-    mut take: impl FnMut(Sample) -> Result<()>,
-    mut stray: impl FnMut(Quarantined) -> Result<()>,
-    mut passed: impl FnMut(u64) -> Result<()>,
-) -> Result<TarSummary> {
+    visitor: &mut V,
+) -> std::result::Result<TarSummary, V::Error> {
     let mut reader = TarReader::new(source, buffer_bytes);
     let mut summary = TarSummary::default();
     let mut open: Option<Sample> = None;
     let mut seen: HashSet<String> = HashSet::new();
     loop {
         let item = reader.next()?;
-        passed(reader.position())?;
+        visitor.passed(reader.position())?;
         match item {
             Item::Member(member) => {
                 if member.class == Class::Folder {
@@ -134,14 +148,14 @@ pub fn scan<S: ReadAt + ?Sized>(
                 }
                 let Some((key, extension)) = split_key(&member.name) else {
                     match member.class.reason() {
-                        Some(reason) => stray(quarantined(shard, &member, reason))?,
+                        Some(reason) => visitor.stray(quarantined(shard, &member, reason))?,
                         None => summary.ignored_members += 1,
                     }
                     continue;
                 };
                 if open.as_ref().is_none_or(|sample| sample.key != key) {
                     if let Some(sample) = open.take() {
-                        take(sample)?;
+                        visitor.sample(sample)?;
                     }
                     let mut sample = Sample {
                         key: key.to_owned(),
@@ -174,11 +188,11 @@ pub fn scan<S: ReadAt + ?Sized>(
             }
             Item::End(end) => {
                 if let Some(sample) = open.take() {
-                    take(sample)?;
+                    visitor.sample(sample)?;
                 }
                 if let Some(offset) = end.trailing {
                     let detail = "bytes behind the end of the archive";
-                    stray(Quarantined::new(shard, "byte", Some(offset), "trailing_garbage", detail))?;
+                    visitor.stray(Quarantined::new(shard, "byte", Some(offset), "trailing_garbage", detail))?;
                 }
                 summary.end = Some(end);
                 return Ok(summary);
@@ -188,7 +202,7 @@ pub fn scan<S: ReadAt + ?Sized>(
                     let record = Quarantined::new(shard, "byte", Some(damage.offset), damage.reason, &damage.detail);
                     let record = record.with_key(&sample.key);
                     sample.fault.get_or_insert(record);
-                    take(sample)?;
+                    visitor.sample(sample)?;
                 }
                 summary.damage = Some(damage);
                 return Ok(summary);
@@ -220,18 +234,21 @@ fn read_content<S: ReadAt + ?Sized>(
     depth: Depth,
 ) -> Result<Content> {
     if is_any(extension, &IMAGE_EXTENSIONS) {
+        let keep = depth == Depth::Bodies && member.size <= MAX_IMAGE_BYTES;
         let head = reader.prefix(member)?;
-        if head.len() as u64 == member.size {
-            let header = if depth == Depth::Bodies { check_complete(head) } else { read_header(head) };
-            return Ok(Content::Image(image_hash(head), header));
-        }
         let header = read_header(head);
-        let mut hasher = ImageHasher::default();
+        if head.len() as u64 == member.size {
+            return Ok(Content::Image(image_hash(head), header, keep.then(|| head.to_vec())));
+        }
+        let (mut hasher, mut bytes) = (ImageHasher::default(), Vec::new());
         reader.pieces(member, |piece| {
             hasher.update(piece);
+            if keep {
+                bytes.extend_from_slice(piece);
+            }
             Ok(())
         })?;
-        return Ok(Content::Image(hasher.finish(), header));
+        return Ok(Content::Image(hasher.finish(), header, keep.then_some(bytes)));
     }
     if is_text(extension) && member.size <= MAX_TEXT_BYTES {
         let mut bytes = Vec::with_capacity(member.size as usize);
@@ -249,25 +266,31 @@ mod tests {
     use super::*;
     use crate::tar::TarWriter;
 
+    #[derive(Default)]
+    struct Found(Vec<Sample>, Vec<Quarantined>);
+
+    impl Visitor for Found {
+        type Error = Error;
+
+        fn sample(&mut self, sample: Sample) -> Result<()> {
+            self.0.push(sample);
+            Ok(())
+        }
+
+        fn stray(&mut self, record: Quarantined) -> Result<()> {
+            self.1.push(record);
+            Ok(())
+        }
+
+        fn passed(&mut self, _: u64) -> Result<()> {
+            Ok(())
+        }
+    }
+
     fn scan_all(bytes: &Vec<u8>) -> (Vec<Sample>, Vec<Quarantined>, TarSummary) {
-        let (mut samples, mut strays) = (Vec::new(), Vec::new());
-        let summary = scan(
-            bytes,
-            "t.tar",
-            Depth::Headers,
-            4096,
-            |s| {
-                samples.push(s);
-                Ok(())
-            },
-            |q| {
-                strays.push(q);
-                Ok(())
-            },
-            |_| Ok(()),
-        )
-        .unwrap();
-        (samples, strays, summary)
+        let mut found = Found::default();
+        let summary = scan(bytes, "t.tar", Depth::Headers, 4096, &mut found).unwrap();
+        (found.0, found.1, summary)
     }
 
     fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
@@ -330,7 +353,7 @@ mod tests {
     fn images_longer_than_the_buffer_hash_alike() {
         let data: Vec<u8> = (0..50_000_u32).map(|i| (i * 7 % 251) as u8).collect();
         let (samples, _, _) = scan_all(&tar(&[("a.jpg", &data)]));
-        assert!(matches!(&samples[0].members[0].content, Content::Image(hash, _) if *hash == image_hash(&data)));
+        assert!(matches!(&samples[0].members[0].content, Content::Image(hash, ..) if *hash == image_hash(&data)));
     }
 
     #[test]

@@ -37,6 +37,14 @@ impl LocalFile {
     }
 }
 
+/// How many files this process may have open.
+pub fn most_open_files() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the struct is filled by the call, or stays as it is.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 };
+    if known { limit.rlim_cur } else { 256 }
+}
+
 impl ReadAt for LocalFile {
     fn size_bytes(&self) -> u64 {
         self.size_bytes

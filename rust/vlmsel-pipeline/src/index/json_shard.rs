@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use rayon::ThreadPool;
 use rayon::prelude::*;
-use vlmsel_core::hash::{Hash128, ImageHasher, text_hash, uid};
+use vlmsel_core::hash::{Hash128, ImageHasher, image_hash, text_hash, uid};
 use vlmsel_shards::Error as ShardError;
 use vlmsel_shards::image_header::{ImageHeader, read_header};
 use vlmsel_shards::index_table::{ImageRow, IndexRow};
@@ -27,17 +28,19 @@ const BLOCK_BYTES: usize = 1 << 20;
 
 type Bad = (&'static str, String);
 
-pub(super) fn read(unit: &mut Unit<'_>, image_root: &Path) -> Result<()> {
+pub(super) fn read(unit: &mut Unit<'_>, image_root: &Path, pool: &ThreadPool) -> Result<()> {
     let mut values = match JsonValues::open(&unit.shard.path) {
         Ok(values) => values,
-        Err(error) => {
+        Err(error) if error.is_of_file() => {
             unit.damage = Some(error.to_string());
             return Ok(());
         }
+        Err(error) => return Err(error.into()),
     };
     let total = std::fs::metadata(&unit.shard.path).map_or(0, |meta| meta.len());
     let mut passed = 0;
-    let mut ordinals: HashMap<String, u64> = HashMap::new();
+    // By the key's hash, which is smaller; keys that share one would only get ordinals that nobody needed.
+    let mut ordinals: HashMap<Hash128, u64> = HashMap::new();
     loop {
         let (mut batch, mut bytes, mut ended) = (Vec::new(), 0, false);
         while batch.len() < BATCH_ROWS && bytes < BATCH_BYTES {
@@ -52,7 +55,7 @@ pub(super) fn read(unit: &mut Unit<'_>, image_root: &Path) -> Result<()> {
                     ended = true;
                     break;
                 }
-                Err(error @ ShardError::Unreadable { .. }) => {
+                Err(error) if error.is_of_file() => {
                     unit.damage = Some(error.to_string());
                     ended = true;
                     break;
@@ -62,23 +65,12 @@ pub(super) fn read(unit: &mut Unit<'_>, image_root: &Path) -> Result<()> {
         }
         let id_field = unit.options.id_column.as_deref();
         let progress = unit.progress;
-        let read: Vec<(u64, Parsed)> = batch
-            .into_par_iter()
-            .map(|(row, value)| {
-                let result = match value {
-                    Value::Refused(reason) => Err((reason, String::new())),
-                    Value::Json(json) => parse(&json, id_field).and_then(|record| {
-                        let images = record
-                            .images
-                            .iter()
-                            .map(|path| open_image(image_root, path))
-                            .collect::<std::result::Result<_, _>>()?;
-                        Ok((record, images))
-                    }),
-                };
-                (row, result)
-            })
-            .collect();
+        let read: Vec<(u64, Parsed)> = pool.install(|| {
+            batch
+                .into_par_iter()
+                .map(|(row, value)| Ok((row, take_apart(value, id_field, image_root)?)))
+                .collect::<vlmsel_shards::Result<_>>()
+        })?;
         // A compressed file is read faster than its own size tells: the counter never runs past it.
         let step = (bytes as u64).min(total - passed);
         passed += step;
@@ -97,19 +89,37 @@ pub(super) fn read(unit: &mut Unit<'_>, image_root: &Path) -> Result<()> {
     }
 }
 
+fn take_apart(value: Value, id_field: Option<&str>, image_root: &Path) -> vlmsel_shards::Result<Parsed> {
+    let record = match value {
+        Value::Refused(reason) => return Ok(Err((reason, String::new()))),
+        Value::Json(json) => match parse(&json, id_field) {
+            Ok(record) => record,
+            Err(bad) => return Ok(Err(bad)),
+        },
+    };
+    let mut images = Vec::with_capacity(record.images.len());
+    for path in &record.images {
+        match open_image(image_root, path)? {
+            Ok(image) => images.push(image),
+            Err(bad) => return Ok(Err(bad)),
+        }
+    }
+    Ok(Ok((record, images)))
+}
+
 fn push(
     unit: &mut Unit<'_>,
     row: u64,
     record: Record,
     images: Vec<ImageRow>,
-    ordinals: &mut HashMap<String, u64>,
+    ordinals: &mut HashMap<Hash128, u64>,
 ) -> Result<()> {
     // A record without an id is known by its number.
     let key = record.key.unwrap_or_else(|| row.to_string());
     let ordinal = if record.uid.is_some() {
         0
     } else {
-        let next = ordinals.entry(key.clone()).or_default();
+        let next = ordinals.entry(image_hash(key.as_bytes())).or_default();
         *next += 1;
         *next - 1
     };
@@ -128,20 +138,23 @@ fn push(
     Ok(())
 }
 
-fn open_image(root: &Path, below: &str) -> std::result::Result<ImageRow, Bad> {
-    let path = root.join(below);
-    let unreadable = |error: &ShardError| ("unreadable_image", error.to_string());
-    let file = match LocalFile::open(&path) {
-        Ok(file) => file,
+/// The picture at a path below the root, or why it is bad. Links are followed: the folder is the user's own.
+fn open_image(root: &Path, below: &str) -> vlmsel_shards::Result<std::result::Result<ImageRow, Bad>> {
+    let read = LocalFile::open(&root.join(below)).and_then(|file| Ok((file.size_bytes(), hash_image(&file)?)));
+    let (size, (hash, header)) = match read {
+        Ok(read) => read,
         Err(ShardError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            return Err(("missing_image", below.to_owned()));
+            return Ok(Err(("missing_image", below.to_owned())));
         }
-        Err(error) => return Err(unreadable(&error)),
+        Err(error) if error.is_of_file() => return Ok(Err(("unreadable_image", error.to_string()))),
+        Err(error) => return Err(error),
     };
-    let (hash, header) = hash_image(&file).map_err(|error| unreadable(&error))?;
-    let header = header.map_err(|fault| (fault.reason(), format!("{below}: {fault}")))?;
-    let size = file.size_bytes();
-    Ok(ImageRow { file: Some(below.to_owned()), offset: 0, size, width: header.width, height: header.height, hash })
+    Ok(match header {
+        Ok(ImageHeader { width, height, .. }) => {
+            Ok(ImageRow { file: Some(below.to_owned()), offset: 0, size, width, height, hash })
+        }
+        Err(fault) => Err((fault.reason(), format!("{below}: {fault}"))),
+    })
 }
 
 type Header = std::result::Result<ImageHeader, vlmsel_shards::image_header::Fault>;

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use serde_json::value::RawValue;
 use vlmsel_core::hash::{Hash128, parse_uid, text_hash, uid};
-use vlmsel_shards::Error as ShardError;
 use vlmsel_shards::img2dataset::{Row, Sidecar};
 use vlmsel_shards::index_table::{ImageRow, IndexRow, MemberRow};
+use vlmsel_shards::json_values;
 use vlmsel_shards::quarantine::Quarantined;
-use vlmsel_shards::samples::{Content, Depth, Sample, scan};
+use vlmsel_shards::samples::{Content, Depth, Sample, Visitor, scan};
 use vlmsel_shards::source::LocalFile;
 
 use super::Unit;
@@ -18,11 +18,11 @@ use crate::error::{Error, Result};
 pub(crate) const BUFFER_BYTES: usize = 1 << 20;
 
 pub(super) fn read(unit: &mut Unit<'_>) -> Result<()> {
-    let mut sidecar = match &unit.shard.sidecar {
+    let sidecar = match &unit.shard.sidecar {
         None => None,
         Some(path) => match Sidecar::read(path) {
             Ok(sidecar) => sidecar,
-            Err(error @ (ShardError::Unreadable { .. } | ShardError::Io { .. })) => {
+            Err(error) if error.is_of_file() => {
                 unit.damage = Some(error.to_string());
                 None
             }
@@ -31,51 +31,16 @@ pub(super) fn read(unit: &mut Unit<'_>) -> Result<()> {
     };
     let file = match LocalFile::open(&unit.shard.path) {
         Ok(file) => file,
-        Err(error) => {
+        Err(error) if error.is_of_file() => {
             unit.damage = Some(error.to_string());
             return Ok(());
         }
+        Err(error) => return Err(error.into()),
     };
-    let (shard_name, progress) = (unit.shard.unit(), unit.progress);
-    let mut before = 0;
-    // Errors of this crate cannot pass through the reader's callbacks; they wait here.
-    let mut stopped: Option<Error> = None;
-    let keep = |stopped: &mut Option<Error>, result: Result<()>| -> vlmsel_shards::Result<()> {
-        result.map_err(|error| {
-            *stopped = Some(error);
-            ShardError::Cancelled
-        })
-    };
-    let mut strays = Vec::new();
-    let scanned = {
-        let stopped = &mut stopped;
-        scan(
-            &file,
-            &shard_name,
-            Depth::Headers,
-            BUFFER_BYTES,
-            |sample| {
-                let row = sidecar.as_mut().and_then(|sidecar| sidecar.take(&sample.key));
-                let result = add(unit, sample, row);
-                keep(stopped, result)
-            },
-            |stray| {
-                strays.push(stray);
-                Ok(())
-            },
-            |position| {
-                let passed = position - before;
-                before = position;
-                progress.add(0, passed)
-            },
-        )
-    };
-    if let Some(error) = stopped {
-        return Err(error);
-    }
-    for stray in strays {
-        unit.put_aside(stray)?;
-    }
+    let name = unit.shard.unit();
+    let mut visitor = Indexing { unit, sidecar, before: 0 };
+    let scanned = scan(&file, &name, Depth::Headers, BUFFER_BYTES, &mut visitor);
+    let Indexing { unit, sidecar, .. } = visitor;
     match scanned {
         Ok(summary) => {
             unit.detail.insert("ignored_members".to_owned(), summary.ignored_members.into());
@@ -86,10 +51,8 @@ pub(super) fn read(unit: &mut Unit<'_>) -> Result<()> {
                 unit.damage = Some(format!("{} at byte {} ({})", damage.reason, damage.offset, damage.detail));
             }
         }
-        Err(error @ (ShardError::Unreadable { .. } | ShardError::Io { action: "read", .. })) => {
-            unit.damage = Some(error.to_string());
-        }
-        Err(error) => return Err(error.into()),
+        Err(Error::Shards(error)) if error.is_of_file() => unit.damage = Some(error.to_string()),
+        Err(error) => return Err(error),
     }
     // Behind damage, a row without a member says nothing that the damage does not.
     if let Some(sidecar) = sidecar.filter(|_| unit.damage.is_none()) {
@@ -110,6 +73,31 @@ pub(super) fn read(unit: &mut Unit<'_>) -> Result<()> {
     Ok(())
 }
 
+struct Indexing<'a, 'b> {
+    unit: &'a mut Unit<'b>,
+    sidecar: Option<Sidecar>,
+    before: u64,
+}
+
+impl Visitor for Indexing<'_, '_> {
+    type Error = Error;
+
+    fn sample(&mut self, sample: Sample) -> Result<()> {
+        let row = self.sidecar.as_mut().and_then(|sidecar| sidecar.take(&sample.key));
+        add(self.unit, sample, row)
+    }
+
+    fn stray(&mut self, record: Quarantined) -> Result<()> {
+        self.unit.put_aside(record)
+    }
+
+    fn passed(&mut self, position: u64) -> Result<()> {
+        self.unit.progress.add(0, position - self.before)?;
+        self.before = position;
+        Ok(())
+    }
+}
+
 fn add(unit: &mut Unit<'_>, sample: Sample, row: Option<Row>) -> Result<()> {
     let (shard, place) = (unit.shard.unit(), sample.header_offset);
     let bad = |reason: &str, detail: &str| {
@@ -120,7 +108,7 @@ fn add(unit: &mut Unit<'_>, sample: Sample, row: Option<Row>) -> Result<()> {
     }
     let mut images = Vec::new();
     if let Some(member) = sample.image()
-        && let Content::Image(hash, header) = &member.content
+        && let Content::Image(hash, header, _) = &member.content
     {
         match header {
             Ok(header) => images.push(ImageRow {
@@ -185,7 +173,8 @@ struct Declared {
 }
 
 fn read_json(bytes: &[u8], id_field: Option<&str>) -> std::result::Result<Declared, String> {
-    let value: &RawValue = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let mut spare = Vec::new();
+    let value: &RawValue = json_values::parse(bytes, &mut spare).map_err(|error| error.to_string())?;
     let Ok(fields) = serde_json::from_str::<HashMap<String, &RawValue>>(value.get()) else {
         return Ok(Declared::default());
     };

@@ -1,6 +1,6 @@
 //! Where the selected samples' bytes lie: the index streamed once, each location sent to its output shard's scratch file.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,16 +8,17 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, UInt64Type};
-use arrow_array::{Array, BooleanArray, RecordBatch};
+use arrow_array::{Array, ArrayAccessor, BooleanArray, DictionaryArray, RecordBatch, StringArray};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use vlmsel_core::hash::to_hex;
+use vlmsel_core::hash::{Hash128, image_hash, to_hex};
 use vlmsel_shards::error::IoContext;
 use vlmsel_shards::index_table::filtered_batches;
 use vlmsel_shards::inputs::expand;
+use vlmsel_shards::samples::TEXT_EXTENSIONS;
 use vlmsel_shards::tar::written_bytes;
 
+use super::origins::ShardNames;
 use super::selection::Order;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -27,73 +28,30 @@ const SPILL_BYTES: usize = 32 << 20;
 /// Index parts read at one time.
 const PARTS_AT_ONCE: usize = 16;
 
-/// Where sources lie now.
-#[derive(Debug)]
-pub(super) struct Roots {
-    paths: BTreeMap<String, PathBuf>,
-    images: BTreeMap<String, PathBuf>,
-}
-
-impl Roots {
-    pub fn new(recorded: &Value, moved: &[String], image_root: Option<&Path>) -> Result<Self> {
-        let (mut paths, mut images) = (BTreeMap::new(), BTreeMap::new());
-        for (name, root) in recorded.as_object().into_iter().flatten() {
-            let path = root.get("path").and_then(Value::as_str).unwrap_or_default();
-            let own = root.get("image_root").and_then(Value::as_str).unwrap_or(path);
-            paths.insert(name.clone(), PathBuf::from(path));
-            images.insert(name.clone(), image_root.map_or_else(|| PathBuf::from(own), Path::to_path_buf));
-        }
-        for pair in moved {
-            let Some((name, path)) = pair.split_once('=') else {
-                return Err(Error::usage(format!("--source {pair}: write NAME=PATH")));
-            };
-            let Some(known) = paths.get_mut(name) else {
-                let names: Vec<&str> = paths.keys().map(String::as_str).collect();
-                return Err(Error::usage(format!(
-                    "--source {pair}: the index has no source {name:?}, only {}",
-                    names.join(", ")
-                )));
-            };
-            if images.get(name) == Some(known) {
-                images.insert(name.to_owned(), PathBuf::from(path));
-            }
-            *known = PathBuf::from(path);
-        }
-        Ok(Self { paths, images })
-    }
-
-    /// A shard's place.
-    pub fn shard(&self, source: &str, below: &str) -> Result<PathBuf> {
-        self.paths
-            .get(source)
-            .map(|root| root.join(below))
-            .ok_or_else(|| Error::usage(format!("the index does not say where source {source} lies")))
-    }
-
-    /// An image file's place.
-    pub fn image(&self, source: &str, below: &str) -> Result<PathBuf> {
-        self.images
-            .get(source)
-            .map(|root| root.join(below))
-            .ok_or_else(|| Error::usage(format!("the index does not say where the images of {source} lie")))
-    }
-}
-
 /// A member to write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Piece {
     /// Bytes of the sample's own tar.
-    Range { extension: String, offset: u64, size: u64, image: Option<String>, is_text: bool },
+    Range { extension: String, offset: u64, size: u64, hash: Option<Hash128> },
     /// A file below the image root.
-    File { extension: String, file: String, size: u64, image: String },
+    File { extension: String, file: String, size: u64, hash: Hash128 },
     /// Bytes that the index holds itself.
     Bytes { extension: String, bytes: String },
 }
 
 impl Piece {
-    pub fn extension(&self) -> &str {
+    fn extension(&self) -> &str {
         match self {
             Self::Range { extension, .. } | Self::File { extension, .. } | Self::Bytes { extension, .. } => extension,
+        }
+    }
+
+    /// Hash of the bytes as they were indexed, where the index knows it.
+    pub fn hash(&self) -> Option<Hash128> {
+        match self {
+            Self::Range { hash, .. } => *hash,
+            Self::File { hash, .. } => Some(*hash),
+            Self::Bytes { .. } => None,
         }
     }
 
@@ -108,12 +66,26 @@ impl Piece {
 /// One sample to write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Located {
+    /// Its place among all samples.
     pub place: u64,
-    pub name: String,
-    pub source: String,
-    pub shard: String,
-    pub text_hash: Option<String>,
+    pub uid: Hash128,
+    /// How many times the same id was selected before.
+    pub copy: u32,
+    /// Number of its shard among [`Locations::shard_names`].
+    pub shard: u32,
     pub pieces: Vec<Piece>,
+}
+
+impl Located {
+    /// Its key in the new tar.
+    pub fn name(&self) -> String {
+        let uid = to_hex(&self.uid);
+        if self.copy > 0 { format!("{uid}-{}", self.copy) } else { uid }
+    }
+
+    pub fn member_name(&self, piece: &Piece) -> String {
+        format!("{}.{}", self.name(), piece.extension())
+    }
 }
 
 /// What [`locate`] found.
@@ -127,6 +99,8 @@ pub(super) struct Locations {
     pub shard_bytes: Vec<u64>,
     /// Samples in each output tar.
     pub shard_rows: Vec<u64>,
+    /// The shards that selected samples lie in.
+    pub shard_names: ShardNames,
 }
 
 pub(super) fn scratch_path(scratch: &Path, shard: u64) -> PathBuf {
@@ -152,32 +126,42 @@ pub(super) fn locate(
         found: 0,
         shard_bytes: vec![1024; shards],
         shard_rows: vec![0; shards],
+        shard_names: ShardNames::new(),
     };
+    let mut numbers: HashMap<(String, String), u32> = HashMap::new();
     let mut spill = Spill { buffers: HashMap::new(), bytes: 0, folder: scratch };
     progress.expect(0, parts.iter().filter_map(|part| std::fs::metadata(&part.path).ok()).map(|meta| meta.len()).sum());
     for group in parts.chunks(PARTS_AT_ONCE) {
-        let read: Vec<Vec<(u128, Located)>> =
+        let read: Vec<Part> =
             group.par_iter().map(|part| read_part(&part.path, order, progress)).collect::<Result<_>>()?;
-        for (uid, located) in read.into_iter().flatten() {
-            let indices = order.find(uid);
-            if indices.is_empty() || locations.is_found[indices.start] {
-                continue;
-            }
-            for (copy, index) in indices.enumerate() {
-                let mut located = located.clone();
-                located.place = order.place(index);
-                if copy > 0 {
-                    located.name = format!("{}-{copy}", located.name);
+        for Part { shards, samples } in read {
+            let own: Vec<u32> = shards
+                .into_iter()
+                .map(|name| {
+                    *numbers.entry(name.clone()).or_insert_with(|| {
+                        locations.shard_names.push(name);
+                        locations.shard_names.len() as u32 - 1
+                    })
+                })
+                .collect();
+            for mut located in samples {
+                let indices = order.find(u128::from_be_bytes(located.uid));
+                if indices.is_empty() || locations.is_found[indices.start] {
+                    continue;
                 }
-                let shard = order.shard_of(located.place);
-                let name = |piece: &Piece| format!("{}.{}", located.name, piece.extension());
-                let bytes: u64 = located.pieces.iter().map(|piece| written_bytes(&name(piece), piece.size())).sum();
-                locations.is_found[index] = true;
-                locations.found += 1;
-                locations.shard_bytes[shard as usize] += bytes;
-                locations.shard_rows[shard as usize] += 1;
-                if wanted(shard) {
-                    spill.push(shard, &located)?;
+                located.shard = own[located.shard as usize];
+                for (copy, index) in indices.enumerate() {
+                    located.place = order.place(index);
+                    located.copy = copy as u32;
+                    let shard = order.shard_of(located.place);
+                    let size = |piece: &Piece| written_bytes(&located.member_name(piece), piece.size());
+                    locations.is_found[index] = true;
+                    locations.found += 1;
+                    locations.shard_bytes[shard as usize] += located.pieces.iter().map(size).sum::<u64>();
+                    locations.shard_rows[shard as usize] += 1;
+                    if wanted(shard) {
+                        spill.push(shard, &located)?;
+                    }
                 }
             }
         }
@@ -217,8 +201,15 @@ impl Spill<'_> {
     }
 }
 
-fn read_part(path: &Path, order: &Arc<Order>, progress: &Progress) -> Result<Vec<(u128, Located)>> {
-    let mut out = Vec::new();
+/// The wanted samples of one index part; their `shard` counts among the names beside them.
+#[derive(Default)]
+struct Part {
+    shards: ShardNames,
+    samples: Vec<Located>,
+}
+
+fn read_part(path: &Path, order: &Arc<Order>, progress: &Progress) -> Result<Part> {
+    let mut out = Part::default();
     let order = Arc::clone(order);
     filtered_batches(
         path,
@@ -238,73 +229,99 @@ fn read_part(path: &Path, order: &Arc<Order>, progress: &Progress) -> Result<Vec
 }
 
 /// Locations of a batch of index rows; the error says which column is not as `vlmsel index` writes it.
-fn add_batch(batch: &RecordBatch, out: &mut Vec<(u128, Located)>) -> std::result::Result<(), String> {
+fn add_batch(batch: &RecordBatch, out: &mut Part) -> std::result::Result<(), String> {
     let column = |name: &str| batch.column_by_name(name).ok_or_else(|| format!("has no column {name}"));
     let wrong = |name: &str| format!("column {name} is not of the type that an index has");
-    let fixed = |name: &str| column(name)?.as_fixed_size_binary_opt().ok_or_else(|| wrong(name));
+    let uids = column("uid")?.as_fixed_size_binary_opt().ok_or_else(|| wrong("uid"))?;
     let text_of = |name: &str| column(name)?.as_string_opt::<i32>().ok_or_else(|| wrong(name));
-    let name_of = |name: &str| -> std::result::Result<Vec<String>, String> {
-        let dictionary = column(name)?.as_dictionary_opt::<Int32Type>().ok_or_else(|| wrong(name))?;
-        let values = dictionary.values().as_string_opt::<i32>().ok_or_else(|| wrong(name))?;
-        Ok(dictionary
-            .keys()
-            .iter()
-            .map(|key| key.map_or_else(String::new, |key| values.value(key as usize).to_owned()))
-            .collect())
+    let name_of = |name: &str| {
+        column(name)?
+            .as_dictionary_opt::<Int32Type>()
+            .and_then(DictionaryArray::downcast_dict::<StringArray>)
+            .ok_or_else(|| wrong(name))
     };
-    let (uids, text_hashes) = (fixed("uid")?, fixed("text_hash")?);
     let (sources, shards) = (name_of("source")?, name_of("shard")?);
     let (texts, conversations) = (text_of("text")?, text_of("conversations")?);
     let metadata = column("metadata")?.as_binary_opt::<i32>().ok_or_else(|| wrong("metadata"))?;
     let members = column("members")?.as_list_opt::<i32>().ok_or_else(|| wrong("members"))?;
     let images = column("images")?.as_list_opt::<i32>().ok_or_else(|| wrong("images"))?;
     for row in 0..batch.num_rows() {
-        let uid: [u8; 16] = uids.value(row).try_into().map_err(|_| wrong("uid"))?;
-        let found_images = images_of(images.value(row).as_struct_opt().ok_or_else(|| wrong("images"))?)?;
-        let found_members = members_of(members.value(row).as_struct_opt().ok_or_else(|| wrong("members"))?)?;
-        let mut pieces = Vec::new();
-        let lower = |extension: &str| extension.to_ascii_lowercase();
-        let text_extension =
-            ["txt", "caption"].into_iter().find(|wanted| found_members.iter().any(|m| lower(&m.0) == *wanted));
-        for (extension, offset, size) in &found_members {
-            let image =
-                found_images.iter().find(|image| image.0.is_none() && image.1 == *offset).map(|image| image.3.clone());
-            let is_text = text_extension.is_some_and(|wanted| lower(extension) == wanted);
-            pieces.push(Piece::Range { extension: extension.clone(), offset: *offset, size: *size, image, is_text });
+        let uid: Hash128 = uids.value(row).try_into().map_err(|_| wrong("uid"))?;
+        let stored = Stored {
+            images: images_of(images.value(row).as_struct_opt().ok_or_else(|| wrong("images"))?)?,
+            members: members_of(members.value(row).as_struct_opt().ok_or_else(|| wrong("members"))?)?,
+            text: texts.is_valid(row).then(|| texts.value(row)),
+            conversations: conversations.is_valid(row).then(|| conversations.value(row)),
+            metadata: metadata.is_valid(row).then(|| metadata.value(row)),
+        };
+        let is_last = |name: &(String, String)| name.0 == sources.value(row) && name.1 == shards.value(row);
+        if !out.shards.last().is_some_and(is_last) {
+            out.shards.push((sources.value(row).to_owned(), shards.value(row).to_owned()));
         }
-        let files: Vec<_> =
-            found_images.iter().filter_map(|image| image.0.as_ref().map(|file| (file, image))).collect();
-        for (number, (file, image)) in files.iter().enumerate() {
-            let kind =
-                Path::new(file).extension().map_or_else(|| "jpg".to_owned(), |e| e.to_string_lossy().to_lowercase());
-            let extension = if files.len() == 1 { kind } else { format!("{number}.{kind}") };
-            pieces.push(Piece::File { extension, file: (*file).clone(), size: image.2, image: image.3.clone() });
-        }
-        // A caption or JSON that lies outside the tar (a Parquet file beside it, a JSON record) travels along.
-        if text_extension.is_none() && texts.is_valid(row) {
-            pieces.push(Piece::Bytes { extension: "txt".to_owned(), bytes: texts.value(row).to_owned() });
-        }
-        if !found_members.iter().any(|m| lower(&m.0) == "json") {
-            let own = metadata.is_valid(row).then(|| String::from_utf8_lossy(metadata.value(row)).into_owned());
-            let spoken =
-                conversations.is_valid(row).then(|| format!("{{\"conversations\":{}}}", conversations.value(row)));
-            if let Some(bytes) = own.or(spoken) {
-                pieces.push(Piece::Bytes { extension: "json".to_owned(), bytes });
-            }
-        }
-        let text_hash = text_hashes
-            .is_valid(row)
-            .then(|| text_hashes.value(row).try_into().map(|hash| to_hex(&hash)).unwrap_or_default());
-        let (source, shard) = (sources[row].clone(), shards[row].clone());
-        out.push((
-            u128::from_be_bytes(uid),
-            Located { place: 0, name: to_hex(&uid), source, shard, text_hash, pieces },
-        ));
+        let shard = out.shards.len() as u32 - 1;
+        out.samples.push(Located { place: 0, uid, copy: 0, shard, pieces: stored.pieces() });
     }
     Ok(())
 }
 
-type Image = (Option<String>, u64, u64, String);
+/// What an index row says of a sample's bytes.
+struct Stored<'a> {
+    images: Vec<Image>,
+    members: Vec<(String, u64, u64)>,
+    text: Option<&'a str>,
+    conversations: Option<&'a str>,
+    metadata: Option<&'a [u8]>,
+}
+
+impl Stored<'_> {
+    fn pieces(&self) -> Vec<Piece> {
+        let has = |wanted: &str| self.members.iter().any(|m| m.0.eq_ignore_ascii_case(wanted));
+        let text_extension = TEXT_EXTENSIONS.into_iter().find(|wanted| has(wanted));
+        let mut pieces = Vec::new();
+        for (extension, offset, size) in &self.members {
+            let is = |wanted: &str| extension.eq_ignore_ascii_case(wanted);
+            // The index holds captions and JSON as they were, so these can be told from changed ones too.
+            let hash = if is("json") {
+                self.metadata.map(image_hash)
+            } else if text_extension.is_some_and(is) {
+                self.text.map(|text| image_hash(text.as_bytes()))
+            } else {
+                self.images.iter().find(|image| image.file.is_none() && image.offset == *offset).map(|image| image.hash)
+            };
+            pieces.push(Piece::Range { extension: extension.clone(), offset: *offset, size: *size, hash });
+        }
+        let files: Vec<_> =
+            self.images.iter().filter_map(|image| image.file.as_ref().map(|file| (file, image))).collect();
+        for (number, (file, image)) in files.iter().enumerate() {
+            let kind =
+                Path::new(file).extension().map_or_else(|| "jpg".to_owned(), |e| e.to_string_lossy().to_lowercase());
+            let extension = if files.len() == 1 { kind } else { format!("{number}.{kind}") };
+            pieces.push(Piece::File { extension, file: (*file).clone(), size: image.size, hash: image.hash });
+        }
+        // A caption or JSON that lies outside the tar (a Parquet file beside it, a JSON record) travels along.
+        let mut push = |extension: &str, bytes: String| {
+            pieces.push(Piece::Bytes { extension: extension.to_owned(), bytes });
+        };
+        if let (None, Some(text)) = (text_extension, self.text) {
+            push("txt", text.to_owned());
+        }
+        if !has("json") {
+            let own = self.metadata.map(|metadata| String::from_utf8_lossy(metadata).into_owned());
+            let spoken = self.conversations.map(|turns| format!("{{\"conversations\":{turns}}}"));
+            if let Some(json) = own.or(spoken) {
+                push("json", json);
+            }
+        }
+        pieces
+    }
+}
+
+struct Image {
+    file: Option<String>,
+    offset: u64,
+    size: u64,
+    hash: Hash128,
+}
 
 fn images_of(table: &arrow_array::StructArray) -> std::result::Result<Vec<Image>, String> {
     let wrong = || "column images is not as an index has it".to_owned();
@@ -315,8 +332,9 @@ fn images_of(table: &arrow_array::StructArray) -> std::result::Result<Vec<Image>
     let hashes = column("hash")?.as_fixed_size_binary_opt().ok_or_else(wrong)?;
     (0..table.len())
         .map(|i| {
-            let hash = hashes.value(i).try_into().map(|hash| to_hex(&hash)).map_err(|_| wrong())?;
-            Ok((files.is_valid(i).then(|| files.value(i).to_owned()), offsets.value(i), sizes.value(i), hash))
+            let file = files.is_valid(i).then(|| files.value(i).to_owned());
+            let hash = hashes.value(i).try_into().map_err(|_| wrong())?;
+            Ok(Image { file, offset: offsets.value(i), size: sizes.value(i), hash })
         })
         .collect()
 }

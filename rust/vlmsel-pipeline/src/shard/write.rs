@@ -1,31 +1,42 @@
-//! Writing one tar: headers made here, data by range from where it lies, one buffer, hashed once on its way out.
+//! Writing one tar: headers made here, data by range from where it lies, hashed on its way while the cache still holds it.
+//!
+//! A chunk of the tar is filled while another thread hashes and writes the one before it. Members of a sample are neighbours
+//! in their tar, with one header block between them: they come in one read, straight to their place in the chunk, and the
+//! old headers between them are overwritten by the new ones.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use serde_json::json;
-use vlmsel_core::hash::{ImageHasher, text_hash, to_hex};
+use vlmsel_core::hash::{ImageHasher, image_hash};
 use vlmsel_shards::Error as ShardError;
+use vlmsel_shards::disk::start_writeback;
 use vlmsel_shards::error::IoContext;
 use vlmsel_shards::manifest::to_json;
 use vlmsel_shards::output::Output;
 use vlmsel_shards::source::{LocalFile, ReadAt};
-use vlmsel_shards::tar::{BLOCK_BYTES, write_header};
+use vlmsel_shards::tar::{BLOCK_BYTES, header_bytes, write_header};
 
-use super::locate::{Located, Piece, Roots, scratch_path};
+use super::locate::{Located, Piece, scratch_path};
+use super::origins::Origins;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
-const BUFFER_BYTES: usize = 2 << 20;
-/// Source files open at one time, per thread.
-const MAX_OPEN_FILES: usize = 64;
+/// Small enough that a chunk is still in the cache when it is written.
+const CHUNK_BYTES: usize = 512 << 10;
+/// One is filled, one is written, one waits.
+const CHUNKS: usize = 3;
+/// The disk begins to write after this many bytes, so that the final sync waits for little.
+const WRITEBACK_BYTES: u64 = 16 << 20;
+const BLOCK: usize = BLOCK_BYTES as usize;
 
 pub(super) fn write_shard(
     shard: u64,
     scratch: &Path,
-    roots: &Roots,
+    origins: &Origins,
     output: &Output,
     progress: &Progress,
 ) -> Result<()> {
@@ -34,22 +45,54 @@ pub(super) fn write_shard(
     let samples = read_locations(&scratch_path(scratch, shard))?;
     let (tar_name, stats_name) = (format!("{unit}.tar"), format!("{unit}_stats.json"));
     let path = output.temporary(&tar_name)?;
-    let mut writer = Writer::new(&path)?;
-    let mut files = Files { open: HashMap::new() };
-    for sample in &samples {
-        let before = writer.written;
-        for piece in &sample.pieces {
-            write_piece(&mut writer, &mut files, roots, sample, piece)?;
-        }
-        progress.add(1, writer.written - before)?;
-    }
-    let hash = writer.finish()?;
+    let mut source = Source { origins, samples: &samples, piece: 0, passed: 0, hasher: ImageHasher::default() };
+    let hash = write_behind(Sink::new(&path)?, |chunk| {
+        let left = source.samples.len();
+        source.fill(chunk)?;
+        Ok(progress.add((left - source.samples.len()) as u64, chunk.filled as u64)?)
+    })?;
     let stats_path = output.temporary(&stats_name)?;
     let stats = to_json(&json!({ "successes": samples.len() }))?;
     std::fs::write(&stats_path, &stats).at("write", &stats_path)?;
     let counts = std::iter::once(("written".to_owned(), samples.len() as u64)).collect();
     let names = [(tar_name.as_str(), hash), (stats_name.as_str(), blake3::hash(&stats))];
     Ok(output.commit_hashed(&unit, &names, samples.len() as u64, counts, json!({}))?)
+}
+
+/// Fills chunks until one stays empty, while another thread hashes and writes those before it.
+fn write_behind(mut sink: Sink, mut fill: impl FnMut(&mut Chunk) -> Result<()>) -> Result<blake3::Hash> {
+    std::thread::scope(|scope| {
+        let (ready, to_write) = sync_channel::<Chunk>(CHUNKS);
+        let (empty, to_fill) = sync_channel::<Chunk>(CHUNKS);
+        for _ in 0..CHUNKS {
+            // There is room for all of them.
+            let _ = empty.send(Chunk::default());
+        }
+        let write = move || {
+            for mut chunk in to_write {
+                sink.write(chunk.bytes())?;
+                chunk.filled = 0;
+                let _ = empty.send(chunk);
+            }
+            sink.finish()
+        };
+        let writer = std::thread::Builder::new()
+            .spawn_scoped(scope, write)
+            .map_err(|error| ShardError::Resource(format!("cannot start a thread: {error}")))?;
+        // The channels close where either side fails; the error itself comes back from the thread.
+        let filled = loop {
+            let Ok(mut chunk) = to_fill.recv() else { break Ok(()) };
+            match fill(&mut chunk) {
+                Err(error) => break Err(error),
+                Ok(()) if chunk.filled == 0 => break Ok(()),
+                Ok(()) if ready.send(chunk).is_err() => break Ok(()),
+                Ok(()) => {}
+            }
+        };
+        drop(ready);
+        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        filled.and(written)
+    })
 }
 
 fn read_locations(path: &Path) -> Result<Vec<Located>> {
@@ -68,169 +111,244 @@ fn read_locations(path: &Path) -> Result<Vec<Located>> {
     Ok(samples)
 }
 
-fn write_piece(writer: &mut Writer, files: &mut Files, roots: &Roots, sample: &Located, piece: &Piece) -> Result<()> {
-    writer.header(&format!("{}.{}", sample.name, piece.extension()), piece.size())?;
-    let (path, found, expected) = match piece {
-        Piece::Bytes { bytes, .. } => {
-            writer.push(bytes.as_bytes())?;
-            return writer.pad();
-        }
-        Piece::Range { offset, size, image, is_text, .. } => {
-            let path = roots.shard(&sample.source, &sample.shard)?;
-            let file = files.get(&path)?;
-            if offset.checked_add(*size).is_none_or(|end| end > file.size_bytes()) {
-                return Err(changed(&path, &sample.name, "it is shorter now"));
-            }
-            let mut check = Check::new(image.is_some(), *is_text && sample.text_hash.is_some());
-            writer.copy(file, *offset, *size, &mut check)?;
-            let expected = if *is_text { sample.text_hash.clone() } else { image.clone() };
-            (path, check.finish(), expected)
-        }
-        Piece::File { file, size, image, .. } => {
-            let path = roots.image(&sample.source, file)?;
-            let file = LocalFile::open(&path)?;
-            if file.size_bytes() != *size {
-                return Err(changed(&path, &sample.name, "its size is another"));
-            }
-            let mut check = Check::new(true, false);
-            writer.copy(&file, 0, *size, &mut check)?;
-            (path, check.finish(), Some(image.clone()))
-        }
-    };
-    if found.is_some() && found != expected {
-        return Err(changed(&path, &sample.name, "the bytes are others"));
-    }
-    writer.pad()
+fn padded(size: u64) -> u64 {
+    size.next_multiple_of(BLOCK_BYTES)
 }
 
-fn changed(path: &Path, name: &str, what: &str) -> Error {
+fn changed(path: &Path, sample: &Located, what: &str) -> Error {
     let text = format!(
-        "{} changed since it was indexed (sample {name}: {what}); run `vlmsel index` again with --overwrite",
-        path.display()
+        "{} changed since it was indexed (sample {}: {what}); run `vlmsel index` again with --overwrite",
+        path.display(),
+        sample.name()
     );
     ShardError::Mismatch(text).into()
 }
 
-/// Hashes data on its way, to notice a source that changed since it was indexed.
-enum Check {
-    Nothing,
-    Image(ImageHasher),
-    Text(Vec<u8>),
+/// A part of the tar, in memory.
+struct Chunk {
+    bytes: Vec<u8>,
+    filled: usize,
 }
 
-impl Check {
-    fn new(is_image: bool, is_text: bool) -> Self {
-        match (is_image, is_text) {
-            (true, _) => Self::Image(ImageHasher::default()),
-            (_, true) => Self::Text(Vec::new()),
-            _ => Self::Nothing,
-        }
-    }
-
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Nothing => {}
-            Self::Image(hasher) => hasher.update(bytes),
-            Self::Text(text) => text.extend_from_slice(bytes),
-        }
-    }
-
-    fn finish(self) -> Option<String> {
-        match self {
-            Self::Nothing => None,
-            Self::Image(hasher) => Some(to_hex(&hasher.finish())),
-            Self::Text(text) => Some(to_hex(&text_hash(&String::from_utf8_lossy(&text)))),
-        }
+impl Default for Chunk {
+    fn default() -> Self {
+        Self { bytes: vec![0; CHUNK_BYTES], filled: 0 }
     }
 }
 
-struct Files {
-    open: HashMap<PathBuf, LocalFile>,
+impl Chunk {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.filled]
+    }
+
+    fn free(&self) -> usize {
+        self.bytes.len() - self.filled
+    }
+
+    /// The next `length` bytes, to be filled; the caller knows that they are free.
+    fn take(&mut self, length: usize) -> &mut [u8] {
+        self.filled += length;
+        &mut self.bytes[self.filled - length..self.filled]
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.take(bytes.len()).copy_from_slice(bytes);
+    }
 }
 
-impl Files {
-    fn get(&mut self, path: &Path) -> Result<&LocalFile> {
-        if !self.open.contains_key(path) {
-            if self.open.len() >= MAX_OPEN_FILES {
-                self.open.clear();
+/// Hands out the tar chunk by chunk.
+struct Source<'a> {
+    origins: &'a Origins<'a>,
+    /// What is left; the first one may be begun.
+    samples: &'a [Located],
+    /// Pieces of the first sample that are done.
+    piece: usize,
+    /// Bytes of the next piece that are done: only a piece longer than a chunk is taken in parts.
+    passed: u64,
+    hasher: ImageHasher,
+}
+
+impl Source<'_> {
+    /// Fills the chunk; it stays empty only behind the last sample.
+    fn fill(&mut self, chunk: &mut Chunk) -> Result<()> {
+        while let Some(sample) = self.samples.first() {
+            let Some(pieces) = sample.pieces.get(self.piece..).filter(|pieces| !pieces.is_empty()) else {
+                (self.samples, self.piece) = (&self.samples[1..], 0);
+                continue;
+            };
+            let run = run_of(sample, pieces);
+            let length = run.bytes + run.header.len() + BLOCK;
+            if self.passed == 0 && length > chunk.free() && chunk.filled > 0 {
+                return Ok(());
             }
-            let file = LocalFile::open(path)?;
-            self.open.insert(path.to_path_buf(), file);
+            if self.passed == 0 && length <= chunk.free() {
+                self.copy_run(sample, &pieces[..run.count], &run, chunk)?;
+                self.piece += run.count;
+            } else {
+                self.copy_part(sample, &pieces[0], &run.header, chunk)?;
+                if chunk.free() == 0 {
+                    return Ok(());
+                }
+            }
         }
-        self.open.get(path).ok_or_else(|| Error::Bug(format!("{} was opened and is gone", path.display())))
+        Ok(())
+    }
+
+    /// Members that [`run_of`] put together, in one read.
+    fn copy_run(&self, sample: &Located, pieces: &[Piece], run: &Run, chunk: &mut Chunk) -> Result<()> {
+        chunk.push(&run.header);
+        let bytes = chunk.take(run.bytes.next_multiple_of(BLOCK));
+        let (data, padding) = bytes.split_at_mut(run.bytes);
+        padding.fill(0);
+        let place = match &pieces[0] {
+            Piece::Bytes { bytes, .. } => {
+                data.copy_from_slice(bytes.as_bytes());
+                return Ok(());
+            }
+            Piece::File { file, .. } => {
+                let opened = self.image(sample, &pieces[0], file)?;
+                opened.read_exact_at(data, 0)?;
+                opened.path().to_path_buf()
+            }
+            Piece::Range { offset, .. } => {
+                let origin = self.range(sample, *offset, run.bytes as u64)?;
+                origin.read_exact_at(data, *offset)?;
+                origin.path().to_path_buf()
+            }
+        };
+        let (mut from, mut header) = (0_usize, Vec::with_capacity(BLOCK));
+        for (number, piece) in pieces.iter().enumerate() {
+            if number > 0 {
+                header.clear();
+                write_header(&mut header, &sample.member_name(piece), piece.size());
+                // The padding of the original may hold anything.
+                let begins = from.next_multiple_of(BLOCK);
+                data[from..begins].fill(0);
+                data[begins..begins + BLOCK].copy_from_slice(&header);
+                from = begins + BLOCK;
+            }
+            let to = from + piece.size() as usize;
+            if piece.hash().is_some_and(|hash| image_hash(&data[from..to]) != hash) {
+                return Err(changed(&place, sample, "the bytes are others"));
+            }
+            from = to;
+        }
+        Ok(())
+    }
+
+    /// As much of a long piece as the chunk takes.
+    fn copy_part(&mut self, sample: &Located, piece: &Piece, header: &[u8], chunk: &mut Chunk) -> Result<()> {
+        if self.passed == 0 {
+            chunk.push(header);
+            self.hasher = ImageHasher::default();
+        }
+        let (size, passed) = (piece.size(), self.passed);
+        // What is free is whole blocks, so the padding of the last part fits behind it.
+        let part = chunk.take((size - passed).min(chunk.free() as u64) as usize);
+        let place = match piece {
+            Piece::Bytes { bytes, .. } => {
+                part.copy_from_slice(&bytes.as_bytes()[passed as usize..passed as usize + part.len()]);
+                PathBuf::new()
+            }
+            Piece::File { file, .. } => {
+                let opened = self.image(sample, piece, file)?;
+                opened.read_exact_at(part, passed)?;
+                opened.path().to_path_buf()
+            }
+            Piece::Range { offset, .. } => {
+                let origin = self.range(sample, *offset, size)?;
+                origin.read_exact_at(part, offset + passed)?;
+                origin.path().to_path_buf()
+            }
+        };
+        self.hasher.update(part);
+        self.passed += part.len() as u64;
+        if self.passed == size {
+            let padding = padded(size) - size;
+            chunk.take(padding as usize).fill(0);
+            if piece.hash().is_some_and(|hash| self.hasher.finish() != hash) {
+                return Err(changed(&place, sample, "the bytes are others"));
+            }
+            (self.piece, self.passed) = (self.piece + 1, 0);
+        }
+        Ok(())
+    }
+
+    fn range(&self, sample: &Located, offset: u64, length: u64) -> Result<Arc<LocalFile>> {
+        let origin = self.origins.shard(sample.shard)?;
+        match offset.checked_add(length) {
+            Some(end) if end <= origin.size_bytes() => Ok(origin),
+            _ => Err(changed(origin.path(), sample, "it is shorter now")),
+        }
+    }
+
+    fn image(&self, sample: &Located, piece: &Piece, file: &str) -> Result<LocalFile> {
+        let path = self.origins.image(sample.shard, file)?;
+        let opened = LocalFile::open(&path)?;
+        if opened.size_bytes() == piece.size() {
+            Ok(opened)
+        } else {
+            Err(changed(&path, sample, "its size is another"))
+        }
     }
 }
 
-struct Writer {
+/// Pieces that come in one read.
+struct Run {
+    count: usize,
+    /// From the first byte of the first to the last byte of the last.
+    bytes: usize,
+    /// Header of the first.
+    header: Vec<u8>,
+}
+
+/// The first of `pieces`, and those that lie right behind it in its tar, with one header block before each, now and then.
+fn run_of(sample: &Located, pieces: &[Piece]) -> Run {
+    let mut header = Vec::with_capacity(3 * BLOCK);
+    write_header(&mut header, &sample.member_name(&pieces[0]), pieces[0].size());
+    let mut run = Run { count: 1, bytes: pieces[0].size() as usize, header };
+    let Piece::Range { offset: first, .. } = pieces[0] else { return run };
+    for piece in &pieces[1..] {
+        let Piece::Range { offset, size, .. } = piece else { break };
+        let next = run.bytes.next_multiple_of(BLOCK) + BLOCK;
+        let fits = next + *size as usize + 4 * BLOCK <= CHUNK_BYTES;
+        if !fits || *offset != first + next as u64 || header_bytes(&sample.member_name(piece), *size) != BLOCK_BYTES {
+            break;
+        }
+        (run.count, run.bytes) = (run.count + 1, next + *size as usize);
+    }
+    run
+}
+
+/// The file, written and hashed.
+struct Sink {
     file: File,
     path: PathBuf,
-    buffer: Vec<u8>,
-    filled: usize,
     hasher: blake3::Hasher,
     written: u64,
+    /// Of these, the bytes that the disk was told to write.
+    handed_over: u64,
 }
 
-impl Writer {
+impl Sink {
     fn new(path: &Path) -> Result<Self> {
         let file = File::create(path).at("create", path)?;
-        let path = path.to_path_buf();
-        Ok(Self { file, path, buffer: vec![0; BUFFER_BYTES], filled: 0, hasher: blake3::Hasher::new(), written: 0 })
+        Ok(Self { file, path: path.to_path_buf(), hasher: blake3::Hasher::new(), written: 0, handed_over: 0 })
     }
 
-    fn flush(&mut self) -> Result<()> {
-        let full = &self.buffer[..self.filled];
-        self.hasher.update(full);
-        self.file.write_all(full).at("write", &self.path)?;
-        self.filled = 0;
-        Ok(())
-    }
-
-    fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hasher.update(bytes);
+        self.file.write_all(bytes).at("write", &self.path)?;
         self.written += bytes.len() as u64;
-        while !bytes.is_empty() {
-            if self.filled == self.buffer.len() {
-                self.flush()?;
-            }
-            let step = bytes.len().min(self.buffer.len() - self.filled);
-            self.buffer[self.filled..self.filled + step].copy_from_slice(&bytes[..step]);
-            self.filled += step;
-            bytes = &bytes[step..];
+        if self.written - self.handed_over >= WRITEBACK_BYTES {
+            start_writeback(&self.file, self.handed_over, self.written - self.handed_over);
+            self.handed_over = self.written;
         }
         Ok(())
-    }
-
-    fn header(&mut self, name: &str, size: u64) -> Result<()> {
-        let mut header = Vec::with_capacity(1536);
-        write_header(&mut header, name, size);
-        self.push(&header)
-    }
-
-    /// Reads straight into the buffer.
-    fn copy(&mut self, file: &LocalFile, offset: u64, size: u64, check: &mut Check) -> Result<()> {
-        let mut done = 0;
-        while done < size {
-            if self.filled == self.buffer.len() {
-                self.flush()?;
-            }
-            let step = (size - done).min((self.buffer.len() - self.filled) as u64) as usize;
-            let into = &mut self.buffer[self.filled..self.filled + step];
-            file.read_exact_at(into, offset + done)?;
-            check.update(into);
-            self.filled += step;
-            done += step as u64;
-        }
-        self.written += size;
-        Ok(())
-    }
-
-    fn pad(&mut self) -> Result<()> {
-        let missing = self.written.next_multiple_of(BLOCK_BYTES) - self.written;
-        self.push(&[0; BLOCK_BYTES as usize][..missing as usize])
     }
 
     fn finish(mut self) -> Result<blake3::Hash> {
-        self.push(&[0; 2 * BLOCK_BYTES as usize])?;
-        self.flush()?;
+        self.write(&[0; 2 * BLOCK])?;
         Ok(self.hasher.finalize())
     }
 }

@@ -11,7 +11,7 @@ mod writer;
 
 pub use header::{BLOCK_BYTES, Class};
 pub use reader::{Damage, End, Item, Member, TarReader};
-pub use writer::{TarWriter, write_header, written_bytes};
+pub use writer::{TarWriter, header_bytes, write_header, written_bytes};
 
 #[cfg(test)]
 mod tests;

@@ -2,33 +2,46 @@
 
 use super::header::BLOCK_BYTES;
 
+/// Eleven octal digits hold less than this.
+const LARGE_BYTES: u64 = 1 << 33;
+
 /// Appends the header block(s) of a plain file: ustar, with a PAX header where the name or the size needs one.
 pub fn write_header(out: &mut Vec<u8>, name: &str, size: u64) {
     let split = split_name(name);
-    // Eleven octal digits.
-    let large = size >= 1 << 33;
-    if split.is_none() || large {
-        let mut records = Vec::new();
-        if split.is_none() {
-            push_record(&mut records, "path", name.as_bytes());
-        }
-        if large {
-            push_record(&mut records, "size", size.to_string().as_bytes());
-        }
+    let records = pax_records(name, size, split.is_some());
+    if !records.is_empty() {
         push_block(out, b"", b"pax_header", records.len() as u64, b'x');
         out.extend_from_slice(&records);
         pad(out, records.len() as u64);
     }
     let cut = || (&b""[..], &name.as_bytes()[..name.len().min(100)]);
     let (prefix, base) = split.unwrap_or_else(cut);
-    push_block(out, prefix, base, if large { 0 } else { size }, b'0');
+    push_block(out, prefix, base, if size >= LARGE_BYTES { 0 } else { size }, b'0');
+}
+
+/// What the ustar header cannot say; mostly nothing.
+fn pax_records(name: &str, size: u64, name_fits: bool) -> Vec<u8> {
+    let mut records = Vec::new();
+    if !name_fits {
+        push_record(&mut records, "path", name.as_bytes());
+    }
+    if size >= LARGE_BYTES {
+        push_record(&mut records, "size", size.to_string().as_bytes());
+    }
+    records
+}
+
+/// How many bytes the header block(s) of a member take.
+pub fn header_bytes(name: &str, size: u64) -> u64 {
+    match pax_records(name, size, split_name(name).is_some()).len() as u64 {
+        0 => BLOCK_BYTES,
+        records => 2 * BLOCK_BYTES + records.next_multiple_of(BLOCK_BYTES),
+    }
 }
 
 /// How many bytes a member takes: headers, data and padding.
 pub fn written_bytes(name: &str, size: u64) -> u64 {
-    let mut header = Vec::new();
-    write_header(&mut header, name, size);
-    header.len() as u64 + size.div_ceil(BLOCK_BYTES) * BLOCK_BYTES
+    header_bytes(name, size) + size.next_multiple_of(BLOCK_BYTES)
 }
 
 /// Prefix and name as the ustar fields hold them; `None` if they cannot (too long, or not ASCII, which old readers misread).

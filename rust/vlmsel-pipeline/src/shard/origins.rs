@@ -1,0 +1,118 @@
+//! Where the selected samples come from: the folders of the sources as they lie now, and their tars, opened once.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::Value;
+use vlmsel_shards::Error as ShardError;
+use vlmsel_shards::manifest::Manifest;
+use vlmsel_shards::source::{LocalFile, ReadAt, most_open_files};
+
+use crate::error::{Error, Result};
+
+/// Where sources lie now.
+#[derive(Debug)]
+pub(super) struct Roots {
+    paths: BTreeMap<String, PathBuf>,
+    images: BTreeMap<String, PathBuf>,
+}
+
+impl Roots {
+    pub fn new(recorded: &Value, moved: &[String], image_root: Option<&Path>) -> Result<Self> {
+        let (mut paths, mut images) = (BTreeMap::new(), BTreeMap::new());
+        for (name, root) in recorded.as_object().into_iter().flatten() {
+            let path = root.get("path").and_then(Value::as_str).unwrap_or_default();
+            let own = root.get("image_root").and_then(Value::as_str).unwrap_or(path);
+            paths.insert(name.clone(), PathBuf::from(path));
+            images.insert(name.clone(), image_root.map_or_else(|| PathBuf::from(own), Path::to_path_buf));
+        }
+        for pair in moved {
+            let Some((name, path)) = pair.split_once('=') else {
+                return Err(Error::usage(format!("--source {pair}: write NAME=PATH")));
+            };
+            let Some(known) = paths.get_mut(name) else {
+                let names: Vec<&str> = paths.keys().map(String::as_str).collect();
+                return Err(Error::usage(format!(
+                    "--source {pair}: the index has no source {name:?}, only {}",
+                    names.join(", ")
+                )));
+            };
+            if images.get(name) == Some(known) {
+                images.insert(name.to_owned(), PathBuf::from(path));
+            }
+            *known = PathBuf::from(path);
+        }
+        Ok(Self { paths, images })
+    }
+
+    /// A shard's place.
+    pub fn shard(&self, source: &str, below: &str) -> Result<PathBuf> {
+        self.paths
+            .get(source)
+            .map(|root| root.join(below))
+            .ok_or_else(|| Error::usage(format!("the index does not say where source {source} lies")))
+    }
+
+    fn image(&self, source: &str, below: &str) -> Result<PathBuf> {
+        self.images
+            .get(source)
+            .map(|root| root.join(below))
+            .ok_or_else(|| Error::usage(format!("the index does not say where the images of {source} lie")))
+    }
+}
+
+/// Source and path below its root of every shard that a selected sample lies in, by number.
+pub(super) type ShardNames = Vec<(String, String)>;
+
+/// The original files, shared by all threads: `pread` needs no cursor of one's own.
+pub(super) struct Origins<'a> {
+    roots: &'a Roots,
+    names: &'a ShardNames,
+    /// Bytes of each shard when it was indexed, by unit.
+    sizes: HashMap<&'a str, u64>,
+    open: Mutex<HashMap<u32, Arc<LocalFile>>>,
+    most: usize,
+}
+
+impl<'a> Origins<'a> {
+    pub fn new(roots: &'a Roots, names: &'a ShardNames, index: &'a Manifest) -> Self {
+        let sizes = index.inputs.iter().map(|input| (input.name.as_str(), input.bytes)).collect();
+        // Outputs, the index and the interpreter need files too.
+        Self { roots, names, sizes, open: Mutex::default(), most: (most_open_files() / 2).clamp(1, 4096) as usize }
+    }
+
+    fn name(&self, shard: u32) -> Result<&(String, String)> {
+        self.names.get(shard as usize).ok_or_else(|| Error::Bug(format!("there is no shard number {shard}")))
+    }
+
+    /// An indexed tar, opened.
+    pub fn shard(&self, shard: u32) -> Result<Arc<LocalFile>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(&shard) {
+            return Ok(Arc::clone(file));
+        }
+        let (source, below) = self.name(shard)?;
+        let file = Arc::new(LocalFile::open(&self.roots.shard(source, below)?)?);
+        if let Some(size) = self.sizes.get(format!("{source}/{below}").as_str())
+            && *size != file.size_bytes()
+        {
+            return Err(ShardError::Mismatch(format!(
+                "{} changed since it was indexed: {} bytes now, {size} then; run `vlmsel index` again with --overwrite",
+                file.path().display(),
+                file.size_bytes()
+            ))
+            .into());
+        }
+        if open.len() >= self.most {
+            open.clear();
+        }
+        open.insert(shard, Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// The place of an image file that a record of `shard` names.
+    pub fn image(&self, shard: u32, below: &str) -> Result<PathBuf> {
+        self.roots.image(&self.name(shard)?.0, below)
+    }
+}

@@ -1,0 +1,127 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn reason(bytes: &[u8]) -> &'static str {
+    check_image(bytes).err().map_or("", Fault::reason)
+}
+
+/// The smallest grey JPEG that a decoder takes: one table of each kind, one block of one difference.
+fn grey_jpeg(restart: Option<u8>) -> Vec<u8> {
+    let mut bytes = vec![0xff, 0xd8, 0xff, 0xdb, 0, 67, 0];
+    bytes.extend([1; 64]);
+    bytes.extend([0xff, 0xc0, 0, 11, 8, 0, 8, 0, 16, 1, 1, 0x11, 0]);
+    // One code of one bit each: a difference of no bits; the end of a block.
+    for kind in [0x00, 0x10] {
+        bytes.extend([0xff, 0xc4, 0, 20, kind, 1]);
+        bytes.extend([0; 15]);
+        bytes.push(0);
+    }
+    if restart.is_some() {
+        bytes.extend([0xff, 0xdd, 0, 4, 0, 1]);
+    }
+    bytes.extend([0xff, 0xda, 0, 8, 1, 1, 0, 0, 63, 0]);
+    match restart {
+        None => bytes.push(0b0000_1111),
+        Some(marker) => bytes.extend([0b0011_1111, 0xff, marker, 0b0011_1111]),
+    }
+    bytes.extend([0xff, 0xd9]);
+    bytes
+}
+
+#[test]
+fn a_scan_has_to_come_out_even() {
+    let whole = grey_jpeg(None);
+    assert!(check_image(&whole).is_ok());
+    let data = whole.len() - 3;
+    let with = |piece: &[u8]| [&whole[..data], piece, &[0xff, 0xd9]].concat();
+    assert!(check_image(&with(&[0x0f, 0, 0, 0xff, 0])).is_ok(), "padding of zeros and ones");
+    assert_eq!(reason(&with(&[0x0f, 7])), "corrupt_image", "more data than blocks");
+    assert_eq!(reason(&with(&[])), "corrupt_image", "less data than blocks");
+    assert_eq!(reason(&with(&[0x1f])), "corrupt_image", "a code that is in no table");
+    assert_eq!(reason(&[&whole[..], b"behind the end"].concat()), "");
+}
+
+#[test]
+fn restart_markers_come_in_turn() {
+    assert!(check_image(&grey_jpeg(Some(0xd0))).is_ok());
+    assert_eq!(reason(&grey_jpeg(Some(0xd1))), "corrupt_image");
+}
+
+#[test]
+fn every_beginning_of_an_image_is_cut_short_or_damaged() {
+    for whole in [grey_jpeg(None), grey_jpeg(Some(0xd0)), png(3, 4, &[]), gif()] {
+        assert!(check_image(&whole).is_ok());
+        for length in 1..whole.len() {
+            assert!(check_image(&whole[..length]).is_err(), "{length} of {whole:?}");
+        }
+    }
+}
+
+fn png(width: u32, height: u32, more: &[u8]) -> Vec<u8> {
+    let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
+    let mut chunk = |kind: &[u8], body: &[u8]| {
+        bytes.extend((body.len() as u32).to_be_bytes());
+        let named = [kind, body].concat();
+        bytes.extend(&named);
+        bytes.extend(crc32fast::hash(&named).to_be_bytes());
+    };
+    let rows = [vec![0; height as usize * (1 + 3 * width as usize)], more.to_vec()].concat();
+    let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut zlib, &rows).unwrap();
+    chunk(b"IHDR", &[&width.to_be_bytes()[..], &height.to_be_bytes()[..], &[8, 2, 0, 0, 0]].concat());
+    let data = zlib.finish().unwrap();
+    let (first, second) = data.split_at(data.len() / 2);
+    chunk(b"IDAT", first);
+    chunk(b"IDAT", second);
+    chunk(b"IEND", b"");
+    bytes
+}
+
+#[test]
+fn a_png_has_as_many_pixels_as_it_says() {
+    assert!(check_image(&png(300, 400, &[])).is_ok());
+    assert_eq!(reason(&png(3, 4, &[0; 10])), "corrupt_image");
+    let mut flipped = png(3, 4, &[]);
+    flipped[42] ^= 1;
+    assert_eq!(reason(&flipped), "corrupt_image");
+    let mut taller = png(3, 4, &[]);
+    taller[23] = 5;
+    let sum = crc32fast::hash(&taller[12..29]).to_be_bytes();
+    taller[29..33].copy_from_slice(&sum);
+    assert_eq!(reason(&taller), "corrupt_image");
+}
+
+/// 2 x 2 pixels: clear, two pixels, the code that they made, end.
+fn gif() -> Vec<u8> {
+    [b"GIF89a\x02\0\x02\0\0\0\0,\0\0\0\0\x02\0\x02\0\0\x02".as_slice(), &[2, 0x04, 0x5c, 0, 0x3b]].concat()
+}
+
+#[test]
+fn blocks_behind_the_end_code_of_a_gif_are_passed_over() {
+    let whole = gif();
+    let (data, end) = whole.split_at(whole.len() - 2);
+    assert!(check_image(&[data, &[1, 0xff].repeat(9), end].concat()).is_ok());
+}
+
+#[test]
+fn bombs_are_refused_by_their_header() {
+    for bomb in [png(100_000, 1, &[]), gif()] {
+        assert!(check_image(&bomb).is_ok());
+    }
+    let mut bomb = png(1, 1, &[]);
+    bomb[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
+    assert_eq!(reason(&bomb), "huge_image");
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(which in 0_usize..4, changes in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..8)) {
+        let mut bytes = vec![grey_jpeg(None), grey_jpeg(Some(0xd0)), png(3, 4, &[]), gif()].swap_remove(which);
+        for (at, value) in changes {
+            let at = usize::from(at) % bytes.len();
+            bytes[at] = value;
+        }
+        let _ = check_image(&bytes);
+    }
+}
