@@ -5,7 +5,7 @@
 Models are Llama-shaped bf16 checkpoints made from a seed. Every contender is a fresh process on a warm page cache; all of
 them sync what they write, because a soup that is not on the disk is not finished. vlmsel's result is compared bit for
 bit with a mean in fp32 rounded once; the peer's difference from it is counted. ``--kernels`` measures the arithmetic
-alone, in numpy as used and in torch.
+alone, as used, in numpy and in torch.
 """
 
 from __future__ import annotations
@@ -305,9 +305,9 @@ def _open_all(folder: Path) -> dict[str, Any]:
 
 
 def measure_kernels() -> list[dict[str, Any]]:
-    """The mean of five chunks of 1 MiB on one thread, by numpy as used and by torch."""
+    """The mean of five chunks of 1 MiB on one thread: as used, by the numpy of other dtypes, and by torch."""
     import torch
-    from vlmsel_trainer.choosing.soup.arithmetic import Weights, mean
+    from vlmsel_trainer.choosing.soup import arithmetic
 
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
@@ -331,10 +331,14 @@ def measure_kernels() -> list[dict[str, Any]]:
                 raise ArithmeticError
             return total.to(tensors[0].dtype)
 
-        def in_numpy(dtype: str = dtype, chunks: list[Any] = chunks) -> Any:
-            return mean(dtype, chunks, Weights(None, len(chunks)))
+        def as_used(dtype: str = dtype, chunks: list[Any] = chunks) -> Any:
+            return arithmetic.mean(dtype, chunks, arithmetic.Weights(None, len(chunks)))
 
-        for how, function in (("numpy, as used", in_numpy), ("torch", in_torch)):
+        def in_numpy(dtype: str = dtype, chunks: list[Any] = chunks) -> Any:
+            weights, sums = arithmetic.Weights(None, len(chunks)), arithmetic.WIDE[dtype]
+            return arithmetic._mean_blocks(dtype, [(dtype, chunk) for chunk in chunks], weights, sums)
+
+        for how, function in (("Rust, as used", as_used), ("numpy", in_numpy), ("torch", in_torch)):
             seconds = best_cpu_s(function)
             rows.append({"dtype": dtype, "how": how, "read_gb_per_s": 5 * (1 << 20) / seconds / 1e9})
     import hashlib

@@ -5,6 +5,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
+import numpy.typing as npt
+from typing_extensions import Buffer
+
 __all__ = [
     "ArrowTable",
     "Output",
@@ -13,6 +16,7 @@ __all__ = [
     "doctor",
     "fingerprint",
     "index",
+    "mean_into",
     "plan_select",
     "read_rows",
     "read_subset",
@@ -25,6 +29,8 @@ __all__ = [
 ]
 
 _Path: TypeAlias = str | PathLike[str]
+# numpy's types say that arrays are buffers only from Python 3.12 on.
+_Buffer: TypeAlias = Buffer | npt.NDArray[Any]
 # Called with records, records in all, bytes, bytes in all; 0 in all is unknown. Raising in it stops the run.
 _Watch: TypeAlias = Callable[[int, int, int, int], object]
 
@@ -100,3 +106,6 @@ def index(options: str, watch: _Watch | None = None) -> str: ...
 def shard(options: str, watch: _Watch | None = None) -> str: ...
 def doctor(options: str, watch: _Watch | None = None) -> str: ...
 def tar_members(path: _Path) -> tuple[list[tuple[str, int, int, int, str]], tuple[str, int]]: ...
+
+# Whether every mean was finite.
+def mean_into(out: _Buffer, dtype: str, chunks: Sequence[_Buffer], weights: Sequence[float]) -> bool: ...

@@ -1,10 +1,12 @@
 //! The one door between Rust and Python: convert, release the GIL, poll signals, map errors.
 //!
-//! Options and summaries cross as JSON text, tables as Arrow streams, ids as buffers; never one object per row.
+//! Options and summaries cross as JSON text, tables as Arrow streams, ids and weights of models as buffers; never one object
+//! per row.
 
 #![allow(clippy::needless_pass_by_value, reason = "pyo3 converts arguments by value")]
 
 mod arrow;
+mod blend;
 mod doctor;
 mod door;
 mod index;
@@ -25,5 +27,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     index::register(module)?;
     shard::register(module)?;
     doctor::register(module)?;
+    blend::register(module)?;
     Ok(())
 }

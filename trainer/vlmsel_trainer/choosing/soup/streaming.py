@@ -1,7 +1,7 @@
 """Threads that work through a list of chunk jobs: read ahead, compute and write behind, all bounded.
 
 Every job reads, computes and writes one chunk from start to end, in calls that release the interpreter lock
-(``preadv``, BLAKE3, numpy, ``pwrite``). One thread more than there are cores keeps the disk busy while the others
+(``preadv``, BLAKE3, the mean, ``pwrite``). One thread more than there are cores keeps the disk busy while the others
 compute, and memory is bounded by one buffer per thread instead of by queues.
 """
 
