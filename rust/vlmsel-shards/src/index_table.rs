@@ -24,6 +24,7 @@ use parquet::schema::types::ColumnPath;
 use vlmsel_core::hash::Hash128;
 
 use crate::error::{Error, IoContext, Result};
+use crate::tables::column_bytes::Pread;
 
 /// A row group ends at this many rows, or
 const GROUP_ROWS: usize = 16_384;
@@ -292,8 +293,11 @@ pub fn filtered_batches(
     mut take: impl FnMut(RecordBatch) -> Result<()>,
 ) -> Result<()> {
     let file = std::fs::File::open(path).at("open", path)?;
+    let bytes = file.metadata().at("inspect", path)?.len();
     let unreadable = |error: parquet::errors::ParquetError| Error::unreadable(path, error);
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(unreadable)?;
+    // By position: the parquet crate would open a `File` once more for each column.
+    let input = Pread { file: Arc::new(file), bytes };
+    let builder = ParquetRecordBatchReaderBuilder::try_new(input).map_err(unreadable)?;
     let descriptor = builder.metadata().file_metadata().schema_descr_ptr();
     let predicate = ArrowPredicateFn::new(ProjectionMask::columns(&descriptor, ["uid"]), move |batch: RecordBatch| {
         match batch.column(0).as_fixed_size_binary_opt() {

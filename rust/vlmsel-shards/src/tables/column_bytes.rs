@@ -45,12 +45,12 @@ thread_local! {
 
 /// A file read by position: many readers share it without sharing a cursor.
 #[derive(Debug, Clone)]
-pub(super) struct Pread {
-    pub(super) file: Arc<File>,
-    pub(super) bytes: u64,
+pub(crate) struct Pread {
+    pub(crate) file: Arc<File>,
+    pub(crate) bytes: u64,
 }
 
-pub(super) struct Cursor {
+pub(crate) struct Cursor {
     file: Arc<File>,
     at: u64,
 }

@@ -6,7 +6,7 @@
 
 pub mod batches;
 pub mod chunk_pages;
-mod column_bytes;
+pub(crate) mod column_bytes;
 mod hybrid;
 mod id_pages;
 mod native_scores;
