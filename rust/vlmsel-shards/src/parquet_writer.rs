@@ -86,9 +86,12 @@ impl TableWriter {
             .set_compression(Compression::ZSTD(level))
             .set_max_row_group_row_count(Some(GROUP_ROWS))
             .set_key_value_metadata(Some(pairs));
-        // Ids do not repeat and hashes do not compress: a dictionary and a compressor would only cost time.
+        // Ids and scores hardly repeat and hashes do not compress: a dictionary and a compressor would only cost time.
         for field in schema.fields() {
-            if matches!(field.data_type(), DataType::FixedSizeBinary(_) | DataType::UInt64) {
+            if matches!(
+                field.data_type(),
+                DataType::FixedSizeBinary(_) | DataType::UInt64 | DataType::Float32 | DataType::Float64
+            ) {
                 properties = properties.set_column_dictionary_enabled(field.name().as_str().into(), false);
             }
             if matches!(field.data_type(), DataType::FixedSizeBinary(_)) {

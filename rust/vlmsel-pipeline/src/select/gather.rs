@@ -11,7 +11,7 @@ use vlmsel_shards::tables::schema::{Column, MAX_ID_BYTES};
 use vlmsel_shards::tables::score::scores_from_keys;
 
 use super::plan::Columns;
-use super::rows::KEY_BYTES;
+use super::rows::{KEY_BYTES, Row};
 use super::sorter::Arena;
 use crate::error::{Error, Result};
 
@@ -187,24 +187,18 @@ impl Decoder {
     }
 
     /// A batch of rows with ranks from `first_rank`.
-    pub fn decode(&self, rows: &Arena, first_rank: u64) -> Result<RecordBatch> {
+    pub fn decode(&self, rows: &[Row<'_>], first_rank: u64) -> Result<RecordBatch> {
         let wrong = |error| Error::Bug(format!("a row does not decode: {error}"));
         let front = if self.with_score { 8 } else { 0 };
         let back = if self.with_tokens { 8 } else { 0 };
         let parser = self.id.parser();
-        let parts = (0..rows.len()).map(|at| {
-            let (row, tag) = rows.get(at);
-            let (id, rest) = row[KEY_BYTES..].split_at(tag as usize);
+        let parts = rows.iter().map(|(row, tag)| {
+            let (id, rest) = row[KEY_BYTES..].split_at(*tag as usize);
             (id, &rest[front..rest.len() - back])
         });
         let ids = self.id.convert_rows(parts.clone().map(|(id, _)| parser.parse(id))).map_err(wrong)?;
         let ranks = arrow_array::UInt64Array::from_iter_values(first_rank..first_rank + rows.len() as u64);
-        let scores: Vec<u64> = (0..rows.len())
-            .map(|at| {
-                let (row, tag) = rows.get(at);
-                self.score_key(row, tag)
-            })
-            .collect();
+        let scores: Vec<u64> = rows.iter().map(|(row, tag)| self.score_key(row, *tag)).collect();
         let mut arrays: Vec<ArrayRef> = vec![
             to_output(&ids[0], &self.columns.id)?,
             Arc::new(ranks),

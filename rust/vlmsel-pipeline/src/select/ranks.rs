@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::progress::Progress;
 
 /// Row groups that the first guess looks into.
-const SAMPLED_GROUPS: usize = 32;
+const SAMPLED_GROUPS: usize = 16;
 /// Scores that it reads of each.
 const SAMPLED_ROWS: usize = 32 << 10;
 /// Fewer rows are not worth a guess.

@@ -3,6 +3,7 @@
 //! A row is one byte string whose byte order is the total order: key (8 bytes, big-endian), id, then source and kept
 //! columns, each in arrow-row's self-delimiting encoding, then tokens (8 bytes) where the size is a budget. Its tag is the length of the id's part.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::hash::BuildHasher;
 use std::path::Path;
@@ -20,6 +21,9 @@ use crate::error::Result;
 pub const KEY_BYTES: usize = 8;
 /// Rows collected before the first cut is worth its sort.
 const LEAST_ROWS: usize = 64 << 10;
+
+/// A row and its tag.
+pub type Row<'a> = (Cow<'a, [u8]>, u32);
 
 /// The id's bytes of a row.
 pub fn id_of(row: &[u8], tag: u32) -> &[u8] {
@@ -110,7 +114,7 @@ impl Collector {
     pub fn take(&self, rows: &mut Arena) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         state.arena.append(rows);
-        if state.arena.len() >= self.room || state.arena.memory_bytes() > self.budget {
+        if state.arena.len() >= self.room.min(MOST_ROWS) || state.arena.memory_bytes() > self.budget {
             self.cut_back(&mut state)?;
         }
         Ok(())
@@ -127,7 +131,7 @@ impl Collector {
                 state.arena.truncate(needed);
             }
         }
-        if state.arena.memory_bytes() > self.budget / 2 {
+        if state.arena.memory_bytes() > self.budget / 2 || state.arena.len() >= MOST_ROWS / 2 {
             state.disk.add_run(&state.arena)?;
             state.arena.clear();
         }
@@ -151,13 +155,16 @@ impl Collector {
     }
 }
 
+/// Rows that are held in memory at most, whatever the budget.
+const MOST_ROWS: usize = 1 << 31;
 /// Rows that are hashed together: sorted rows lie all over the memory, and waiting for many at once is waiting once.
 const HASHED_TOGETHER: usize = 64;
 
 /// The ids of rows that were seen, by the rows' places. A hash only says where to look; ids are compared as bytes.
 struct Seen<'a, S> {
     arena: &'a Arena,
-    places: HashTable<usize>,
+    /// Numbers below [`MOST_ROWS`]: half the size is twice as much of the table in the cache.
+    places: HashTable<u32>,
     hasher: S,
     /// Hashes of the rows from `first` on.
     hashes: Vec<u64>,
@@ -186,10 +193,11 @@ impl<'a, S: BuildHasher> Seen<'a, S> {
             self.hashes.extend((at..arena.len().min(at + HASHED_TOGETHER)).map(hash_of));
         }
         let this = id(at);
-        match places.entry(self.hashes[at - self.first], |other| id(*other) == this, |other| hash_of(*other)) {
+        let (same, rehash) = (|other: &u32| id(*other as usize) == this, |other: &u32| hash_of(*other as usize));
+        match places.entry(self.hashes[at - self.first], same, rehash) {
             Entry::Occupied(_) => true,
             Entry::Vacant(place) => {
-                place.insert(at);
+                place.insert(at as u32);
                 false
             }
         }
@@ -226,26 +234,27 @@ pub struct Chosen {
 ///
 /// # Errors
 /// Those of `emit` and of the scratch disk.
-pub fn choose(
-    collected: Collected,
+pub fn choose<'a>(
+    collected: &'a mut Collected,
     rule: Rule,
     first_rank: u64,
     scratch: &Path,
     budget: u64,
-    emit: &mut dyn FnMut(&[u8], u32) -> Result<()>,
+    emit: &mut dyn FnMut(Row<'a>) -> Result<()>,
 ) -> Result<Chosen> {
     match collected {
-        Collected::Memory(arena) => choose_in_memory(&arena, rule, first_rank, DefaultHashBuilder::default(), emit),
-        Collected::Disk(merge) => choose_on_disk(merge, rule, first_rank, scratch, budget, emit),
+        Collected::Memory(arena) => choose_in_memory(arena, rule, first_rank, DefaultHashBuilder::default(), emit),
+        // Taken out, so that its buffers are given back half-way.
+        Collected::Disk(merge) => choose_on_disk(std::mem::take(merge), rule, first_rank, scratch, budget, emit),
     }
 }
 
-fn choose_in_memory(
-    arena: &Arena,
+fn choose_in_memory<'a>(
+    arena: &'a Arena,
     rule: Rule,
     first_rank: u64,
     hasher: impl BuildHasher,
-    emit: &mut dyn FnMut(&[u8], u32) -> Result<()>,
+    emit: &mut dyn FnMut(Row<'a>) -> Result<()>,
 ) -> Result<Chosen> {
     let mut walk = Walk::new(rule, first_rank);
     let mut chosen = Chosen::default();
@@ -254,7 +263,7 @@ fn choose_in_memory(
         let (row, tag) = arena.get(at);
         match walk.judge(tokens_of(row, &rule), || Ok::<_, crate::Error>(seen.is_repeat(at)))? {
             Verdict::Selected => {
-                emit(row, tag)?;
+                emit((Cow::Borrowed(row), tag))?;
                 chosen.last_key = Some(key_of(row));
             }
             Verdict::Stop => {
@@ -274,13 +283,13 @@ fn choose_in_memory(
 
 /// The same with disk in place of memory: the set of seen ids becomes a sort by id, which finds each id's first row, and
 /// a sort back into the total order. Repeats are kept aside and counted when the last selected row is known.
-fn choose_on_disk(
+fn choose_on_disk<'a>(
     mut merge: Merge,
     rule: Rule,
     first_rank: u64,
     scratch: &Path,
     budget: u64,
-    emit: &mut dyn FnMut(&[u8], u32) -> Result<()>,
+    emit: &mut dyn FnMut(Row<'a>) -> Result<()>,
 ) -> Result<Chosen> {
     let mut chosen = Chosen::default();
     let in_range = Rule { distinct: false, limit: Limit::All, ..rule };
@@ -319,9 +328,9 @@ fn choose_on_disk(
     let mut last_row = None;
     while let Some((row, tag)) = rows.next()? {
         if walk.judge(tokens_of(&row, &rule), || Ok::<_, crate::Error>(false))? == Verdict::Selected {
-            emit(&row, tag)?;
             chosen.last_key = Some(key_of(&row));
-            last_row = Some(row);
+            last_row = Some(row.clone());
+            emit((Cow::Owned(row), tag))?;
         } else {
             chosen.complete = true;
             break;
@@ -362,8 +371,8 @@ mod tests {
 
     fn selected(arena: &Arena, rule: Rule, hasher: impl BuildHasher) -> (Vec<Vec<u8>>, u64, u64) {
         let mut rows = Vec::new();
-        let emit = &mut |row: &[u8], _: u32| {
-            rows.push(row.to_vec());
+        let emit = &mut |(row, _): Row<'_>| {
+            rows.push(row.into_owned());
             Ok(())
         };
         let chosen = choose_in_memory(arena, rule, 0, hasher, emit).unwrap();

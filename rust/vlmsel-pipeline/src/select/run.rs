@@ -205,13 +205,13 @@ impl Run<'_> {
                 return Ok(None);
             }
             self.check_bad_records(&tally)?;
-            let (collected, dropped) = collector.finish()?;
+            let (mut collected, dropped) = collector.finish()?;
             let random = matches!(keying, Keying::Random(_));
             let score_turned = if random { self.request.order == Order::Descending } else { turned };
             let decoder = Decoder::new(&self.resolved.columns, with_tokens, random, score_turned)?;
             let writer = SelectionWriter::new(output, decoder, &scratch, budget / 4)?;
             let (chosen, writer) =
-                writer.take(|emit| choose(collected, target.rule, target.first_rank, &scratch, budget, emit))?;
+                writer.take(|emit| choose(&mut collected, target.rule, target.first_rank, &scratch, budget, emit))?;
             if chosen.complete || !dropped {
                 return Ok(Some((tally, chosen, writer)));
             }

@@ -243,6 +243,7 @@ impl Ord for Head {
 }
 
 /// Records in order, from memory or from runs.
+#[derive(Default)]
 pub struct Merge {
     arena: Arena,
     at: usize,

@@ -14,7 +14,8 @@ use vlmsel_shards::parquet_writer::TableWriter;
 
 use super::gather::Decoder;
 use super::ids::parse_hex;
-use super::sorter::{Arena, Sorter};
+use super::rows::Row;
+use super::sorter::Sorter;
 use crate::error::{Error, Result};
 
 /// The table's name in a selection folder.
@@ -107,12 +108,12 @@ impl SelectionWriter {
     ///
     /// # Errors
     /// Those of `produce` and of the disk.
-    pub fn take<T>(
+    pub fn take<'a, T>(
         self,
-        produce: impl FnOnce(&mut dyn FnMut(&[u8], u32) -> Result<()>) -> Result<T>,
+        produce: impl FnOnce(&mut dyn FnMut(Row<'a>) -> Result<()>) -> Result<T>,
     ) -> Result<(T, Self)> {
         std::thread::scope(|scope| {
-            let (batches, received) = std::sync::mpsc::sync_channel::<Arena>(QUEUED_BATCHES);
+            let (batches, received) = std::sync::mpsc::sync_channel::<Vec<Row<'a>>>(QUEUED_BATCHES);
             let writing = scope.spawn(move || {
                 let mut writer = self;
                 for batch in received {
@@ -120,15 +121,15 @@ impl SelectionWriter {
                 }
                 Ok::<_, Error>(writer)
             });
-            let mut pending = Arena::default();
+            let mut pending = Vec::with_capacity(BATCH_ROWS);
             // Without a receiver the writer has failed; its own error says why.
             let gone = |_| Error::from(vlmsel_shards::Error::Cancelled);
-            let produced = produce(&mut |row, tag| {
-                pending.push(&[row], tag);
+            let produced = produce(&mut |row| {
+                pending.push(row);
                 if pending.len() < BATCH_ROWS {
                     return Ok(());
                 }
-                batches.send(std::mem::take(&mut pending)).map_err(gone)
+                batches.send(std::mem::replace(&mut pending, Vec::with_capacity(BATCH_ROWS))).map_err(gone)
             })
             .and_then(|produced| batches.send(pending).map_err(gone).map(|()| produced));
             drop(batches);
@@ -139,10 +140,9 @@ impl SelectionWriter {
         })
     }
 
-    fn write(&mut self, rows: &Arena) -> Result<()> {
-        let Some(last) = rows.len().checked_sub(1) else { return Ok(()) };
-        let (row, tag) = rows.get(last);
-        self.last_score = Some(self.decoder.score_key(row, tag));
+    fn write(&mut self, rows: &[Row<'_>]) -> Result<()> {
+        let Some((row, tag)) = rows.last() else { return Ok(()) };
+        self.last_score = Some(self.decoder.score_key(row, *tag));
         let batch = self.decoder.decode(rows, self.rank)?;
         self.rank += rows.len() as u64;
         self.collect_uids(&batch)?;

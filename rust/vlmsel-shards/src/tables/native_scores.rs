@@ -126,7 +126,9 @@ impl<'a, T: Stored> Pages<'a, T> {
                 Coding::Plain => Values::Plain(values),
                 _ => Values::Indices(Stream::new(Runs::of_indices(values).ok_or_else(damage)?)),
             };
-            self.visit_page(levels.map(Stream::new), values, row..row + header.values, &damage, visit)?;
+            // Of the last page no more than was asked for.
+            let end = (row + header.values).min(most.max(row));
+            self.visit_page(levels.map(Stream::new), values, row..end, &damage, visit)?;
             row += header.values;
         }
         Ok(row)
@@ -155,12 +157,14 @@ impl<'a, T: Stored> Pages<'a, T> {
         visit: Visit<'_>,
     ) -> Result<()> {
         let mut present = Vec::new();
+        let mut keys = [0; BLOCK_ROWS];
         for first_row in rows.clone().step_by(BLOCK_ROWS) {
             let count = BLOCK_ROWS.min(rows.end - first_row);
             let Some(levels) = &mut levels else {
                 if let Values::Plain(bytes) = &mut values {
                     let here = split_off(bytes, count * T::BYTES).ok_or_else(damage)?;
-                    visit_block(here.chunks_exact(T::BYTES).map(T::read), first_row, self.non_negative, visit)?;
+                    let here = here.chunks_exact(T::BYTES).map(T::read);
+                    visit_block(here, first_row, self.non_negative, &mut keys, visit)?;
                 } else {
                     self.take(&mut values, count).ok_or_else(damage)?;
                     visit_values(&self.values, first_row, self.non_negative, visit)?;
@@ -170,7 +174,7 @@ impl<'a, T: Stored> Pages<'a, T> {
             present.clear();
             levels.take(count, |level| present.push(level == 1)).ok_or_else(damage)?;
             self.take(&mut values, present.iter().filter(|is| **is).count()).ok_or_else(damage)?;
-            let (mut keys, mut classes) = ([0; BLOCK_ROWS], [ScoreClass::Missing; BLOCK_ROWS]);
+            let mut classes = [ScoreClass::Missing; BLOCK_ROWS];
             let there = present.iter().enumerate().filter(|(_, is)| **is).map(|(at, _)| at);
             for (at, value) in there.zip(&self.values) {
                 (keys[at], classes[at]) = (value.key(), value.class(self.non_negative));

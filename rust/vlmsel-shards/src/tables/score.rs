@@ -134,13 +134,14 @@ pub fn visit_values<T: Native>(
     non_negative: bool,
     visit: &mut dyn FnMut(&Block<'_>) -> Result<()>,
 ) -> Result<()> {
+    let mut keys = [0; BLOCK_ROWS];
     for (at, chunk) in values.chunks(BLOCK_ROWS).enumerate() {
-        visit_block(chunk.iter().copied(), first_row + at * BLOCK_ROWS, non_negative, visit)?;
+        visit_block(chunk.iter().copied(), first_row + at * BLOCK_ROWS, non_negative, &mut keys, visit)?;
     }
     Ok(())
 }
 
-/// Feeds at most [`BLOCK_ROWS`] values to `visit`.
+/// Feeds at most [`BLOCK_ROWS`] values to `visit`; `keys` is a place for theirs.
 ///
 /// # Errors
 /// Those of `visit`.
@@ -149,11 +150,11 @@ pub fn visit_block<T: Native>(
     values: impl ExactSizeIterator<Item = T> + Clone,
     first_row: usize,
     non_negative: bool,
+    keys: &mut [u64; BLOCK_ROWS],
     visit: &mut dyn FnMut(&Block<'_>) -> Result<()>,
 ) -> Result<()> {
-    let mut keys = [0_u64; BLOCK_ROWS];
     let count = values.len();
-    if !fill_keys(values.clone(), non_negative, &mut keys) {
+    if !fill_keys(values.clone(), non_negative, keys) {
         return visit(&Block { first_row, keys: &keys[..count], classes: None });
     }
     let mut classes = [ScoreClass::Finite; BLOCK_ROWS];
