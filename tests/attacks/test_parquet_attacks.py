@@ -126,9 +126,7 @@ def varint(number: int) -> bytes:
 
 @pytest.mark.parametrize("encoding", ["DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"])
 @pytest.mark.parametrize("compression", ["none", "snappy", "gzip"])
-def test_delta_encoded_strings_that_claim_too_many_are_refused(
-    tmp_path: Path, encoding: str, compression: str
-) -> None:
+def test_delta_encoded_strings_that_claim_too_many_are_refused(tmp_path: Path, encoding: str, compression: str) -> None:
     """The count of a delta block is believed by the parquet crate: 2^45 of them would be 140 TB."""
     ids = [f"id {n:04d}" for n in range(4)]
     path = tmp_path / "t.parquet"
@@ -136,7 +134,11 @@ def test_delta_encoded_strings_that_claim_too_many_are_refused(
 
     def write() -> bytes:
         pq.write_table(
-            table, path, compression=compression, use_dictionary=False, column_encoding={"uid": encoding, "ppl": "PLAIN"}
+            table,
+            path,
+            compression=compression,
+            use_dictionary=False,
+            column_encoding={"uid": encoding, "ppl": "PLAIN"},
         )
         return path.read_bytes()
 

@@ -163,9 +163,7 @@ def test_a_list_of_sixteen_digits_is_a_list_of_numbers(
 
 
 @pytest.mark.parametrize("name", ["ids.txt.gz", "ids.zst"])
-def test_a_compressed_list_of_lines_is_refused(
-    folder: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_compressed_list_of_lines_is_refused(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path(name).write_bytes(b"\x1f\x8b\n")
     assert run(["select", "f", "--k", "3", "--exclude", name, "-o", "out", "-q"]) == 2
     assert "decompress" in capsys.readouterr().err

@@ -40,6 +40,7 @@ pub fn keep_between(
 /// The same for any machine; inlined into both.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "compiled once for each instruction set")]
+#[allow(clippy::needless_bitwise_bool, reason = "without branches eight keys are compared at once")]
 fn keep(
     keys: &[u64],
     turned: u64,

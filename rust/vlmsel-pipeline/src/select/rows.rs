@@ -174,8 +174,8 @@ struct Seen<'a, S> {
 impl<'a, S: BuildHasher> Seen<'a, S> {
     fn new(arena: &'a Arena, rule: &Rule, hasher: S) -> Self {
         let room = if rule.distinct { arena.len() } else { 0 };
-        let hashes = Vec::with_capacity(HASHED_TOGETHER);
-        Self { arena, places: HashTable::with_capacity(room), hasher, hashes, first: 0 }
+        let places = HashTable::with_capacity(room);
+        Self { arena, places, hasher, hashes: Vec::with_capacity(HASHED_TOGETHER), first: 0 }
     }
 
     /// Remembers the id of a row; whether it was seen before. Rows are asked for in order.

@@ -139,12 +139,11 @@ impl<'a> Stream<'a> {
     pub fn take(&mut self, count: usize, mut visit: impl FnMut(u32)) -> Option<()> {
         let mut left = count;
         while left > 0 {
-            let run = match self.run.filter(|run| self.used < run.count()) {
-                Some(run) => run,
-                None => {
-                    self.used = 0;
-                    *self.run.insert(self.runs.next_run()?)
-                }
+            let run = if let Some(run) = self.run.filter(|run| self.used < run.count()) {
+                run
+            } else {
+                self.used = 0;
+                *self.run.insert(self.runs.next_run()?)
             };
             let here = (run.count() - self.used).min(left);
             match run {

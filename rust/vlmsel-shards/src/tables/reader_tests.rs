@@ -102,7 +102,7 @@ fn id_arrays(raw: &[Option<u64>]) -> Vec<ArrayRef> {
         Arc::new(FixedSizeBinaryArray::try_from_sparse_iter_with_size(fixed, 16).unwrap()),
         Arc::new(raw.iter().map(|n| n.map(|n| format!("{n:032x}"))).collect::<StringArray>()),
         Arc::new(raw.iter().map(|n| n.map(|n| "é".repeat((n % 5) as usize))).collect::<StringArray>()),
-        Arc::new(raw.iter().map(|n| n.map(|n| n.to_le_bytes())).collect::<BinaryArray>()),
+        Arc::new(raw.iter().map(|n| n.map(u64::to_le_bytes)).collect::<BinaryArray>()),
         Arc::new(raw.iter().copied().collect::<UInt64Array>()),
         Arc::new(raw.iter().map(|n| n.map(u64::cast_signed)).collect::<Int64Array>()),
         Arc::new(raw.iter().map(|n| n.map(|n| n as u32)).collect::<UInt32Array>()),

@@ -168,6 +168,7 @@ pub fn visit_block<T: Native>(
 /// AVX2 halves the time.
 fn fill_keys<T: Native>(values: impl Iterator<Item = T>, non_negative: bool, keys: &mut [u64]) -> bool {
     #[inline(always)]
+    #[allow(clippy::inline_always, reason = "compiled once for each instruction set")]
     fn fill<T: Native>(values: impl Iterator<Item = T>, non_negative: bool, keys: &mut [u64]) -> bool {
         let mut odd = false;
         for (key, value) in keys.iter_mut().zip(values) {
