@@ -169,3 +169,27 @@ def test_statistics_that_hide_null_ids_are_found(tmp_path: Path) -> None:
     assert pq.ParquetFile(path).metadata.row_group(0).column(0).statistics.null_count == 0
     with pytest.raises(UnreadableError, match=r"t\.parquet.*no id is null"):
         vlmsel.select(path, k=40, output=tmp_path / "out")
+
+
+def test_an_encrypted_column_under_a_plain_footer_is_called_that(tmp_path: Path) -> None:
+    """The footer reads, the pages do not: that is no damage."""
+    import base64
+
+    import pyarrow.parquet.encryption as pe
+
+    class Keys(pe.KmsClient):
+        def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> bytes:
+            return base64.b64encode(key_bytes)
+
+        def unwrap_key(self, wrapped_key: bytes, master_key_identifier: str) -> bytes:
+            return base64.b64decode(wrapped_key)
+
+    factory = pe.CryptoFactory(lambda config: Keys())
+    table = pa.table({"uid": [f"{n:032x}" for n in range(50)], "ppl": [float(n) for n in range(50)]})
+    settings = pe.EncryptionConfiguration(footer_key="a", column_keys={"b": ["ppl"]}, plaintext_footer=True)
+    properties = factory.file_encryption_properties(pe.KmsConnectionConfig(), settings)
+    path = tmp_path / "t.parquet"
+    with pq.ParquetWriter(path, table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+    with pytest.raises(UnreadableError, match=r"t\.parquet.*encrypted; decrypt"):
+        vlmsel.select(path, k=5, output=tmp_path / "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,26 @@ def test_any_flipped_bit_of_a_manifest_is_found(folder: Path) -> None:
         assert run(["verify", "out", "-q"]) != 0, (at, bytes(flipped[max(0, at - 20) : at + 20]))
     path.write_bytes(whole)
     assert run(["verify", "out", "-q"]) == 0
+
+
+def test_a_select_that_fails_leaves_nothing_behind(folder: Path) -> None:
+    Path("broken.parquet").write_bytes(Path("f/b.parquet").read_bytes())
+    data = bytearray(Path("broken.parquet").read_bytes())
+    data[4:200] = bytes(196)
+    Path("broken.parquet").write_bytes(bytes(data))
+    assert run(["select", "broken.parquet", "--k", "3", "-o", "out", "-q"]) == 3
+    assert not Path("out").exists()
+    assert not Path("out.partial").exists()
+
+
+def test_an_unfinished_run_of_another_command_is_never_wiped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half a scoring run is worth more than any selection."""
+    begun = {"command": "score", "config": {}, "inputs": []}
+    for name in ("parts", "output"):
+        (folder / "scores.partial" / name).mkdir(parents=True)
+    (folder / "scores.partial/begun.json").write_text(json.dumps(begun))
+    (folder / "scores.partial/output/part.parquet").write_bytes(b"hours of work")
+    for flags in ([], ["--overwrite"]):
+        assert run(["select", "f", "--k", "3", "-o", "scores", "-q", *flags]) == 2
+        assert "unfinished `vlmsel score`" in capsys.readouterr().err
+    assert (folder / "scores.partial/output/part.parquet").read_bytes() == b"hours of work"

@@ -76,7 +76,17 @@ pub struct Output {
     partial: PathBuf,
     content: PathBuf,
     parts: Mutex<BTreeMap<String, PartRecord>>,
+    /// Whether what cannot be resumed goes with this object: from when it is known to be this run's until it is published.
+    discard: bool,
     _lock: Lock,
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if self.discard {
+            let _ = remove_partial(&self.partial);
+        }
+    }
 }
 
 /// What a finished run adds to the manifest.
@@ -127,8 +137,9 @@ impl Output {
                 )));
             }
         }
-        let mut output = Self { spec, partial, content, parts: Mutex::default(), _lock: lock };
+        let mut output = Self { spec, partial, content, parts: Mutex::default(), discard: false, _lock: lock };
         output.open_partial(finished.is_some())?;
+        output.discard = !output.spec.resume;
         if let (Some(manifest), true) = (finished, output.spec.extend)
             && manifest.config == output.spec.config
             && extends(&manifest.inputs, &output.spec.inputs)
@@ -143,8 +154,7 @@ impl Output {
             let begun = read_begun(&self.partial)?;
             let resumable = match &begun {
                 Some(begun) => {
-                    begun.command == self.spec.command
-                        && begun.config == self.spec.config
+                    begun.config == self.spec.config
                         && (begun.inputs == self.spec.inputs
                             || (self.spec.extend && extends(&begun.inputs, &self.spec.inputs)))
                 }
@@ -157,6 +167,13 @@ impl Output {
                     return Err(Error::Usage(format!(
                         "{} is in the way and vlmsel did not make it; move it or choose another output with -o",
                         self.partial.display()
+                    )));
+                }
+                Some(begun) if begun.command != self.spec.command => {
+                    return Err(Error::Usage(format!(
+                        "{} holds an unfinished `vlmsel {}`; finish that, or choose another output with -o",
+                        self.partial.display(),
+                        begun.command
                     )));
                 }
                 Some(_) if !self.spec.resume => self.wipe()?,
@@ -327,7 +344,7 @@ impl Output {
     }
 
     /// Writes the manifest and puts the folder in its place.
-    pub fn finish(self, summary: Summary) -> Result<Manifest> {
+    pub fn finish(mut self, summary: Summary) -> Result<Manifest> {
         let parts: Vec<PartRecord> = self.lock_parts().values().cloned().collect();
         let manifest = Manifest {
             schema: SCHEMA,
@@ -344,6 +361,7 @@ impl Output {
         write_atomically(&self.content.join(RUN), &to_json(&summary.run)?)?;
         write_atomically(&self.content.join(MANIFEST), &manifest.to_bytes()?)?;
         self.publish()?;
+        self.discard = false;
         Ok(manifest)
     }
 

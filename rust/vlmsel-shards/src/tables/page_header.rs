@@ -10,8 +10,8 @@ use ::parquet::basic::Compression;
 pub const MAX_PAGE_BYTES: usize = 256 << 20;
 /// A header longer than this is damage; they hold statistics of at most a few values.
 pub const MAX_HEADER_BYTES: usize = 1 << 20;
-/// Structs inside structs inside a header; statistics are one level deep.
-const MAX_DEPTH: usize = 8;
+/// Structs and lists inside each other; a footer has about sixteen.
+const MAX_DEPTH: usize = 32;
 
 /// How values or levels are encoded, as far as this module's users tell them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,6 +165,16 @@ impl PageHeader {
         };
         self.plain_bytes - levels <= (self.stored_bytes - levels).saturating_mul(limit).saturating_add(1 << 10)
     }
+}
+
+/// Whether a footer that can be read says that columns are encrypted: its eighth field names the algorithm.
+pub fn says_encrypted(footer: &[u8]) -> bool {
+    let mut found = false;
+    let read = Compact { bytes: footer, at: 0 }.fields(0, |_, id, _| {
+        found |= id == 8;
+        Ok(false)
+    });
+    found && read.is_ok()
 }
 
 impl Coding {

@@ -15,11 +15,11 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use super::batches::Batches;
 use super::chunk_pages::{ChunkPages, PageBuffers, PageError, damaged};
-use super::column_bytes::{Pread, guarded};
+use super::column_bytes::{Pread, guarded, read_into};
 use super::hybrid::delta_claims_more;
 use super::id_pages::gather_ids;
 use super::native_scores;
-use super::page_header::Coding;
+use super::page_header::{Coding, says_encrypted};
 use super::schema::Column;
 use super::score::{Block, visit_array};
 use crate::error::{Error, IoContext, Result};
@@ -233,11 +233,30 @@ impl ParquetTable {
     pub(super) fn page_error(&self, group: usize, column: &Column, error: PageError) -> Error {
         match error {
             PageError::Io(source) => Error::Io { action: "read", path: self.path.clone(), source },
+            PageError::Damaged(_) if self.has_encrypted_columns() => Error::unreadable(
+                &self.path,
+                format!("column {:?} may be encrypted; decrypt the file first", column.name),
+            ),
             PageError::Damaged(what) => Error::unreadable(
                 &self.path,
                 format!("damaged Parquet: row group {group}, column {:?}: {what}", column.name),
             ),
         }
+    }
+
+    /// Whether the footer can be read while some columns cannot.
+    fn has_encrypted_columns(&self) -> bool {
+        let mut tail = [0; 8];
+        let read = |start, length| {
+            let mut footer = Vec::new();
+            read_into(&self.file, start, length, &mut footer).map(|()| footer)
+        };
+        if self.file.read_exact_at(&mut tail, self.bytes - 8).is_err() {
+            return false;
+        }
+        let length = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
+        let Some(start) = self.bytes.checked_sub(length + 8) else { return false };
+        read(start, length as usize).is_ok_and(|footer| says_encrypted(&footer))
     }
 
     /// Damage that shows across columns.
