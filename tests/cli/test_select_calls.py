@@ -177,6 +177,16 @@ def test_a_subset_file_for_ids_of_another_width_is_refused(folder: Path, capsys:
     assert "128 bits" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("ids", [pa.binary(), pa.binary(16), pa.string()])
+def test_a_subset_file_excludes_ids_of_128_bits_in_any_column(folder: Path, ids: pa.DataType) -> None:
+    assert run(["select", "f", "--k", "3", "-o", "first", "-q"]) == 0
+    uids = TABLE["uid"].to_pylist()
+    values = uids if ids == pa.string() else [bytes.fromhex(uid) for uid in uids]
+    pq.write_table(TABLE.set_column(0, "uid", pa.array(values, ids)), "other.parquet")
+    assert run(["select", "other.parquet", "--k", "5", "--exclude", "first/uids.npy", "-o", "out", "-q"]) == 0
+    assert read_manifest("out")["counts"]["rejected.excluded"] == 3
+
+
 def test_when_no_table_can_be_read_each_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("x.parquet", "y.parquet"):
         Path(name).write_bytes(b"PAR1 damaged PAR1")

@@ -81,7 +81,8 @@ impl IdSet {
             }
             let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
             if extension == "npy" {
-                if !matches!(Kind::of(id_type), Kind::Text) && *id_type != DataType::FixedSizeBinary(16) {
+                let other_width = matches!(id_type, DataType::FixedSizeBinary(width) if *width != 16);
+                if other_width || Kind::of(id_type) == Kind::Digits {
                     return Err(Error::usage(format!(
                         "{}: lists ids of 128 bits, the tables have ids of type {id_type}; give a list of those",
                         path.display()

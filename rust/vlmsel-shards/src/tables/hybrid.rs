@@ -199,9 +199,9 @@ fn delta_block(bytes: &[u8], most: usize) -> Option<(usize, &[u8])> {
     let (count, bytes) = varint(bytes)?;
     let (_, mut bytes) = varint(bytes)?;
     let (parts, count) = (usize::try_from(parts).ok()?, usize::try_from(count).ok()?);
-    let in_part = usize::try_from(block).ok()?.checked_div(parts)?;
-    if in_part == 0 || count > most {
-        return Some((if in_part == 0 { usize::MAX } else { count }, bytes));
+    let in_part = usize::try_from(block).ok()?.checked_div(parts).filter(|in_part| *in_part > 0)?;
+    if count > most {
+        return Some((count, bytes));
     }
     // The first value stands in front.
     let mut left = count.saturating_sub(1);

@@ -246,17 +246,14 @@ impl ParquetTable {
 
     /// Whether the footer can be read while some columns cannot.
     fn has_encrypted_columns(&self) -> bool {
-        let mut tail = [0; 8];
-        let read = |start, length| {
-            let mut footer = Vec::new();
-            read_into(&self.file, start, length, &mut footer).map(|()| footer)
-        };
-        if self.file.read_exact_at(&mut tail, self.bytes - 8).is_err() {
+        let mut length = [0; 4];
+        if self.file.read_exact_at(&mut length, self.bytes - 8).is_err() {
             return false;
         }
-        let length = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
-        let Some(start) = self.bytes.checked_sub(length + 8) else { return false };
-        read(start, length as usize).is_ok_and(|footer| says_encrypted(&footer))
+        let length = u32::from_le_bytes(length);
+        let Some(start) = self.bytes.checked_sub(u64::from(length) + 8) else { return false };
+        let mut footer = Vec::new();
+        read_into(&self.file, start, length as usize, &mut footer).is_ok() && says_encrypted(&footer)
     }
 
     /// Damage that shows across columns.
