@@ -60,10 +60,18 @@ fn canonical(id: &[u8], kind: Kind) -> Canonical<'_> {
 
 /// The value of exactly 32 hexadecimal digits.
 pub fn parse_hex(id: &[u8]) -> Option<u128> {
-    if id.len() != 32 || !id.iter().all(u8::is_ascii_hexdigit) {
+    let digits: &[u8; 32] = id.try_into().ok()?;
+    // No branch within: this is looked at for every id of a selection.
+    if !digits.iter().fold(true, |all, digit| all & digit.is_ascii_hexdigit()) {
         return None;
     }
-    u128::from_str_radix(std::str::from_utf8(id).ok()?, 16).ok()
+    // '0' is 0x30, 'A' is 0x41, 'a' is 0x61: bit 6 says letter.
+    let value = |digit: u8| (digit & 0xf) + 9 * (digit >> 6);
+    let mut bytes = [0; 16];
+    for (byte, pair) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
+        *byte = value(pair[0]) << 4 | value(pair[1]);
+    }
+    Some(u128::from_be_bytes(bytes))
 }
 
 impl IdSet {
@@ -251,6 +259,25 @@ pub fn for_each_id(array: &ArrayRef, mut visit: impl FnMut(usize, Option<&[u8]>)
                 (0..ids.len()).for_each(|at| {
                     visit(at, (!ids.is_null(at)).then(|| ids.value(at).to_string()).as_deref().map(str::as_bytes));
                 });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn hexadecimal_digits_are_their_value(value in any::<u128>(), text in "[0-9a-fA-F]{32}", other in "[0-9a-gA-G@`/:]{31,33}") {
+            prop_assert_eq!(parse_hex(format!("{value:032x}").as_bytes()), Some(value));
+            for text in [text, other] {
+                let plain = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+                let expected = plain.then(|| u128::from_str_radix(&text, 16).unwrap());
+                prop_assert_eq!(parse_hex(text.as_bytes()), expected);
             }
         }
     }

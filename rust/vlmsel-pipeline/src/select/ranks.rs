@@ -7,7 +7,7 @@ use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use vlmsel_core::histogram::{DigitCounts, KeyRank, Narrowed};
 use vlmsel_shards::tables::Table;
 use vlmsel_shards::tables::chunk_pages::PageBuffers;
-use vlmsel_shards::tables::score::ScoreClass;
+use vlmsel_shards::tables::score::{Block, ScoreClass};
 
 use super::plan::{Request, Resolved};
 use super::scan::{Keying, Scan, Sink};
@@ -72,7 +72,7 @@ pub fn guess_cut(
             SAMPLED_ROWS,
             request.refuses_negative(),
             buffers,
-            &mut |block| {
+            &mut |block: &Block<'_>| {
                 seen += block.keys.len() as u64;
                 let finite = |at: usize| block.classes.is_none_or(|classes| classes[at] == ScoreClass::Finite);
                 let finite = block.keys.iter().enumerate().filter(|(at, _)| finite(*at));

@@ -2,6 +2,7 @@
 
 mod sift;
 
+use sift::Sifter;
 use std::sync::PoisonError;
 
 use arrow_array::{Array, BooleanArray, RecordBatch};
@@ -157,11 +158,12 @@ impl<'a> Worker<'a> {
         };
         if self.scores_suffice(table, group) {
             let non_negative = self.scan.request.refuses_negative();
-            table.visit_scores(group, &columns.score, usize::MAX, non_negative, &mut buffers, &mut |block| {
-                self.sift_block(block, &mut survivors);
-                hand_on(self, &mut survivors, MOST_SURVIVORS);
-                Ok(())
-            })?;
+            let mut sifter = Sifter {
+                worker: self,
+                survivors: &mut survivors,
+                hand_on: &mut |worker, survivors| hand_on(worker, survivors, MOST_SURVIVORS),
+            };
+            table.visit_scores(group, &columns.score, usize::MAX, non_negative, &mut buffers, &mut sifter)?;
         } else {
             let deciding = self.deciding_columns();
             let wanted: Vec<&Column> = deciding.iter().map(|(column, _)| *column).collect();

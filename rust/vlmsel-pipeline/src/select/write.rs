@@ -176,11 +176,14 @@ impl SelectionWriter {
 
     /// Ends the files.
     pub fn finish(self, has_wide_ids: bool) -> Result<Written> {
-        let mut names = vec![(TABLE, self.table.finish()?)];
-        if let (Some(uids), true) = (self.uids, self.rank > 0 || has_wide_ids) {
-            names.push((UIDS, uids.write(&self.uids_path, self.rank)?));
-        }
-        Ok(Written { files: names, rows: self.rank, last_score: self.last_score })
+        let Self { table, uids, uids_path, rank, last_score, .. } = self;
+        let uids = uids.filter(|_| rank > 0 || has_wide_ids);
+        // Both hash and write megabytes, and neither waits for the other.
+        let (table, uids) =
+            rayon::join(|| table.finish(), || uids.map(|uids| uids.write(&uids_path, rank)).transpose());
+        let mut names = vec![(TABLE, table?)];
+        names.extend(uids?.map(|hash| (UIDS, hash)));
+        Ok(Written { files: names, rows: rank, last_score })
     }
 }
 

@@ -14,7 +14,7 @@ use arrow_array::{ArrayRef, ArrowPrimitiveType, FixedSizeBinaryArray, PrimitiveA
 use arrow_buffer::Buffer;
 use arrow_schema::DataType;
 
-use super::chunk_pages::{Body, PageBuffers, PageError, damaged, level_bytes};
+use super::chunk_pages::{Body, PageBuffers, PageError, damaged};
 use super::hybrid::Runs;
 use super::page_header::{Coding, PageHeader, PageKind};
 use super::parquet::ParquetTable;
@@ -208,15 +208,7 @@ impl Wanted<'_> {
         if !self.literals.find(stored, body.plain_bytes)? {
             return Ok(false);
         }
-        let mut base = 0;
-        if self.nullable && matches!(header.kind, PageKind::Data { .. }) {
-            let Some(length) = self.literals.get(stored, 0, 4).and_then(level_bytes) else { return Ok(false) };
-            let levels = self.literals.get(stored, 4, length);
-            match levels.and_then(|levels| Runs::new(levels, 1)) {
-                Some(runs) if runs.clone().all_ones(header.values) => base = 4 + length,
-                _ => return Ok(false),
-            }
-        }
+        let Some(base) = self.literals.values_start(body, header, self.nullable) else { return Ok(false) };
         let end = first_row + header.values;
         let (next, mark) = (self.next, self.sink.mark());
         while let Some(row) = self.rows.get(self.next).map(|row| *row as usize).filter(|row| *row < end) {

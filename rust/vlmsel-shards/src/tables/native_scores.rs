@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use ::parquet::basic::Type as PhysicalType;
+use ::parquet::basic::{Compression, Type as PhysicalType};
 use arrow_schema::DataType;
 
 use super::chunk_pages::{ChunkPages, PageBuffers, PageError, damaged};
@@ -14,7 +14,8 @@ use super::hybrid::{Runs, Stream};
 use super::page_header::{Coding, PageHeader, PageKind};
 use super::parquet::ParquetTable;
 use super::schema::Column;
-use super::score::{BLOCK_ROWS, Block, Native, ScoreClass, visit_block, visit_values};
+use super::score::{BLOCK_ROWS, Block, Native, ScoreClass, ScoreVisitor, Scratch, visit_block};
+use super::snappy_literals::Literals;
 use crate::error::{Error, Result};
 
 /// A number as it lies in a plain page.
@@ -38,14 +39,11 @@ macro_rules! stored {
 }
 stored!(f32, f64, i32, i64, u32, u64);
 
-/// What is called with each block.
-type Visit<'a> = &'a mut dyn FnMut(&Block<'_>) -> Result<()>;
-
-/// Feeds the scores of a row group to `visit`, at least the first `most` of them (or all). Returns how many rows were
+/// Feeds the scores of a row group to `visitor`, at least the first `most` of them (or all). Returns how many rows were
 /// visited; if that is less than what was asked for, the rest needs the general reader.
 ///
 /// # Errors
-/// [`crate::Error::Unreadable`] for damage, and those of `visit`.
+/// [`crate::Error::Unreadable`] for damage, and those of `visitor`.
 pub fn visit(
     table: &ParquetTable,
     group: usize,
@@ -53,13 +51,13 @@ pub fn visit(
     most: usize,
     non_negative: bool,
     buffers: &mut PageBuffers,
-    visit: Visit<'_>,
+    visitor: &mut dyn ScoreVisitor,
 ) -> Result<usize> {
     let Some(leaf) = table.flat_leaf(column) else { return Ok(0) };
     let descr = table.chunk_metadata(group, leaf).column_descr();
     macro_rules! as_type {
         ($type:ty) => {
-            Pages::<$type>::new(table, group, leaf, column, non_negative).visit(most, buffers, visit)
+            Pages::<$type>::new(table, group, leaf, column, non_negative).visit(most, buffers, visitor)
         };
     }
     match (descr.physical_type(), &column.working) {
@@ -82,14 +80,26 @@ struct Pages<'a, T> {
     dictionary: Option<Vec<T>>,
     /// Values of a block.
     values: Vec<T>,
+    scratch: Scratch,
+    literals: Literals,
 }
 
 impl<'a, T: Stored> Pages<'a, T> {
     fn new(table: &'a ParquetTable, group: usize, leaf: usize, column: &'a Column, non_negative: bool) -> Self {
-        Self { table, group, leaf, column, non_negative, dictionary: None, values: Vec::new() }
+        Self {
+            table,
+            group,
+            leaf,
+            column,
+            non_negative,
+            dictionary: None,
+            values: Vec::new(),
+            scratch: Scratch::default(),
+            literals: Literals::default(),
+        }
     }
 
-    fn visit(&mut self, most: usize, buffers: &mut PageBuffers, visit: Visit<'_>) -> Result<usize> {
+    fn visit(&mut self, most: usize, buffers: &mut PageBuffers, visitor: &mut dyn ScoreVisitor) -> Result<usize> {
         let (table, group, column) = (self.table, self.group, self.column);
         let rows = table.group_rows(group).1;
         let nullable = table.chunk_metadata(group, self.leaf).column_descr().max_def_level() == 1;
@@ -117,18 +127,32 @@ impl<'a, T: Stored> Pages<'a, T> {
             if !matches!(header.coding, Coding::Plain | Coding::Dictionary) {
                 return Ok(row);
             }
+            let damage = || wrong(damaged("a page is cut short or points nowhere"));
             let body = pages.body(&header).map_err(wrong)?;
+            // Of the last page no more than was asked for.
+            let end = (row + header.values).min(most.max(row));
+            if header.coding == Coding::Plain
+                && body.codec == Compression::SNAPPY
+                && self.literals.find(body.stored, body.plain_bytes).map_err(wrong)?
+                && let Some(start) = self.literals.values_start(&body, &header, nullable)
+            {
+                let visited = self.visit_literals(body.stored, start, row..end, visitor)?;
+                if visited < end {
+                    let (_, values) = body.levels_and_values(&header, nullable).map_err(wrong)?;
+                    let values = values.get((visited - row) * T::BYTES..).ok_or_else(damage)?;
+                    self.visit_page(None, Values::Plain(values), visited..end, &damage, visitor)?;
+                }
+                row += header.values;
+                continue;
+            }
             let (levels, values) = body.levels_and_values(&header, nullable).map_err(wrong)?;
             let levels = levels.and_then(|levels| Runs::new(levels, 1));
             let levels = levels.filter(|levels| !levels.clone().all_ones(header.values));
-            let damage = || wrong(damaged("a page is cut short or points nowhere"));
             let values = match header.coding {
                 Coding::Plain => Values::Plain(values),
                 _ => Values::Indices(Stream::new(Runs::of_indices(values).ok_or_else(damage)?)),
             };
-            // Of the last page no more than was asked for.
-            let end = (row + header.values).min(most.max(row));
-            self.visit_page(levels.map(Stream::new), values, row..end, &damage, visit)?;
+            self.visit_page(levels.map(Stream::new), values, row..end, &damage, visitor)?;
             row += header.values;
         }
         Ok(row)
@@ -146,6 +170,30 @@ impl<'a, T: Stored> Pages<'a, T> {
         Ok(())
     }
 
+    /// Visits values where they lie in the stored page, from its byte `start` on, without decompressing it. Returns the row
+    /// that it came to.
+    fn visit_literals(
+        &mut self,
+        stored: &[u8],
+        start: usize,
+        rows: Range<usize>,
+        visitor: &mut dyn ScoreVisitor,
+    ) -> Result<usize> {
+        let mut row = rows.start;
+        while row < rows.end {
+            let place = start + (row - rows.start) * T::BYTES;
+            let Some(stretch) = self.literals.stretch(stored, place, T::BYTES) else { break };
+            let stretch = &stretch[..stretch.len().min((rows.end - row) * T::BYTES)];
+            for block in stretch.chunks(BLOCK_ROWS * T::BYTES) {
+                self.values.clear();
+                self.values.extend(block.chunks_exact(T::BYTES).map(T::read));
+                visit_block(&self.values, row, self.non_negative, &mut self.scratch, visitor)?;
+                row += self.values.len();
+            }
+        }
+        Ok(row)
+    }
+
     /// Visits a page block by block, so that a page of a few bytes that stands for billions of rows takes time but no
     /// memory. `levels` is `None` where no value is null.
     fn visit_page(
@@ -154,21 +202,15 @@ impl<'a, T: Stored> Pages<'a, T> {
         mut values: Values<'_>,
         rows: Range<usize>,
         damage: &dyn Fn() -> Error,
-        visit: Visit<'_>,
+        visitor: &mut dyn ScoreVisitor,
     ) -> Result<()> {
         let mut present = Vec::new();
         let mut keys = [0; BLOCK_ROWS];
         for first_row in rows.clone().step_by(BLOCK_ROWS) {
             let count = BLOCK_ROWS.min(rows.end - first_row);
             let Some(levels) = &mut levels else {
-                if let Values::Plain(bytes) = &mut values {
-                    let here = split_off(bytes, count * T::BYTES).ok_or_else(damage)?;
-                    let here = here.chunks_exact(T::BYTES).map(T::read);
-                    visit_block(here, first_row, self.non_negative, &mut keys, visit)?;
-                } else {
-                    self.take(&mut values, count).ok_or_else(damage)?;
-                    visit_values(&self.values, first_row, self.non_negative, visit)?;
-                }
+                self.take(&mut values, count).ok_or_else(damage)?;
+                visit_block(&self.values, first_row, self.non_negative, &mut self.scratch, visitor)?;
                 continue;
             };
             present.clear();
@@ -179,7 +221,7 @@ impl<'a, T: Stored> Pages<'a, T> {
             for (at, value) in there.zip(&self.values) {
                 (keys[at], classes[at]) = (value.key(), value.class(self.non_negative));
             }
-            visit(&Block { first_row, keys: &keys[..count], classes: Some(&classes[..count]) })?;
+            visitor.block(&Block { first_row, keys: &keys[..count], classes: Some(&classes[..count]) })?;
         }
         Ok(())
     }
@@ -195,11 +237,15 @@ impl<'a, T: Stored> Pages<'a, T> {
             }
             Values::Indices(stream) => {
                 let dictionary = self.dictionary.as_deref()?;
+                self.values.resize(count, T::default());
+                let mut places = self.values.iter_mut();
                 let mut inside = true;
                 stream.take(count, |index| {
                     let value = dictionary.get(index as usize).copied();
                     inside &= value.is_some();
-                    self.values.push(value.unwrap_or_default());
+                    if let Some(place) = places.next() {
+                        *place = value.unwrap_or_default();
+                    }
                 })?;
                 inside.then_some(())
             }

@@ -21,7 +21,7 @@ use super::id_pages::gather_ids;
 use super::native_scores;
 use super::page_header::{Coding, says_encrypted};
 use super::schema::Column;
-use super::score::{Block, visit_array};
+use super::score::{ScoreVisitor, visit_array};
 use crate::error::{Error, IoContext, Result};
 
 /// A footer larger than this is refused before it is read.
@@ -300,10 +300,10 @@ impl ParquetTable {
         Ok(())
     }
 
-    /// Feeds the score column of a row group to `visit`, block by block: at least the first `most` rows of it.
+    /// Feeds the score column of a row group to `visitor`, block by block: at least the first `most` rows of it.
     ///
     /// # Errors
-    /// [`Error::Unreadable`] for damage, and those of `visit`.
+    /// [`Error::Unreadable`] for damage, and those of `visitor`.
     pub fn visit_scores(
         &self,
         group: usize,
@@ -311,10 +311,10 @@ impl ParquetTable {
         most: usize,
         non_negative: bool,
         buffers: &mut PageBuffers,
-        visit: &mut dyn FnMut(&Block<'_>) -> Result<()>,
+        visitor: &mut dyn ScoreVisitor,
     ) -> Result<()> {
         let rows = self.group_rows(group).1;
-        let done = native_scores::visit(self, group, column, most, non_negative, buffers, visit)?;
+        let done = native_scores::visit(self, group, column, most, non_negative, buffers, visitor)?;
         if done >= rows.min(most) {
             return Ok(());
         }
@@ -324,7 +324,7 @@ impl ParquetTable {
             if end > done {
                 let from = done.saturating_sub(row);
                 let scores = batch.column(0).slice(from, batch.num_rows() - from);
-                visit_array(&scores, row + from, non_negative, visit)?;
+                visit_array(&scores, row + from, non_negative, visitor)?;
             }
             row = end;
             Ok(())

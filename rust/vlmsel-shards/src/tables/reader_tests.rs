@@ -18,7 +18,8 @@ use super::Table;
 use super::chunk_pages::PageBuffers;
 use super::parquet::ParquetTable;
 use super::schema::{Column, Role, Wanted, resolve};
-use super::score::{ScoreClass, visit_array};
+use super::score::{Block, ScoreClass, ScoreVisitor, visit_array};
+use crate::error::Result;
 
 /// How a file is laid out.
 #[derive(Debug, Clone)]
@@ -85,13 +86,42 @@ fn column(table: &ParquetTable, name: &str, role: Role) -> Column {
 struct Seen(Vec<u64>, Vec<ScoreClass>);
 
 impl Seen {
-    fn add(&mut self, block: &super::score::Block<'_>) {
+    fn add(&mut self, block: &Block<'_>) {
         assert_eq!(block.first_row, self.0.len());
         for (at, key) in block.keys.iter().enumerate() {
             let class = block.classes.map_or(ScoreClass::Finite, |classes| classes[at]);
             self.0.push(if class == ScoreClass::Finite { *key } else { 0 });
             self.1.push(class);
         }
+    }
+}
+
+/// Looks for the keys between two.
+struct Between {
+    bounds: (u64, u64),
+    /// Scores that were looked at.
+    seen: usize,
+    found: Vec<(usize, u64)>,
+}
+
+impl ScoreVisitor for Between {
+    fn wanted(&self) -> Option<(u64, u64)> {
+        Some(self.bounds)
+    }
+
+    fn block(&mut self, block: &Block<'_>) -> Result<()> {
+        let finite = |at: usize| block.classes.is_none_or(|classes| classes[at] == ScoreClass::Finite);
+        let keys = block.keys.iter().enumerate().filter(|(at, _)| finite(*at));
+        let wanted = keys.filter(|(_, key)| (self.bounds.0..=self.bounds.1).contains(key));
+        self.found.extend(wanted.map(|(at, key)| (block.first_row + at, *key)));
+        self.seen += block.keys.len();
+        Ok(())
+    }
+
+    fn winners(&mut self, count: usize, rows: &[u32], keys: &[u64]) -> Result<()> {
+        self.found.extend(rows.iter().map(|row| *row as usize).zip(keys.iter().copied()));
+        self.seen += count;
+        Ok(())
     }
 }
 
@@ -110,9 +140,11 @@ fn id_arrays(raw: &[Option<u64>]) -> Vec<ArrayRef> {
     ]
 }
 
-fn score_arrays(raw: &[Option<u64>]) -> Vec<ArrayRef> {
-    let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0, 0.0, -1.5, f64::MAX];
-    let float = |n: u64| odd.get((n % 29) as usize).copied().unwrap_or(n as f64 / 7.0);
+/// `odd` scores are NaN and infinite, too.
+fn score_arrays(raw: &[Option<u64>], odd: bool) -> Vec<ArrayRef> {
+    let special = [-0.0, 0.0, -1.5, f64::MAX, f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
+    let special = if odd { &special[..] } else { &special[..3] };
+    let float = |n: u64| special.get((n % 29) as usize).copied().unwrap_or(n as f64 / 7.0);
     vec![
         Arc::new(raw.iter().map(|n| n.map(|n| float(n) as f32)).collect::<Float32Array>()),
         Arc::new(raw.iter().map(|n| n.map(float)).collect::<Float64Array>()),
@@ -138,7 +170,9 @@ proptest! {
         mut raw in raw_values(),
         wanted in prop::collection::btree_set(0_u32..900, 0..120),
         few_nulls in any::<bool>(),
+        odd in any::<bool>(),
         non_negative in any::<bool>(),
+        bounds in (any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0_u64..3, 0_u64..3),
     ) {
         if few_nulls || !layout.nullable {
             for value in &mut raw {
@@ -147,18 +181,18 @@ proptest! {
         }
         let folder = tempfile::tempdir().unwrap();
         let mut buffers = PageBuffers::default();
-        for (ids, scores) in id_arrays(&raw).into_iter().zip(score_arrays(&raw).into_iter().cycle()) {
+        for (ids, scores) in id_arrays(&raw).into_iter().zip(score_arrays(&raw, odd).into_iter().cycle()) {
             let table = file(folder.path(), &layout, ids, scores);
             let (id, score) = (column(&table, "id", Role::Id), column(&table, "score", Role::Score));
             for group in 0..table.groups() {
                 let (mut fast, mut slow) = (Seen::default(), Seen::default());
-                table.visit_scores(group, &score, usize::MAX, non_negative, &mut buffers, &mut |block| {
+                table.visit_scores(group, &score, usize::MAX, non_negative, &mut buffers, &mut |block: &Block<'_>| {
                     fast.add(block);
                     Ok(())
                 }).unwrap();
                 let mut row = 0;
                 table.read(group, None, &[&score], &mut |batch| {
-                    visit_array(batch.column(0), row, non_negative, &mut |block| {
+                    visit_array(batch.column(0), row, non_negative, &mut |block: &Block<'_>| {
                         slow.add(block);
                         Ok(())
                     })?;
@@ -166,6 +200,15 @@ proptest! {
                     Ok(())
                 }).unwrap();
                 prop_assert_eq!(&fast, &slow);
+                // At keys that there are, and beside them.
+                let bound = |index: prop::sample::Index, by: u64| index.get(&slow.0).wrapping_add(by).wrapping_sub(1);
+                let (low, high) = (bound(bounds.0, bounds.2), bound(bounds.1, bounds.3));
+                let mut between = Between { bounds: (low, high), seen: 0, found: Vec::new() };
+                table.visit_scores(group, &score, usize::MAX, non_negative, &mut buffers, &mut between).unwrap();
+                let finite = (0..slow.0.len()).filter(|row| slow.1[*row] == ScoreClass::Finite);
+                let expected = finite.map(|row| (row, slow.0[row])).filter(|(_, key)| (low..=high).contains(key));
+                prop_assert_eq!(between.found, expected.collect::<Vec<_>>());
+                prop_assert_eq!(between.seen, slow.0.len());
                 let here = table.group_rows(group).1;
                 let rows: Vec<u32> = wanted.iter().copied().filter(|row| (*row as usize) < here).collect();
                 let collect = |by_page: bool, buffers: &mut PageBuffers| {
@@ -199,7 +242,7 @@ proptest! {
         let raw: Vec<Option<u64>> = raw.into_iter().map(|value| Some(value.unwrap_or(3))).collect();
         let folder = tempfile::tempdir().unwrap();
         let ids = id_arrays(&raw).swap_remove(raw.len() % 8);
-        let table = file(folder.path(), &layout, ids, score_arrays(&raw).swap_remove(raw.len() % 6));
+        let table = file(folder.path(), &layout, ids, score_arrays(&raw, true).swap_remove(raw.len() % 6));
         let (id, score) = (column(&table, "id", Role::Id), column(&table, "score", Role::Score));
         let mut bytes = std::fs::read(&table.path).unwrap();
         let footer = u32::from_le_bytes(*bytes[..bytes.len() - 4].last_chunk::<4>().unwrap()) as usize + 8;
@@ -212,7 +255,7 @@ proptest! {
         for group in 0..table.groups() {
             let here = table.group_rows(group).1;
             let mut rows = 0;
-            let read = table.visit_scores(group, &score, usize::MAX, false, &mut buffers, &mut |block| {
+            let read = table.visit_scores(group, &score, usize::MAX, false, &mut buffers, &mut |block: &Block<'_>| {
                 rows += block.keys.len();
                 Ok(())
             });
@@ -244,7 +287,7 @@ fn with_footer(
         nullable: false,
     };
     let raw: Vec<Option<u64>> = (0..100).map(Some).collect();
-    let table = file(folder, &layout, id_arrays(&raw).remove(0), score_arrays(&raw).remove(0));
+    let table = file(folder, &layout, id_arrays(&raw).remove(0), score_arrays(&raw, true).remove(0));
     let honest = ParquetMetaDataReader::new().parse_and_finish(&std::fs::File::open(&table.path).unwrap()).unwrap();
     let columns = honest.row_group(0).columns().iter().map(|c| change(c.clone().into_builder()).build().unwrap());
     let columns = columns.collect();

@@ -11,6 +11,7 @@ use arrow_array::types::{
 use arrow_array::{Array, ArrayRef, Decimal128Array, PrimitiveArray};
 use arrow_schema::DataType;
 use vlmsel_core::score_key;
+use vlmsel_core::sift::keep_between;
 
 use crate::error::{Error, Result};
 
@@ -44,21 +45,50 @@ pub struct Block<'a> {
 /// Rows per block: keys of 8 bytes that stay in the first-level cache.
 pub const BLOCK_ROWS: usize = 2048;
 
+/// What looks at scores, block by block.
+pub trait ScoreVisitor {
+    /// The keys that are looked for at the moment, if nothing else is of interest: both bounds are included.
+    fn wanted(&self) -> Option<(u64, u64)> {
+        None
+    }
+
+    /// Called with a block.
+    ///
+    /// # Errors
+    /// Its own; they end the visit.
+    fn block(&mut self, block: &Block<'_>) -> Result<()>;
+
+    /// Called in place of [`ScoreVisitor::block`] with the wanted ones of `count` scores, all of which are `Finite`: their
+    /// rows within the chunk and their keys.
+    ///
+    /// # Errors
+    /// Its own; they end the visit.
+    fn winners(&mut self, count: usize, rows: &[u32], keys: &[u64]) -> Result<()> {
+        let _ = (count, rows, keys);
+        Err(Error::Usage("no keys were looked for".to_owned()))
+    }
+}
+
+impl<F: FnMut(&Block<'_>) -> Result<()>> ScoreVisitor for F {
+    fn block(&mut self, block: &Block<'_>) -> Result<()> {
+        self(block)
+    }
+}
+
 /// A native score: how to class and key it.
-pub trait Native: Copy {
+pub trait Native: Copy + PartialOrd {
     /// Its class.
     fn class(self, non_negative: bool) -> ScoreClass;
     /// Its key, if finite.
     fn key(self) -> u64;
-    /// Whether its class is not `Finite`; without branches, so that a block of them is looked at many at a time.
-    #[inline]
-    fn is_odd(self, non_negative: bool) -> bool {
-        self.class(non_negative) != ScoreClass::Finite
-    }
+    /// Between which values scores are `Finite`.
+    fn finite(non_negative: bool) -> (Self, Self);
+    /// Two values between which all lie whose keys are between these, and perhaps some others.
+    fn around(lower: u64, upper: u64) -> (Self, Self);
 }
 
 macro_rules! float_native {
-    ($type:ty, $key:path) => {
+    ($type:ty, $key:path, $value:path) => {
         impl Native for $type {
             #[inline]
             fn class(self, non_negative: bool) -> ScoreClass {
@@ -76,15 +106,18 @@ macro_rules! float_native {
             fn key(self) -> u64 {
                 $key(self)
             }
-            #[inline]
-            fn is_odd(self, non_negative: bool) -> bool {
-                !self.is_finite() | (non_negative & (self < 0.0))
+            fn finite(non_negative: bool) -> (Self, Self) {
+                (if non_negative { 0.0 } else { <$type>::MIN }, <$type>::MAX)
+            }
+            fn around(lower: u64, upper: u64) -> (Self, Self) {
+                let value = |key: u64| $value(key.clamp($key(<$type>::MIN), $key(<$type>::MAX)));
+                (value(lower), value(upper))
             }
         }
     };
 }
-float_native!(f32, score_key::from_f32);
-float_native!(f64, score_key::from_f64);
+float_native!(f32, score_key::from_f32, score_key::to_f32);
+float_native!(f64, score_key::from_f64, score_key::to_f64);
 
 impl Native for half::f16 {
     fn class(self, non_negative: bool) -> ScoreClass {
@@ -92,6 +125,12 @@ impl Native for half::f16 {
     }
     fn key(self) -> u64 {
         score_key::from_f32(self.to_f32())
+    }
+    fn finite(non_negative: bool) -> (Self, Self) {
+        (if non_negative { Self::ZERO } else { Self::MIN }, Self::MAX)
+    }
+    fn around(_: u64, _: u64) -> (Self, Self) {
+        (Self::MIN, Self::MAX)
     }
 }
 
@@ -108,6 +147,20 @@ macro_rules! integer_native {
             fn key(self) -> u64 {
                 if <$type>::MIN == 0 { self as u64 } else { score_key::from_i64(self as i64) }
             }
+            fn finite(non_negative: bool) -> (Self, Self) {
+                (if non_negative { 0 } else { <$type>::MIN }, <$type>::MAX)
+            }
+            #[allow(clippy::cast_lossless, clippy::cast_sign_loss, clippy::cast_possible_wrap, reason = "clamped")]
+            fn around(lower: u64, upper: u64) -> (Self, Self) {
+                let value = |key: u64| {
+                    if <$type>::MIN == 0 {
+                        key.min(<$type>::MAX as u64) as $type
+                    } else {
+                        score_key::to_i64(key).clamp(<$type>::MIN as i64, <$type>::MAX as i64) as $type
+                    }
+                };
+                (value(lower), value(upper))
+            }
         }
     )*};
 }
@@ -121,94 +174,125 @@ impl Native for i128 {
         // Decimals of at most 18 digits fit.
         score_key::from_i64(self as i64)
     }
+    fn finite(non_negative: bool) -> (Self, Self) {
+        (if non_negative { 0 } else { Self::MIN }, Self::MAX)
+    }
+    fn around(lower: u64, upper: u64) -> (Self, Self) {
+        (score_key::to_i64(lower).into(), score_key::to_i64(upper).into())
+    }
 }
 
-/// Feeds `values` (no nulls) to `visit` in blocks, beginning at `first_row`.
+/// Where the keys of a block are put together.
+pub struct Scratch {
+    keys: [u64; BLOCK_ROWS],
+    rows: [u32; BLOCK_ROWS],
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { keys: [0; BLOCK_ROWS], rows: [0; BLOCK_ROWS] }
+    }
+}
+
+/// Feeds `values` (no nulls) to `visitor` in blocks, beginning at `first_row`.
 ///
 /// # Errors
-/// Those of `visit`.
-#[inline]
+/// Those of `visitor`.
 pub fn visit_values<T: Native>(
     values: &[T],
     first_row: usize,
     non_negative: bool,
-    visit: &mut dyn FnMut(&Block<'_>) -> Result<()>,
+    visitor: &mut dyn ScoreVisitor,
 ) -> Result<()> {
-    let mut keys = [0; BLOCK_ROWS];
-    for (at, chunk) in values.chunks(BLOCK_ROWS).enumerate() {
-        visit_block(chunk.iter().copied(), first_row + at * BLOCK_ROWS, non_negative, &mut keys, visit)?;
+    let mut scratch = Scratch::default();
+    for (at, block) in values.chunks(BLOCK_ROWS).enumerate() {
+        visit_block(block, first_row + at * BLOCK_ROWS, non_negative, &mut scratch, visitor)?;
     }
     Ok(())
 }
 
-/// Feeds at most [`BLOCK_ROWS`] values to `visit`; `keys` is a place for theirs.
+/// Feeds at most [`BLOCK_ROWS`] values to `visitor`.
 ///
 /// # Errors
-/// Those of `visit`.
-#[inline]
+/// Those of `visitor`.
 pub fn visit_block<T: Native>(
-    values: impl ExactSizeIterator<Item = T> + Clone,
+    values: &[T],
     first_row: usize,
     non_negative: bool,
-    keys: &mut [u64; BLOCK_ROWS],
-    visit: &mut dyn FnMut(&Block<'_>) -> Result<()>,
+    Scratch { keys, rows }: &mut Scratch,
+    visitor: &mut dyn ScoreVisitor,
 ) -> Result<()> {
-    let count = values.len();
-    if !fill_keys(values.clone(), non_negative, keys) {
-        return visit(&Block { first_row, keys: &keys[..count], classes: None });
+    let finite = T::finite(non_negative);
+    if let Some((lower, upper)) = visitor.wanted() {
+        let mut found = 0;
+        let all_finite = keep_between(values, finite, T::around(lower, upper), |at| {
+            let key = values[at].key();
+            if (lower..=upper).contains(&key) {
+                (rows[found], keys[found]) = ((first_row + at) as u32, key);
+                found += 1;
+            }
+        });
+        if all_finite {
+            return visitor.winners(values.len(), &rows[..found], &keys[..found]);
+        }
+    }
+    let keys = &mut keys[..values.len()];
+    if fill_keys(values, finite, keys) {
+        return visitor.block(&Block { first_row, keys, classes: None });
     }
     let mut classes = [ScoreClass::Finite; BLOCK_ROWS];
     for (class, value) in classes.iter_mut().zip(values) {
         *class = value.class(non_negative);
     }
-    visit(&Block { first_row, keys: &keys[..count], classes: Some(&classes[..count]) })
+    visitor.block(&Block { first_row, keys, classes: Some(&classes[..values.len()]) })
 }
 
-/// Keys of a block; whether any of its scores is not `Finite`. Compiled twice, because the wheel is for every x86-64 and
+/// Keys of a block; whether all of its scores are `Finite`. Compiled twice, because the wheel is for every x86-64 and
 /// AVX2 halves the time.
-fn fill_keys<T: Native>(values: impl Iterator<Item = T>, non_negative: bool, keys: &mut [u64]) -> bool {
+fn fill_keys<T: Native>(values: &[T], finite: (T, T), keys: &mut [u64]) -> bool {
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "compiled once for each instruction set")]
-    fn fill<T: Native>(values: impl Iterator<Item = T>, non_negative: bool, keys: &mut [u64]) -> bool {
-        let mut odd = false;
+    #[allow(clippy::needless_bitwise_bool, reason = "without branches many values are compared at once")]
+    fn fill<T: Native>(values: &[T], (low, high): (T, T), keys: &mut [u64]) -> bool {
+        let mut all_finite = true;
         for (key, value) in keys.iter_mut().zip(values) {
-            odd |= value.is_odd(non_negative);
+            all_finite &= (*value >= low) & (*value <= high);
             *key = value.key();
         }
-        odd
+        all_finite
     }
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]
-        fn fill_avx2<T: Native>(values: impl Iterator<Item = T>, non_negative: bool, keys: &mut [u64]) -> bool {
-            fill(values, non_negative, keys)
+        fn fill_avx2<T: Native>(values: &[T], finite: (T, T), keys: &mut [u64]) -> bool {
+            fill(values, finite, keys)
         }
         if std::arch::is_x86_feature_detected!("avx2") {
             // SAFETY: this machine has the feature.
-            return unsafe { fill_avx2(values, non_negative, keys) };
+            return unsafe { fill_avx2(values, finite, keys) };
         }
     }
-    fill(values, non_negative, keys)
+    fill(values, finite, keys)
 }
 
-/// Feeds an Arrow array of any score type to `visit` in blocks.
+/// Feeds an Arrow array of any score type to `visitor` in blocks.
 ///
 /// # Errors
-/// Those of `visit`; [`Error::Usage`] for a type that is no score (which [`super::schema::resolve`] refuses before).
+/// Those of `visitor`; [`Error::Usage`] for a type that is no score (which [`super::schema::resolve`] refuses before).
 pub fn visit_array(
     array: &ArrayRef,
     first_row: usize,
     non_negative: bool,
-    visit: &mut dyn FnMut(&Block<'_>) -> Result<()>,
+    visitor: &mut dyn ScoreVisitor,
 ) -> Result<()> {
     macro_rules! visit_as {
         ($($pattern:pat => $type:ty),* $(,)?) => {
             match array.data_type() {
-                $($pattern => visit_primitive(array.as_primitive::<$type>(), first_row, non_negative, visit),)*
+                $($pattern => visit_primitive(array.as_primitive::<$type>(), first_row, non_negative, visitor),)*
                 DataType::Dictionary(_, value) => {
                     let flat = arrow_cast::cast(array, value)
                         .map_err(|error| Error::Usage(format!("score column: {error}")))?;
-                    visit_array(&flat, first_row, non_negative, visit)
+                    visit_array(&flat, first_row, non_negative, visitor)
                 }
                 other => Err(Error::Usage(format!("a score cannot be {other}"))),
             }
@@ -236,13 +320,13 @@ fn visit_primitive<T: ArrowPrimitiveType>(
     array: &PrimitiveArray<T>,
     first_row: usize,
     non_negative: bool,
-    visit: &mut dyn FnMut(&Block<'_>) -> Result<()>,
+    visitor: &mut dyn ScoreVisitor,
 ) -> Result<()>
 where
     T::Native: Native,
 {
     let Some(nulls) = array.nulls().filter(|nulls| nulls.null_count() > 0) else {
-        return visit_values(array.values(), first_row, non_negative, visit);
+        return visit_values(array.values(), first_row, non_negative, visitor);
     };
     let mut keys = [0_u64; BLOCK_ROWS];
     let mut classes = [ScoreClass::Finite; BLOCK_ROWS];
@@ -257,7 +341,11 @@ where
                 keys[at] = value.key();
             }
         }
-        visit(&Block { first_row: first_row + start, keys: &keys[..length], classes: Some(&classes[..length]) })?;
+        visitor.block(&Block {
+            first_row: first_row + start,
+            keys: &keys[..length],
+            classes: Some(&classes[..length]),
+        })?;
     }
     Ok(())
 }

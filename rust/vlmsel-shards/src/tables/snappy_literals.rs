@@ -4,7 +4,9 @@
 //! wants some hundred, so finding them in the literals saves copying the page. The format: a length, then elements whose
 //! lowest two bits say literal (0) or copy (1 to 3) (google/snappy, `format_description.txt`).
 
-use super::chunk_pages::{PageError, damaged};
+use super::chunk_pages::{Body, PageError, damaged, level_bytes};
+use super::hybrid::Runs;
+use super::page_header::{Coding, PageHeader, PageKind};
 
 /// A page with more elements than one in so many bytes is cheaper to decompress.
 const BYTES_AN_ELEMENT: usize = 512;
@@ -117,6 +119,31 @@ impl Literals {
         }
     }
 
+    /// Whole values of `width` bytes from `start` on that lie side by side, at least one; `None` as for [`Literals::get`].
+    pub fn stretch<'a>(&'a mut self, stored: &'a [u8], start: usize, width: usize) -> Option<&'a [u8]> {
+        let part = self.parts.get(self.part_of(start)?)?;
+        let offset = start - part.start as usize;
+        let left = (part.length as usize).saturating_sub(offset);
+        match part.from {
+            Origin::Stored(at) if left >= width => stored.get(at as usize + offset..)?.get(..left / width * width),
+            _ => self.put_together(stored, start, width),
+        }
+    }
+
+    /// Where the values of a data page begin if none of them is null.
+    pub fn values_start(&mut self, body: &Body<'_>, header: &PageHeader, nullable: bool) -> Option<usize> {
+        match header.kind {
+            PageKind::Data { levels: Coding::Rle } if nullable => {
+                let length = self.get(body.stored, 0, 4).and_then(level_bytes)?;
+                let levels = Runs::new(self.get(body.stored, 4, length)?, 1)?;
+                levels.all_ones(header.values).then_some(4 + length)
+            }
+            PageKind::Data { .. } if !nullable => Some(0),
+            PageKind::DataV2 { nulls: 0, .. } => Some(0),
+            _ => None,
+        }
+    }
+
     /// The same for bytes that lie in several parts, one by one: of random ids hardly any do.
     #[cold]
     fn put_together(&mut self, stored: &[u8], start: usize, length: usize) -> Option<&[u8]> {
@@ -179,6 +206,10 @@ mod tests {
             let mut literals = Literals::default();
             if literals.find(&stored, page.len()).unwrap() {
                 for (start, length) in wanted {
+                    if let Some(found) = literals.stretch(&stored, start, length) {
+                        prop_assert!(!found.is_empty() && found.len() % length == 0);
+                        prop_assert_eq!(found, &page[start..start + found.len()]);
+                    }
                     if let Some(found) = literals.get(&stored, start, length) {
                         prop_assert_eq!(found, &page[start..start + length]);
                     }

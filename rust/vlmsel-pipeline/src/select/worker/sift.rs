@@ -5,9 +5,8 @@ use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
 use vlmsel_core::random::random_key;
 use vlmsel_core::score_key::ScoreKey;
-use vlmsel_core::sift::keep_between;
 use vlmsel_shards::tables::schema::{Column, Role};
-use vlmsel_shards::tables::score::{Block, ScoreClass, visit_array};
+use vlmsel_shards::tables::score::{Block, ScoreClass, ScoreVisitor, visit_array};
 
 use super::super::gather::tokens;
 use super::super::ids::{for_each_id, parse_hex};
@@ -19,42 +18,69 @@ use crate::error::Result;
 /// Keys a thread samples at most.
 const SAMPLED_KEYS: usize = 1 << 17;
 
+/// Looks at the scores of a row group for a worker.
+pub(super) struct Sifter<'s, 'w, 'a> {
+    pub worker: &'s mut Worker<'a>,
+    pub survivors: &'s mut Survivors,
+    /// Called after every block.
+    pub hand_on: &'s mut (dyn FnMut(&mut Worker<'a>, &mut Survivors) + 'w),
+}
+
+impl Sifter<'_, '_, '_> {
+    /// 0, or all ones to turn the order round.
+    fn turned(&self) -> u64 {
+        if matches!(self.worker.scan.keying, Keying::Score { turned: true }) { u64::MAX } else { 0 }
+    }
+}
+
+impl ScoreVisitor for Sifter<'_, '_, '_> {
+    fn wanted(&self) -> Option<(u64, u64)> {
+        let Sink::Collect { collector, lower, upper } = self.worker.sink else { return None };
+        if self.worker.samples() {
+            return None;
+        }
+        let (low, high) = (*lower, collector.cut().min(*upper));
+        Some(if self.turned() == 0 { (low, high) } else { (!high, !low) })
+    }
+
+    fn winners(&mut self, count: usize, rows: &[u32], keys: &[u64]) -> vlmsel_shards::error::Result<()> {
+        let turned = self.turned();
+        self.worker.tally.eligible += count as u64;
+        self.survivors.rows.extend_from_slice(rows);
+        self.survivors.keys.extend(keys.iter().map(|key| *key ^ turned));
+        if let Sink::Collect { collector, upper, .. } = self.worker.sink
+            && rows.len() < count
+            && collector.cut() < *upper
+        {
+            collector.note_dropped();
+        }
+        (self.hand_on)(self.worker, self.survivors);
+        Ok(())
+    }
+
+    fn block(&mut self, block: &Block<'_>) -> vlmsel_shards::error::Result<()> {
+        let turned = self.turned();
+        self.worker.sample(block.keys.iter().map(|key| *key ^ turned), block.classes);
+        for (at, key) in block.keys.iter().enumerate() {
+            match block.classes.map_or(ScoreClass::Finite, |classes| classes[at]) {
+                ScoreClass::Finite => self.worker.sift_key(*key ^ turned, None, block.first_row + at, self.survivors),
+                other => self.worker.tally.rejected[other as usize - 1] += 1,
+            }
+        }
+        (self.hand_on)(self.worker, self.survivors);
+        Ok(())
+    }
+}
+
 impl Worker<'_> {
-    /// Classes a block of scores and keeps the rows that may win.
-    pub(super) fn sift_block(&mut self, block: &Block<'_>, survivors: &mut Survivors) {
-        let turned = if matches!(self.scan.keying, Keying::Score { turned: true }) { u64::MAX } else { 0 };
-        self.sample(block.keys.iter().map(|key| *key ^ turned), block.classes);
-        if let Some(classes) = block.classes {
-            for (at, (key, class)) in block.keys.iter().zip(classes).enumerate() {
-                match class {
-                    ScoreClass::Finite => self.sift_key(*key ^ turned, None, block.first_row + at, survivors),
-                    other => self.tally.rejected[*other as usize - 1] += 1,
-                }
-            }
-            return;
-        }
-        match self.sink {
-            Sink::Collect { collector, lower, upper } => {
-                let cut = collector.cut().min(*upper);
-                self.tally.eligible += block.keys.len() as u64;
-                let Survivors { rows, keys, .. } = survivors;
-                let before = rows.len();
-                keep_between(block.keys, turned, (*lower, cut), block.first_row as u32, rows, keys);
-                if rows.len() - before < block.keys.len() && cut < *upper {
-                    collector.note_dropped();
-                }
-            }
-            _ => {
-                for (at, key) in block.keys.iter().enumerate() {
-                    self.sift_key(*key ^ turned, None, block.first_row + at, survivors);
-                }
-            }
-        }
+    /// Whether keys are still wanted for the histogram.
+    fn samples(&self) -> bool {
+        self.sample_left > 0 && self.tally.sample.len() <= SAMPLED_KEYS
     }
 
     /// Remembers some keys of each chunk for the histogram that users see.
     fn sample(&mut self, keys: impl Iterator<Item = u64>, classes: Option<&[ScoreClass]>) {
-        if self.sample_left == 0 || self.tally.sample.len() > SAMPLED_KEYS {
+        if !self.samples() {
             return;
         }
         self.sample_left -= 1;
@@ -105,7 +131,7 @@ impl Worker<'_> {
             Keying::Random(_) => descending,
         };
         let mut by_score: Vec<u64> = Vec::with_capacity(batch.num_rows());
-        visit_array(scores, 0, false, &mut |block| {
+        visit_array(scores, 0, false, &mut |block: &Block<'_>| {
             by_score.extend(block.keys.iter().map(|key| if turned { key.turned() } else { *key }));
             Ok(())
         })?;
@@ -141,7 +167,7 @@ impl Worker<'_> {
     ) -> Result<Vec<Option<usize>>> {
         let (request, resolved) = (self.scan.request, self.scan.resolved);
         let mut classes: Vec<Option<usize>> = Vec::with_capacity(ids.len());
-        visit_array(scores, 0, request.refuses_negative(), &mut |block| {
+        visit_array(scores, 0, request.refuses_negative(), &mut |block: &Block<'_>| {
             match block.classes {
                 None => classes.extend(std::iter::repeat_n(None, block.keys.len())),
                 Some(found) => classes.extend(found.iter().map(|class| (*class as usize).checked_sub(1))),
