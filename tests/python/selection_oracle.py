@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -116,7 +117,11 @@ def select(
         within = [
             row
             for row in eligible
-            if (Fraction(row.score) >= _exact(threshold) if descending else Fraction(row.score) <= _exact(threshold))
+            if (
+                Fraction(row.score) >= _exact(threshold, row.score)
+                if descending
+                else Fraction(row.score) <= _exact(threshold, row.score)
+            )
         ]
         end = len(within)
     left = token_budget
@@ -143,5 +148,8 @@ def select(
     return Expected(chosen, rejected)
 
 
-def _exact(threshold: float) -> Any:
-    return threshold if math.isinf(threshold) else Fraction(threshold)
+def _exact(threshold: float, score: Any) -> Any:
+    """By value; beside decimals as it is written."""
+    if math.isinf(threshold):
+        return threshold
+    return Fraction(repr(threshold)) if isinstance(score, Decimal) else Fraction(threshold)

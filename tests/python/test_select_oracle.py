@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 import struct
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ ID_TYPES = {
     "dictionary": (pa.dictionary(pa.int32(), pa.string()), lambda n: f"d{n % 7}-{n}"),
 }
 FLOATS = [0.0, -0.0, 1.5, 1.5, -2.25, math.nan, math.inf, -math.inf, None, 3.0, 0.1, 5e-324, 1e30]
+# Unscaled they have 37 digits; most agree in the first 20.
+WIDE = [sign * (Decimal("1234567890123456789") + Decimal(n).scaleb(-18)) for sign in (1, -1) for n in (0, 1, 2, 10**9)]
 SCORE_TYPES = {
     "float32": (pa.float32(), [struct.unpack("f", struct.pack("f", f))[0] if f is not None else None for f in FLOATS]),
     "float64": (pa.float64(), FLOATS),
@@ -35,6 +38,9 @@ SCORE_TYPES = {
     "int64": (pa.int64(), [2**63 - 1, -(2**63), 2**53 + 1, 2**53, 0, None]),
     "uint64": (pa.uint64(), [2**64 - 1, 2**64 - 2, 2**53 + 1, 0, None]),
     "uint16": (pa.uint16(), [0, 7, 7, 65535, None]),
+    "decimal64": (pa.decimal64(18, 4), [Decimal("-0.5"), Decimal("99999999999999.9999"), Decimal(0), None]),
+    "decimal128": (pa.decimal128(38, 18), [*WIDE, Decimal("1.5"), Decimal("-1.5"), Decimal(0), None]),
+    "decimal256": (pa.decimal256(60, 18), [*WIDE, Decimal("1.5"), Decimal(0), None]),
 }
 
 
@@ -191,6 +197,52 @@ def test_any_request(tmp_path_factory: pytest.TempPathFactory, **case: Any) -> N
         **case["size"],
     )
     check(found, expected, len(rows))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    scores=st.lists(
+        st.builds(
+            lambda front, back: Decimal(front).scaleb(18) + Decimal(back).scaleb(-18),
+            st.sampled_from([0, 0, 1, -1, 12]),
+            st.integers(-5, 5),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    size=st.one_of(
+        st.fixed_dictionaries({"k": st.integers(0, 40)}),
+        st.fixed_dictionaries({"threshold": st.sampled_from([0.0, 1e18, -1e18, 2e-18, 1e300, -math.inf])}),
+        st.fixed_dictionaries({"band": st.sampled_from([("10", "30"), ("33.3", "66.6")])}),
+        st.fixed_dictionaries({"token_budget": st.integers(0, 60)}),
+    ),
+    seed=st.integers(0, 10**6),
+    descending=st.booleans(),
+    memory_limit=st.sampled_from([1, 1 << 30]),
+    streamed=st.booleans(),
+)
+def test_scores_that_share_a_key_are_compared_in_full(tmp_path_factory: pytest.TempPathFactory, **case: Any) -> None:
+    tmp_path = tmp_path_factory.mktemp("case")
+    rows = make_rows(case["seed"], 40, lambda n: f"i{n}", case["scores"], ids=25)
+    source: Any = write(rows, tmp_path / "in", pa.string(), pa.decimal128(38, 18), files=2)
+    if case["streamed"]:
+        source = pq.read_table(source)
+    found = vlmsel.select(
+        source,
+        score_column="score",
+        order="desc" if case["descending"] else "asc",
+        output=tmp_path / "out",
+        memory_limit=case["memory_limit"],
+        control=["random", "worst"],
+        **case["size"],
+    )
+    check(found, select(rows, descending=case["descending"], **case["size"]), len(rows))
+    worst = select(rows, k=found.selected, descending=not case["descending"])
+    check(found.controls["worst"], worst, len(rows))
+    drawn = pa.table(found.controls["random-s0"].table())
+    assert {*zip(drawn["uid"].to_pylist(), drawn["score"].to_pylist(), strict=True)} <= {
+        (row.id, row.score) for row in rows
+    }
 
 
 def test_spilling_changes_nothing(tmp_path: Path) -> None:

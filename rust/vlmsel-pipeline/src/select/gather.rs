@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::UInt64Type;
-use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_array::types::{Decimal128Type, UInt64Type};
+use arrow_array::{Array, ArrayRef, Decimal128Array, RecordBatch};
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use vlmsel_shards::tables::schema::{Column, MAX_ID_BYTES};
-use vlmsel_shards::tables::score::scores_from_keys;
+use vlmsel_shards::tables::score::{scores_from_keys, share_keys};
 
 use super::plan::Columns;
-use super::rows::{KEY_BYTES, Row};
+use super::rows::{IdPlace, KEY_BYTES, Row, key_of};
+use super::scan::Keying;
 use super::sorter::Arena;
 use crate::error::{Error, Result};
 
@@ -25,21 +26,53 @@ fn converter(columns: &[&Column]) -> Result<RowConverter> {
         .map_err(|error| Error::usage(format!("cannot order these columns: {error}")))
 }
 
+/// How rows are made up: key, id, source and kept columns, and what else a selection needs of them. Scores that may share
+/// a key stand behind it in full; where the key is a random one, the score stands behind the id.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    /// What the key is.
+    pub keying: Keying,
+    /// Whether high scores come first in the order of scores.
+    pub turned: bool,
+    /// Whether the tokens stand at the end.
+    pub with_tokens: bool,
+}
+
+impl Layout {
+    fn is_random(self) -> bool {
+        matches!(self.keying, Keying::Random(_))
+    }
+
+    /// A score in full, as bytes in the order of the selection.
+    fn full(self, value: i128) -> [u8; 16] {
+        let bits = value.cast_unsigned() ^ (1 << 127);
+        (if self.turned { !bits } else { bits }).to_be_bytes()
+    }
+
+    fn value(self, full: [u8; 16]) -> i128 {
+        let bits = u128::from_be_bytes(full);
+        ((if self.turned { !bits } else { bits }) ^ (1 << 127)).cast_signed()
+    }
+}
+
 /// Encodes rows. One per thread; the encodings of all agree.
 pub struct Encoder {
     id: RowConverter,
     rest: Option<RowConverter>,
-    with_tokens: bool,
-    with_score: bool,
+    layout: Layout,
+    /// Whether batches hold the score.
+    in_full: bool,
+    /// The last score, in full, that was asked for.
+    last: Option<[u8; 16]>,
 }
 
 impl Encoder {
-    /// For the columns of a request; `with_tokens` appends the token counts, `with_score` puts the score behind the id
-    /// (where the key is something else).
-    pub fn new(columns: &Columns, with_tokens: bool, with_score: bool) -> Result<Self> {
+    /// For the columns of a request. `last` is the worst score within a threshold where keys do not tell.
+    pub fn new(columns: &Columns, layout: Layout, last: Option<i128>) -> Result<Self> {
         let rest = columns.rest();
         let rest = if rest.is_empty() { None } else { Some(converter(&rest)?) };
-        Ok(Self { id: converter(&[&columns.id])?, rest, with_tokens, with_score })
+        let last = last.map(|last| layout.full(last));
+        Ok(Self { id: converter(&[&columns.id])?, rest, layout, in_full: columns.scores_in_full(), last })
     }
 
     /// Appends rows to `out`: `keys[i]` belongs to row `i` of `batch`, which has the columns of
@@ -69,21 +102,34 @@ impl Encoder {
         let id = batch.column(0);
         let wrong = |error| Error::usage(format!("cannot order these columns: {error}"));
         let ids = self.id.convert_columns(std::slice::from_ref(id)).map_err(wrong)?;
-        let rest_count = batch.num_columns() - 1 - usize::from(self.with_tokens);
-        let rest_columns = &batch.columns()[1..=rest_count];
+        let with_tokens = self.layout.with_tokens;
+        let first = 1 + usize::from(self.in_full);
+        let rest_columns = &batch.columns()[first..batch.num_columns() - usize::from(with_tokens)];
         let rest = self.rest.as_ref().map(|rest| rest.convert_columns(rest_columns)).transpose().map_err(wrong)?;
-        let tokens = self.with_tokens.then(|| tokens(batch.column(batch.num_columns() - 1))).transpose()?;
+        let tokens = with_tokens.then(|| tokens(batch.column(batch.num_columns() - 1))).transpose()?;
+        let tokens = tokens.as_ref().map(AsArray::as_primitive::<UInt64Type>);
+        let full = self.in_full.then(|| batch.column(1).as_primitive::<Decimal128Type>());
         for (at, key) in keys.iter().enumerate() {
             let id = ids.row(at);
             let key = key.to_be_bytes();
-            let token = tokens.as_ref().map(|tokens| tokens.as_primitive::<UInt64Type>().value(at).to_be_bytes());
+            let token = tokens.map(|tokens| tokens.value(at).to_be_bytes());
             let token: &[u8] = token.as_ref().map_or(&[], |bytes| bytes.as_slice());
+            let full = full.map(|full| self.layout.full(full.value(at)));
+            if full.is_some_and(|full| self.last.is_some_and(|last| full > last)) {
+                continue;
+            }
+            let full: &[u8] = full.as_ref().map_or(&[], |bytes| bytes.as_slice());
+            let key_of_score = scores.get(at).map(|score| score.to_be_bytes());
+            let (head, score): (&[u8], &[u8]) = match &key_of_score {
+                Some(key) if !self.in_full => (&[], key),
+                Some(_) => (&[], full),
+                None => (full, &[]),
+            };
             let id = id.as_ref();
-            let score = self.with_score.then(|| scores[at].to_be_bytes());
-            let score: &[u8] = score.as_ref().map_or(&[], |bytes| bytes.as_slice());
+            let place = IdPlace::new(KEY_BYTES + head.len(), id.len());
             match &rest {
-                Some(rest) => out.push(&[&key, id, score, rest.row(at).as_ref(), token], id.len() as u32),
-                None => out.push(&[&key, id, score, token], id.len() as u32),
+                Some(rest) => out.push(&[&key, head, id, score, rest.row(at).as_ref(), token], place.tag()),
+                None => out.push(&[&key, head, id, score, token], place.tag()),
             }
         }
         Ok(())
@@ -122,9 +168,17 @@ impl Columns {
         self.source.iter().chain(&self.kept).collect()
     }
 
+    /// Whether different scores may share a key.
+    pub fn scores_in_full(&self) -> bool {
+        share_keys(&self.score.working)
+    }
+
     /// The columns that a row's encoding is made of.
     pub fn winning(&self, with_tokens: bool) -> Vec<&Column> {
         let mut columns = vec![&self.id];
+        if self.scores_in_full() {
+            columns.push(&self.score);
+        }
         columns.extend(self.rest());
         if with_tokens {
             columns.extend(&self.tokens);
@@ -150,26 +204,16 @@ pub struct Decoder {
     id: RowConverter,
     rest: Option<RowConverter>,
     schema: SchemaRef,
-    with_tokens: bool,
-    with_score: bool,
-    turned: bool,
+    layout: Layout,
 }
 
 impl Decoder {
-    /// The counterpart of [`Encoder::new`]; `turned` says whether the scores' keys were turned round.
-    pub fn new(columns: &Columns, with_tokens: bool, with_score: bool, turned: bool) -> Result<Self> {
+    /// The counterpart of [`Encoder::new`].
+    pub fn new(columns: &Columns, layout: Layout) -> Result<Self> {
         let rest = columns.rest();
         let rest = if rest.is_empty() { None } else { Some(converter(&rest)?) };
         let id = converter(&[&columns.id])?;
-        Ok(Self {
-            columns: columns.clone(),
-            id,
-            rest,
-            schema: columns.selection_schema(),
-            with_tokens,
-            with_score,
-            turned,
-        })
+        Ok(Self { columns: columns.clone(), id, rest, schema: columns.selection_schema(), layout })
     }
 
     /// The schema of the batches.
@@ -177,33 +221,21 @@ impl Decoder {
         &self.schema
     }
 
-    /// Key of a row's score, in the scores' own order.
-    pub fn score_key(&self, row: &[u8], tag: u32) -> u64 {
-        let at = if self.with_score { KEY_BYTES + tag as usize } else { 0 };
-        let mut key = [0; 8];
-        key.copy_from_slice(&row[at..at + 8]);
-        let key = u64::from_be_bytes(key);
-        if self.turned { !key } else { key }
-    }
-
     /// A batch of rows with ranks from `first_rank`.
     pub fn decode(&self, rows: &[Row<'_>], first_rank: u64) -> Result<RecordBatch> {
         let wrong = |error| Error::Bug(format!("a row does not decode: {error}"));
-        let front = if self.with_score { 8 } else { 0 };
-        let back = if self.with_tokens { 8 } else { 0 };
+        let score_bytes = if self.columns.scores_in_full() { 16 } else { 8 };
+        let front = if self.layout.is_random() { score_bytes } else { 0 };
+        let back = if self.layout.with_tokens { 8 } else { 0 };
         let parser = self.id.parser();
         let parts = rows.iter().map(|(row, tag)| {
-            let (id, rest) = row[KEY_BYTES..].split_at(*tag as usize);
+            let (id, rest) = IdPlace::of_tag(*tag).split(row);
             (id, &rest[front..rest.len() - back])
         });
         let ids = self.id.convert_rows(parts.clone().map(|(id, _)| parser.parse(id))).map_err(wrong)?;
         let ranks = arrow_array::UInt64Array::from_iter_values(first_rank..first_rank + rows.len() as u64);
-        let scores: Vec<u64> = rows.iter().map(|(row, tag)| self.score_key(row, *tag)).collect();
-        let mut arrays: Vec<ArrayRef> = vec![
-            to_output(&ids[0], &self.columns.id)?,
-            Arc::new(ranks),
-            scores_from_keys(&scores, &self.columns.score.output)?,
-        ];
+        let mut arrays: Vec<ArrayRef> =
+            vec![to_output(&ids[0], &self.columns.id)?, Arc::new(ranks), self.decode_scores(rows)?];
         if let Some(rest) = &self.rest {
             let parser = rest.parser();
             let decoded = rest.convert_rows(parts.map(|(_, rest)| parser.parse(rest))).map_err(wrong)?;
@@ -212,6 +244,26 @@ impl Decoder {
             }
         }
         RecordBatch::try_new(self.schema.clone(), arrays).map_err(wrong)
+    }
+
+    fn decode_scores(&self, rows: &[Row<'_>]) -> Result<ArrayRef> {
+        let random = self.layout.is_random();
+        if self.columns.scores_in_full() {
+            let values = rows.iter().map(|(row, tag)| {
+                let start = if random { IdPlace::of_tag(*tag).end() } else { KEY_BYTES };
+                self.layout.value(row[start..].first_chunk().copied().unwrap_or_default())
+            });
+            let values = Decimal128Array::from_iter_values(values).with_data_type(self.columns.score.working.clone());
+            return to_output(&(Arc::new(values) as ArrayRef), &self.columns.score);
+        }
+        let keys: Vec<u64> = rows
+            .iter()
+            .map(|(row, tag)| {
+                let key = key_of(if random { &row[IdPlace::of_tag(*tag).end()..] } else { row });
+                if self.layout.turned { !key } else { key }
+            })
+            .collect();
+        Ok(scores_from_keys(&keys, &self.columns.score.output)?)
     }
 }
 

@@ -9,6 +9,7 @@ use vlmsel_shards::tables::Table;
 use vlmsel_shards::tables::chunk_pages::PageBuffers;
 use vlmsel_shards::tables::score::{Block, ScoreClass};
 
+use super::gather::Layout;
 use super::plan::{Request, Resolved};
 use super::scan::{Keying, Scan, Sink};
 use crate::error::Result;
@@ -46,10 +47,10 @@ pub fn guess_cut(
     request: &Request,
     resolved: &Resolved,
     left_out: &BTreeMap<usize, String>,
-    keying: Keying,
+    layout: Layout,
     wanted: u64,
 ) -> Option<u64> {
-    let Keying::Score { turned } = keying else { return None };
+    let Layout { keying: Keying::Score, turned, .. } = layout else { return None };
     let filtered = resolved.include.is_some() || resolved.exclude.is_some() || resolved.columns.tokens.is_some();
     let mut groups = Vec::new();
     let mut total = 0;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use arrow_array::ArrayRef;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type, UInt64Type};
 use arrow_schema::DataType;
@@ -55,11 +56,10 @@ pub fn already_done(output: PathBuf, control: Option<Control>, manifest: &Manife
     }
 }
 
-/// A score as JSON has it: integers whole, decimals as their digits.
-pub fn score_value(key: u64, resolved: &Resolved) -> Result<Value> {
-    let score = scores_from_keys(&[key], &resolved.columns.score.output)?;
+/// The one score of an array as JSON has it: integers whole, decimals as their digits.
+pub fn score_value(score: &ArrayRef) -> Result<Value> {
     let as_type =
-        |to: &DataType| arrow_cast::cast(&score, to).map_err(|error| Error::Bug(format!("threshold: {error}")));
+        |to: &DataType| arrow_cast::cast(score, to).map_err(|error| Error::Bug(format!("threshold: {error}")));
     Ok(match score.data_type() {
         DataType::UInt64 => json!(score.as_primitive::<UInt64Type>().value(0)),
         other if other.is_integer() => json!(as_type(&DataType::Int64)?.as_primitive::<Int64Type>().value(0)),

@@ -1,7 +1,8 @@
 //! The rows that may win, cut back as they pile up.
 //!
 //! A row is one byte string whose byte order is the total order: key (8 bytes, big-endian), id, then source and kept
-//! columns, each in arrow-row's self-delimiting encoding, then tokens (8 bytes) where the size is a budget. Its tag is the length of the id's part.
+//! columns, each in arrow-row's self-delimiting encoding, then tokens (8 bytes) where the size is a budget. Its tag says
+//! where in it the id lies.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -25,9 +26,47 @@ const LEAST_ROWS: usize = 64 << 10;
 /// A row and its tag.
 pub type Row<'a> = (Cow<'a, [u8]>, u32);
 
+/// Where in a row its id lies.
+#[derive(Debug, Clone, Copy)]
+pub struct IdPlace {
+    start: usize,
+    length: usize,
+}
+
+impl IdPlace {
+    /// Bits of a tag that hold the length: enough for the longest id encoded.
+    const LENGTH_BITS: u32 = 24;
+
+    /// The id's first byte and its length.
+    pub fn new(start: usize, length: usize) -> Self {
+        Self { start, length }
+    }
+
+    /// As a number that goes with the row.
+    pub fn tag(self) -> u32 {
+        (self.start as u32) << Self::LENGTH_BITS | self.length as u32
+    }
+
+    /// The counterpart of [`IdPlace::tag`].
+    pub fn of_tag(tag: u32) -> Self {
+        let length = tag & ((1 << Self::LENGTH_BITS) - 1);
+        Self { start: (tag >> Self::LENGTH_BITS) as usize, length: length as usize }
+    }
+
+    /// The first byte behind the id.
+    pub fn end(self) -> usize {
+        self.start + self.length
+    }
+
+    /// The id, and what is behind it.
+    pub fn split(self, row: &[u8]) -> (&[u8], &[u8]) {
+        row[self.start..].split_at(self.length)
+    }
+}
+
 /// The id's bytes of a row.
 pub fn id_of(row: &[u8], tag: u32) -> &[u8] {
-    &row[KEY_BYTES..KEY_BYTES + tag as usize]
+    IdPlace::of_tag(tag).split(row).0
 }
 
 /// The key of a row.
@@ -313,7 +352,7 @@ fn choose_on_disk<'a>(
         let mut by_id = by_id.finish()?;
         let mut last: Option<Vec<u8>> = None;
         while let Some((record, tag)) = by_id.next()? {
-            let (id, row) = record.split_at(tag as usize);
+            let (id, row) = record.split_at(IdPlace::of_tag(tag).length);
             if last.as_deref() == Some(id) {
                 repeats.push(&[row], tag)?;
             } else {
@@ -387,7 +426,7 @@ mod tests {
         ) {
             let mut arena = Arena::default();
             for (key, id) in &rows {
-                arena.push(&[&key.to_be_bytes(), id], id.len() as u32);
+                arena.push(&[&key.to_be_bytes(), id], IdPlace::new(KEY_BYTES, id.len()).tag());
             }
             arena.sort();
             let rule = Rule { start_rank: 0, end_rank: None, distinct: true, limit: Limit::Rows(k) };

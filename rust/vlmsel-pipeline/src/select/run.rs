@@ -10,12 +10,13 @@ use vlmsel_shards::manifest::InputRecord;
 use vlmsel_shards::output::{Opening, Output, OutputSpec, Summary, hash_file};
 use vlmsel_shards::quarantine::to_json_lines;
 
-use super::gather::Decoder;
+use super::gather::{Decoder, Layout};
 use super::plan::{Control, Order, Request, Resolved, Size, check_bad_files, resolve_request};
 use super::ranks::guess_cut;
 use super::report::{Outcome, SelectionReport, already_done, sample_values, score_value};
 use super::rows::{Chosen, Collector, choose};
 use super::scan::{Keying, REASONS, Scan, Sink, Tally};
+use super::target::Target;
 use super::write::{SelectionWriter, write_quarantine};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -175,11 +176,12 @@ impl Run<'_> {
         let turned = (self.request.order == Order::Descending) != (control == Some(Control::Worst));
         let keying = match control {
             Some(Control::Random(seed)) => Keying::Random(seed),
-            _ => Keying::Score { turned },
+            _ => Keying::Score,
         };
         let with_tokens = matches!(self.request.size, Size::TokenBudget(_)) && control.is_none();
         let left_out = self.left_out.clone();
-        let scan = Scan { request: self.request, resolved: self.resolved, left_out: &left_out, keying, with_tokens };
+        let layout = Layout { keying, turned, with_tokens };
+        let scan = Scan { request: self.request, resolved: self.resolved, left_out: &left_out, layout };
         let rows: u64 = self.resolved.tables.iter().map(|table| table.extent().0).sum();
         let bytes: u64 = self.resolved.tables.iter().map(|table| table.extent().1).sum();
         self.progress.expect(rows, bytes);
@@ -195,20 +197,19 @@ impl Run<'_> {
         };
         let scratch = output.scratch()?;
         let budget = (self.request.memory_limit / 2).max(1 << 20);
-        let guess = target.wanted.and_then(|wanted| guess_cut(self.request, self.resolved, &left_out, keying, wanted));
+        let guess = target.wanted.and_then(|wanted| guess_cut(self.request, self.resolved, &left_out, layout, wanted));
         for (guess, may_cut) in [(guess, true), (None, !with_tokens)] {
             let collector = Collector::new(target.rule, target.first_rank, budget, &scratch, guess, may_cut);
             self.progress.restart();
-            let sink = Sink::Collect { collector: &collector, lower: target.lower, upper: target.upper };
+            let Target { lower, upper, last, .. } = target;
+            let sink = Sink::Collect { collector: &collector, lower, upper, last };
             let tally = scan.run(&sink, self.progress)?;
             if self.leave_out(&tally)? {
                 return Ok(None);
             }
             self.check_bad_records(&tally)?;
             let (mut collected, dropped) = collector.finish()?;
-            let random = matches!(keying, Keying::Random(_));
-            let score_turned = if random { self.request.order == Order::Descending } else { turned };
-            let decoder = Decoder::new(&self.resolved.columns, with_tokens, random, score_turned)?;
+            let decoder = Decoder::new(&self.resolved.columns, layout)?;
             let writer = SelectionWriter::new(output, decoder, &scratch, budget / 4)?;
             let (chosen, writer) =
                 writer.take(|emit| choose(&mut collected, target.rule, target.first_rank, &scratch, budget, emit))?;
@@ -284,7 +285,7 @@ impl Run<'_> {
             names.push(write_quarantine(&output, &to_json_lines(&quarantined))?);
         }
         let threshold = match last_score {
-            Some(key) => score_value(key, self.resolved)?,
+            Some(score) => score_value(&score)?,
             None => Value::Null,
         };
         let detail = json!({"threshold": threshold, "bad_files": bad_files});

@@ -8,6 +8,7 @@ use vlmsel_core::histogram::DigitCounts;
 use vlmsel_shards::quarantine::Quarantined;
 use vlmsel_shards::tables::Table;
 
+use super::gather::Layout;
 use super::plan::{Request, Resolved};
 use super::rows::Collector;
 use super::worker::Worker;
@@ -21,11 +22,8 @@ pub const REASONS: [&str; 8] =
 /// What rows are ordered by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keying {
-    /// The score; turned round for the best-is-high order and for the worst end.
-    Score {
-        /// Whether high scores come first.
-        turned: bool,
-    },
+    /// The score.
+    Score,
     /// The hash of (seed, id).
     Random(u64),
 }
@@ -42,6 +40,8 @@ pub enum Sink<'a> {
         lower: u64,
         /// Rows above this key were not asked for (`--threshold`).
         upper: u64,
+        /// Nor were scores beyond this one, where different ones share a key.
+        last: Option<i128>,
     },
     /// Classing alone.
     Tally,
@@ -101,10 +101,8 @@ pub struct Scan<'a> {
     pub resolved: &'a Resolved,
     /// Tables left out because they broke before.
     pub left_out: &'a BTreeMap<usize, String>,
-    /// Order.
-    pub keying: Keying,
-    /// Whether rows carry their tokens.
-    pub with_tokens: bool,
+    /// Order, and what rows carry.
+    pub layout: Layout,
 }
 
 impl Scan<'_> {

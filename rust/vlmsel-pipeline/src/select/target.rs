@@ -1,6 +1,8 @@
 //! What the size of a selection comes to for the rows that are there.
 
+use arrow_schema::DataType;
 use vlmsel_core::quantity::Decimal;
+use vlmsel_shards::tables::threshold::{last_decimal, last_key};
 
 use super::plan::{Control, Order, Size};
 use super::ranks::key_at_rank;
@@ -15,6 +17,8 @@ pub struct Target {
     pub first_rank: u64,
     pub lower: u64,
     pub upper: u64,
+    /// The last score within a threshold, where different ones share a key.
+    pub last: Option<i128>,
     /// Rows that the walk will need, where that is known.
     pub wanted: Option<u64>,
 }
@@ -30,7 +34,7 @@ impl Run<'_> {
     ) -> Result<std::result::Result<Target, Tally>> {
         let distinct = !self.request.keep_repeats;
         let rule = |start_rank, end_rank, limit| Rule { start_rank, end_rank, distinct, limit };
-        let everything = |rule, wanted| Target { rule, first_rank: 0, lower: 0, upper: u64::MAX, wanted };
+        let everything = |rule, wanted| Target { rule, first_rank: 0, lower: 0, upper: u64::MAX, last: None, wanted };
         match (control, selected) {
             (Some(Control::Middle), Some(k)) => {
                 let tally = scan.run(&Sink::Tally, self.progress)?;
@@ -47,13 +51,16 @@ impl Run<'_> {
             Size::Count(k) => everything(rule(0, None, Limit::Rows(*k)), Some(*k)),
             Size::TokenBudget(tokens) => everything(rule(0, None, Limit::Tokens(*tokens)), None),
             Size::Threshold(threshold) => {
-                let upper = vlmsel_shards::tables::threshold::last_key(
-                    *threshold,
-                    &self.resolved.columns.score.working,
-                    self.request.order == Order::Descending,
-                );
-                match upper {
-                    Some(upper) => Target { upper, ..everything(rule(0, None, Limit::All), None) },
+                let columns = &self.resolved.columns;
+                let (score, descending) = (&columns.score.working, self.request.order == Order::Descending);
+                let last = match score {
+                    DataType::Decimal128(_, scale) if columns.scores_in_full() => {
+                        Some(last_decimal(*threshold, *scale, descending))
+                    }
+                    _ => None,
+                };
+                match last_key(*threshold, score, descending) {
+                    Some(upper) => Target { upper, last, ..everything(rule(0, None, Limit::All), None) },
                     None => everything(rule(0, None, Limit::Rows(0)), Some(0)),
                 }
             }
@@ -79,7 +86,7 @@ impl Run<'_> {
 
     /// Bounds the keys of a rule that begins at a rank, so that the rows in front of it need not be collected.
     fn bounded_by_ranks(&self, scan: &Scan<'_>, rule: Rule, end: Option<u64>) -> Result<Target> {
-        let mut target = Target { rule, first_rank: 0, lower: 0, upper: u64::MAX, wanted: None };
+        let mut target = Target { rule, first_rank: 0, lower: 0, upper: u64::MAX, last: None, wanted: None };
         if rule.start_rank > 0
             && let Some(found) = key_at_rank(scan, rule.start_rank, self.progress)?
         {

@@ -2,7 +2,6 @@
 
 mod sift;
 
-use sift::Sifter;
 use std::sync::PoisonError;
 
 use arrow_array::{Array, BooleanArray, RecordBatch};
@@ -12,6 +11,7 @@ use vlmsel_shards::tables::parquet::ParquetTable;
 use vlmsel_shards::tables::schema::{Column, Role};
 use vlmsel_shards::tables::{Table, text::TextTable};
 
+use self::sift::Sifter;
 use super::gather::Encoder;
 use super::scan::{Chunk, Keying, Scan, Sink, Tally};
 use super::sorter::Arena;
@@ -70,6 +70,7 @@ pub struct Worker<'a> {
 impl<'a> Worker<'a> {
     /// A worker of `scan`.
     pub fn new(scan: &'a Scan<'a>, sink: &'a Sink<'a>, progress: &'a Progress) -> Result<Self> {
+        let last = if let Sink::Collect { last, .. } = sink { *last } else { None };
         let counts = match sink {
             Sink::Count(counts) => Some(counts.lock().unwrap_or_else(PoisonError::into_inner).emptied()),
             _ => None,
@@ -78,7 +79,7 @@ impl<'a> Worker<'a> {
             scan,
             sink,
             progress,
-            encoder: Encoder::new(&scan.resolved.columns, scan.with_tokens, matches!(scan.keying, Keying::Random(_)))?,
+            encoder: Encoder::new(&scan.resolved.columns, scan.layout, last)?,
             counts,
             arena: Arena::default(),
             tally: Tally::default(),
@@ -131,7 +132,7 @@ impl<'a> Worker<'a> {
     /// Whether the score alone decides: no filter needs another column of every row.
     fn scores_suffice(&self, table: &ParquetTable, group: usize) -> bool {
         let (resolved, request) = (self.scan.resolved, self.scan.request);
-        matches!(self.scan.keying, Keying::Score { .. })
+        matches!(self.scan.layout.keying, Keying::Score)
             && resolved.include.is_none()
             && resolved.exclude.is_none()
             && resolved.columns.status.as_ref().is_none_or(|status| table.is_constant(group, status, b"ok"))
@@ -191,7 +192,7 @@ impl<'a> Worker<'a> {
     /// Reads the rest of the rows that may win, and passes them on.
     fn collect(&mut self, table: &ParquetTable, group: usize, survivors: &Survivors) -> Result<()> {
         let Sink::Collect { .. } = self.sink else { return Ok(()) };
-        let winning = self.scan.resolved.columns.winning(self.scan.with_tokens);
+        let winning = self.scan.resolved.columns.winning(self.scan.layout.with_tokens);
         let mut hand_over = hand_over(self.sink);
         let (mut done, mut encoded) = (0, Ok(()));
         table.gather(group, &survivors.rows, &winning, &mut self.gathering, &mut |batch| {
@@ -223,7 +224,7 @@ impl<'a> Worker<'a> {
     /// A batch whose columns are all in memory already.
     fn read_memory(&mut self, batch: &RecordBatch, name: &str) -> Result<()> {
         let deciding = self.deciding_columns();
-        let winning = self.scan.resolved.columns.winning(self.scan.with_tokens);
+        let winning = self.scan.resolved.columns.winning(self.scan.layout.with_tokens);
         // Slices bound the memory of casts.
         for start in (0..batch.num_rows()).step_by(1 << 16) {
             let slice = batch.slice(start, (batch.num_rows() - start).min(1 << 16));
@@ -268,7 +269,7 @@ impl<'a> Worker<'a> {
         let mut wanted = deciding.clone();
         wanted.extend(columns.source.iter().map(|column| (column, Role::Source)));
         wanted.extend(columns.kept.iter().map(|column| (column, Role::Kept)));
-        let winning = columns.winning(self.scan.with_tokens);
+        let winning = columns.winning(self.scan.layout.with_tokens);
         let places: Vec<usize> = winning
             .iter()
             .filter_map(|column| wanted.iter().position(|(other, _)| std::ptr::eq(*other, *column)))

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
 use vlmsel_shards::error::IoContext;
 use vlmsel_shards::npy::write_uids;
@@ -22,6 +22,8 @@ use crate::error::{Error, Result};
 pub const TABLE: &str = "selection.parquet";
 /// The subset file's name.
 pub const UIDS: &str = "uids.npy";
+/// Where the score stands in the table, behind id and rank.
+const SCORE_COLUMN: usize = 2;
 /// Rows decoded at a time.
 const BATCH_ROWS: usize = 16 << 10;
 /// Batches that wait for the writer.
@@ -35,8 +37,8 @@ pub struct SelectionWriter {
     /// 128-bit ids so far; `None` once an id was seen that is not one.
     uids: Option<Uids>,
     uids_path: PathBuf,
-    /// Score key of the last row.
-    last_score: Option<u64>,
+    /// Score of the last row.
+    last_score: Option<ArrayRef>,
 }
 
 /// 128-bit ids to be sorted: in memory while there is room, then on disk.
@@ -85,8 +87,8 @@ pub struct Written {
     pub files: Vec<(&'static str, blake3::Hash)>,
     /// Rows.
     pub rows: u64,
-    /// Score key of the last row.
-    pub last_score: Option<u64>,
+    /// Score of the last row.
+    pub last_score: Option<ArrayRef>,
 }
 
 impl SelectionWriter {
@@ -141,10 +143,10 @@ impl SelectionWriter {
     }
 
     fn write(&mut self, rows: &[Row<'_>]) -> Result<()> {
-        let Some((row, tag)) = rows.last() else { return Ok(()) };
-        self.last_score = Some(self.decoder.score_key(row, *tag));
+        let Some(last) = rows.len().checked_sub(1) else { return Ok(()) };
         let batch = self.decoder.decode(rows, self.rank)?;
         self.rank += rows.len() as u64;
+        self.last_score = Some(batch.column(SCORE_COLUMN).slice(last, 1));
         self.collect_uids(&batch)?;
         self.table.write(&batch)?;
         Ok(())

@@ -135,6 +135,8 @@ pub fn to_working(
     if array.data_type() == &column.working {
         return Ok(array.clone());
     }
-    arrow_cast::cast(array, &column.working)
+    // What does not fit must not become a null.
+    let options = arrow_cast::CastOptions { safe: false, ..Default::default() };
+    arrow_cast::cast_with_options(array, &column.working, &options)
         .map_err(|error| Error::Usage(format!("{label}: column {:?}: {error}", column.name)))
 }

@@ -112,8 +112,11 @@ fn working_type(role: Role, found: &DataType) -> Option<DataType> {
                 || viewed.is_integer()
         }
         Role::Score => match &viewed {
-            DataType::Decimal32(..) | DataType::Decimal64(..) => true,
-            DataType::Decimal128(precision, _) => *precision <= 18,
+            // Parquet has no name for a negative scale.
+            DataType::Decimal32(_, scale) | DataType::Decimal64(_, scale) | DataType::Decimal128(_, scale) => {
+                *scale >= 0
+            }
+            DataType::Decimal256(_, scale) if *scale >= 0 => return Some(DataType::Decimal128(38, *scale)),
             other => other.is_integer() || other.is_floating(),
         },
         Role::Tokens => viewed.is_integer(),
@@ -134,7 +137,7 @@ fn output_type(found: &DataType) -> DataType {
 fn expectation(role: Role) -> &'static str {
     match role {
         Role::Id => "an id must be fixed-size binary, string, binary or integer",
-        Role::Score => "a score must be a float, an integer or a decimal of at most 18 digits; cast it first",
+        Role::Score => "a score must be a float, an integer or a decimal (of no negative scale); cast it first",
         Role::Tokens => "a token count must be an integer",
         Role::Status | Role::Source => "this column must hold strings",
         Role::Kept | Role::Any => "a kept column's type must have an order",

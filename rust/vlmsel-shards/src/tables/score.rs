@@ -8,7 +8,8 @@ use arrow_array::types::{
     ArrowPrimitiveType, Decimal32Type, Decimal64Type, Decimal128Type, Float16Type, Float32Type, Float64Type, Int8Type,
     Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
-use arrow_array::{Array, ArrayRef, Decimal128Array, PrimitiveArray};
+use arrow_array::{Array, ArrayRef, Decimal128Array, Decimal256Array, PrimitiveArray};
+use arrow_buffer::i256;
 use arrow_schema::DataType;
 use vlmsel_core::score_key;
 use vlmsel_core::sift::keep_between;
@@ -171,14 +172,13 @@ impl Native for i128 {
         if non_negative && self < 0 { ScoreClass::Negative } else { ScoreClass::Finite }
     }
     fn key(self) -> u64 {
-        // Decimals of at most 18 digits fit.
-        score_key::from_i64(self as i64)
+        score_key::from_i128(self)
     }
     fn finite(non_negative: bool) -> (Self, Self) {
         (if non_negative { 0 } else { Self::MIN }, Self::MAX)
     }
-    fn around(lower: u64, upper: u64) -> (Self, Self) {
-        (score_key::to_i64(lower).into(), score_key::to_i64(upper).into())
+    fn around(_: u64, _: u64) -> (Self, Self) {
+        (Self::MIN, Self::MAX)
     }
 }
 
@@ -350,7 +350,15 @@ where
     Ok(())
 }
 
-/// The scores whose keys these are, in the type they came in.
+/// Whether scores of this type may share a key though they differ: where the key is not enough, they are compared in full.
+pub fn share_keys(working: &DataType) -> bool {
+    matches!(working, DataType::Decimal128(precision, _) if *precision > 18)
+}
+
+/// The scores whose keys these are, in the type they came in; of those that share a key, the one nearest zero.
+///
+/// # Errors
+/// [`Error::Usage`] for a type that is no score.
 pub fn scores_from_keys(keys: &[u64], data_type: &DataType) -> Result<ArrayRef> {
     macro_rules! from_keys {
         ($type:ty, $map:expr) => {
@@ -379,7 +387,11 @@ pub fn scores_from_keys(keys: &[u64], data_type: &DataType) -> Result<ArrayRef> 
                 .with_data_type(data_type.clone()),
         ),
         DataType::Decimal128(..) => std::sync::Arc::new(
-            Decimal128Array::from_iter_values(keys.iter().map(|key| i128::from(signed(key))))
+            Decimal128Array::from_iter_values(keys.iter().map(|key| score_key::to_i128(*key)))
+                .with_data_type(data_type.clone()),
+        ),
+        DataType::Decimal256(..) => std::sync::Arc::new(
+            Decimal256Array::from_iter_values(keys.iter().map(|key| i256::from_i128(score_key::to_i128(*key))))
                 .with_data_type(data_type.clone()),
         ),
         other => return Err(Error::Usage(format!("a score cannot be {other}"))),

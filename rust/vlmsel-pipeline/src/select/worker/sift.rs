@@ -8,9 +8,8 @@ use vlmsel_core::score_key::ScoreKey;
 use vlmsel_shards::tables::schema::{Column, Role};
 use vlmsel_shards::tables::score::{Block, ScoreClass, ScoreVisitor, visit_array};
 
-use super::super::gather::tokens;
+use super::super::gather::{Layout, tokens};
 use super::super::ids::{for_each_id, parse_hex};
-use super::super::plan::Order;
 use super::super::scan::{Keying, Sink};
 use super::{Survivors, Worker};
 use crate::error::Result;
@@ -29,13 +28,13 @@ pub(super) struct Sifter<'s, 'w, 'a> {
 impl Sifter<'_, '_, '_> {
     /// 0, or all ones to turn the order round.
     fn turned(&self) -> u64 {
-        if matches!(self.worker.scan.keying, Keying::Score { turned: true }) { u64::MAX } else { 0 }
+        if self.worker.scan.layout.turned { u64::MAX } else { 0 }
     }
 }
 
 impl ScoreVisitor for Sifter<'_, '_, '_> {
     fn wanted(&self) -> Option<(u64, u64)> {
-        let Sink::Collect { collector, lower, upper } = self.worker.sink else { return None };
+        let Sink::Collect { collector, lower, upper, .. } = self.worker.sink else { return None };
         if self.worker.samples() {
             return None;
         }
@@ -96,7 +95,7 @@ impl Worker<'_> {
     fn sift_key(&mut self, key: u64, score: Option<u64>, row: usize, survivors: &mut Survivors) {
         self.tally.eligible += 1;
         match self.sink {
-            Sink::Collect { collector, lower, upper } => {
+            Sink::Collect { collector, lower, upper, .. } => {
                 if key > collector.cut() {
                     collector.note_dropped();
                 } else if key <= *upper && key >= *lower {
@@ -125,11 +124,7 @@ impl Worker<'_> {
         let column = |role| deciding.iter().position(|(_, r)| *r == role).map(|at| batch.column(at));
         let (Some(ids), Some(scores)) = (column(Role::Id), column(Role::Score)) else { return Ok(()) };
         let classes = self.classify(ids, scores, column(Role::Tokens), column(Role::Status))?;
-        let descending = self.scan.request.order == Order::Descending;
-        let turned = match self.scan.keying {
-            Keying::Score { turned } => turned,
-            Keying::Random(_) => descending,
-        };
+        let Layout { keying, turned, .. } = self.scan.layout;
         let mut by_score: Vec<u64> = Vec::with_capacity(batch.num_rows());
         visit_array(scores, 0, false, &mut |block: &Block<'_>| {
             by_score.extend(block.keys.iter().map(|key| if turned { key.turned() } else { *key }));
@@ -139,7 +134,7 @@ impl Worker<'_> {
         let sampled: Vec<u64> = if self.sample_left > 0 { eligible.map(|(_, key)| *key).collect() } else { Vec::new() };
         self.sample(sampled.into_iter(), None);
         let mut random: Vec<u64> = Vec::new();
-        if let Keying::Random(seed) = self.scan.keying {
+        if let Keying::Random(seed) = keying {
             let may_be_hex = ids.data_type() == &DataType::Utf8View;
             for_each_id(ids, |_, id| {
                 let id = id.unwrap_or_default();
