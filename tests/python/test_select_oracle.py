@@ -29,8 +29,15 @@ ID_TYPES = {
     "dictionary": (pa.dictionary(pa.int32(), pa.string()), lambda n: f"d{n % 7}-{n}"),
 }
 FLOATS = [0.0, -0.0, 1.5, 1.5, -2.25, math.nan, math.inf, -math.inf, None, 3.0, 0.1, 5e-324, 1e30]
-# Unscaled they have 37 digits; most agree in the first 20.
-WIDE = [sign * (Decimal("1234567890123456789") + Decimal(n).scaleb(-18)) for sign in (1, -1) for n in (0, 1, 2, 10**9)]
+
+
+def decimal(unscaled: int) -> Decimal:
+    """With 18 digits behind the point; arithmetic would round to 28 in all."""
+    return Decimal(f"{unscaled}e-18")
+
+
+# Unscaled they have 37 digits and agree in all but the last ones.
+WIDE = [decimal(sign * (1234567890123456789 * 10**18 + n)) for sign in (1, -1) for n in (0, 1, 2, 10**9)]
 SCORE_TYPES = {
     "float32": (pa.float32(), [struct.unpack("f", struct.pack("f", f))[0] if f is not None else None for f in FLOATS]),
     "float64": (pa.float64(), FLOATS),
@@ -203,7 +210,7 @@ def test_any_request(tmp_path_factory: pytest.TempPathFactory, **case: Any) -> N
 @given(
     scores=st.lists(
         st.builds(
-            lambda front, back: Decimal(front).scaleb(18) + Decimal(back).scaleb(-18),
+            lambda front, back: decimal(front * 10**36 + back),
             st.sampled_from([0, 0, 1, -1, 12]),
             st.integers(-5, 5),
         ),
