@@ -196,6 +196,8 @@ impl Collector {
 
 /// Rows that are held in memory at most, whatever the budget.
 const MOST_ROWS: usize = 1 << 31;
+/// Rows that are handed on together.
+const EMITTED_TOGETHER: usize = 16 << 10;
 /// Rows that are hashed together: sorted rows lie all over the memory, and waiting for many at once is waiting once.
 const HASHED_TOGETHER: usize = 64;
 
@@ -269,7 +271,7 @@ pub struct Chosen {
     pub complete: bool,
 }
 
-/// Walks the collected rows and hands the selected ones to `emit`, in order.
+/// Walks the collected rows and hands the selected ones to `emit`, in order and some at a time.
 ///
 /// # Errors
 /// Those of `emit` and of the scratch disk.
@@ -279,7 +281,7 @@ pub fn choose<'a>(
     first_rank: u64,
     scratch: &Path,
     budget: u64,
-    emit: &mut dyn FnMut(Row<'a>) -> Result<()>,
+    emit: &mut dyn FnMut(Vec<Row<'a>>) -> Result<()>,
 ) -> Result<Chosen> {
     match collected {
         Collected::Memory(arena) => choose_in_memory(arena, rule, first_rank, DefaultHashBuilder::default(), emit),
@@ -293,16 +295,20 @@ fn choose_in_memory<'a>(
     rule: Rule,
     first_rank: u64,
     hasher: impl BuildHasher,
-    emit: &mut dyn FnMut(Row<'a>) -> Result<()>,
+    emit: &mut dyn FnMut(Vec<Row<'a>>) -> Result<()>,
 ) -> Result<Chosen> {
     let mut walk = Walk::new(rule, first_rank);
     let mut chosen = Chosen::default();
     let mut seen = Seen::new(arena, &rule, hasher);
+    let mut picked = Vec::with_capacity(EMITTED_TOGETHER);
     for at in 0..arena.len() {
         let (row, tag) = arena.get(at);
         match walk.judge(tokens_of(row, &rule), || Ok::<_, crate::Error>(seen.is_repeat(at)))? {
             Verdict::Selected => {
-                emit((Cow::Borrowed(row), tag))?;
+                picked.push((Cow::Borrowed(row), tag));
+                if picked.len() == EMITTED_TOGETHER {
+                    emit(std::mem::replace(&mut picked, Vec::with_capacity(EMITTED_TOGETHER)))?;
+                }
                 chosen.last_key = Some(key_of(row));
             }
             Verdict::Stop => {
@@ -312,6 +318,7 @@ fn choose_in_memory<'a>(
             Verdict::Repeated | Verdict::Outranked => {}
         }
     }
+    emit(picked)?;
     if let Limit::Rows(wanted) = rule.limit {
         chosen.complete |= walk.selected == wanted;
     }
@@ -328,7 +335,7 @@ fn choose_on_disk<'a>(
     first_rank: u64,
     scratch: &Path,
     budget: u64,
-    emit: &mut dyn FnMut(Row<'a>) -> Result<()>,
+    emit: &mut dyn FnMut(Vec<Row<'a>>) -> Result<()>,
 ) -> Result<Chosen> {
     let mut chosen = Chosen::default();
     let in_range = Rule { distinct: false, limit: Limit::All, ..rule };
@@ -365,16 +372,21 @@ fn choose_on_disk<'a>(
     let mut walk = Walk::new(Rule { start_rank: 0, end_rank: None, distinct: false, limit: rule.limit }, 0);
     let mut rows = rows.finish()?;
     let mut last_row = None;
+    let mut picked = Vec::new();
     while let Some((row, tag)) = rows.next()? {
         if walk.judge(tokens_of(&row, &rule), || Ok::<_, crate::Error>(false))? == Verdict::Selected {
             chosen.last_key = Some(key_of(&row));
             last_row = Some(row.clone());
-            emit((Cow::Owned(row), tag))?;
+            picked.push((Cow::Owned(row), tag));
+            if picked.len() == EMITTED_TOGETHER {
+                emit(std::mem::take(&mut picked))?;
+            }
         } else {
             chosen.complete = true;
             break;
         }
     }
+    emit(picked)?;
     if let Limit::Rows(wanted) = rule.limit {
         chosen.complete |= walk.selected == wanted;
     }
@@ -410,8 +422,8 @@ mod tests {
 
     fn selected(arena: &Arena, rule: Rule, hasher: impl BuildHasher) -> (Vec<Vec<u8>>, u64, u64) {
         let mut rows = Vec::new();
-        let emit = &mut |(row, _): Row<'_>| {
-            rows.push(row.into_owned());
+        let emit = &mut |picked: Vec<Row<'_>>| {
+            rows.extend(picked.into_iter().map(|(row, _)| row.into_owned()));
             Ok(())
         };
         let chosen = choose_in_memory(arena, rule, 0, hasher, emit).unwrap();

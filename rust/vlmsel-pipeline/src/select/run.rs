@@ -210,9 +210,10 @@ impl Run<'_> {
             self.check_bad_records(&tally)?;
             let (mut collected, dropped) = collector.finish()?;
             let decoder = Decoder::new(&self.resolved.columns, layout)?;
-            let writer = SelectionWriter::new(output, decoder, &scratch, budget / 4)?;
-            let (chosen, writer) =
-                writer.take(|emit| choose(&mut collected, target.rule, target.first_rank, &scratch, budget, emit))?;
+            let writer = SelectionWriter::new(output, decoder.schema(), &scratch, budget / 4)?;
+            let (chosen, writer) = writer.take(&decoder, |emit| {
+                choose(&mut collected, target.rule, target.first_rank, &scratch, budget, emit)
+            })?;
             if chosen.complete || !dropped {
                 return Ok(Some((tally, chosen, writer)));
             }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_schema::DataType;
+use arrow_schema::{DataType, SchemaRef};
 use vlmsel_shards::error::IoContext;
 use vlmsel_shards::npy::write_uids;
 use vlmsel_shards::output::Output;
@@ -24,15 +24,12 @@ pub const TABLE: &str = "selection.parquet";
 pub const UIDS: &str = "uids.npy";
 /// Where the score stands in the table, behind id and rank.
 const SCORE_COLUMN: usize = 2;
-/// Rows decoded at a time.
-const BATCH_ROWS: usize = 16 << 10;
 /// Batches that wait for the writer.
 const QUEUED_BATCHES: usize = 4;
 
 /// Takes the selected rows in order.
 pub struct SelectionWriter {
-    decoder: Decoder,
-    rank: u64,
+    rows: u64,
     table: TableWriter,
     /// 128-bit ids so far; `None` once an id was seen that is not one.
     uids: Option<Uids>,
@@ -93,29 +90,29 @@ pub struct Written {
 
 impl SelectionWriter {
     /// Writes to the temporary places of `output`; `budget` bounds the memory for sorting the ids.
-    pub fn new(output: &Output, decoder: Decoder, scratch: &Path, budget: u64) -> Result<Self> {
-        let table = TableWriter::create(&output.temporary(TABLE)?, decoder.schema(), &[])?;
+    pub fn new(output: &Output, schema: &SchemaRef, scratch: &Path, budget: u64) -> Result<Self> {
+        let table = TableWriter::create(&output.temporary(TABLE)?, schema, &[])?;
         Ok(Self {
-            rank: 0,
+            rows: 0,
             table,
             uids: Some(Uids { memory: Vec::new(), room: (budget / 16) as usize, disk: Sorter::new(scratch, budget) }),
             uids_path: output.temporary(UIDS)?,
             last_score: None,
-            decoder,
         })
     }
 
-    /// Takes the rows that `produce` hands to the function it is given, in order. They are encoded and written in another
-    /// thread while `produce` finds the next ones.
+    /// Takes the rows that `produce` hands to the function it is given, in order, as `decoder` makes them out. They are
+    /// encoded and written in another thread while `produce` finds the next ones.
     ///
     /// # Errors
     /// Those of `produce` and of the disk.
     pub fn take<'a, T>(
         self,
-        produce: impl FnOnce(&mut dyn FnMut(Row<'a>) -> Result<()>) -> Result<T>,
+        decoder: &Decoder,
+        produce: impl FnOnce(&mut dyn FnMut(Vec<Row<'a>>) -> Result<()>) -> Result<T>,
     ) -> Result<(T, Self)> {
         std::thread::scope(|scope| {
-            let (batches, received) = std::sync::mpsc::sync_channel::<Vec<Row<'a>>>(QUEUED_BATCHES);
+            let (batches, received) = std::sync::mpsc::sync_channel::<RecordBatch>(QUEUED_BATCHES);
             let writing = scope.spawn(move || {
                 let mut writer = self;
                 for batch in received {
@@ -123,17 +120,13 @@ impl SelectionWriter {
                 }
                 Ok::<_, Error>(writer)
             });
-            let mut pending = Vec::with_capacity(BATCH_ROWS);
-            // Without a receiver the writer has failed; its own error says why.
-            let gone = |_| Error::from(vlmsel_shards::Error::Cancelled);
-            let produced = produce(&mut |row| {
-                pending.push(row);
-                if pending.len() < BATCH_ROWS {
-                    return Ok(());
-                }
-                batches.send(std::mem::replace(&mut pending, Vec::with_capacity(BATCH_ROWS))).map_err(gone)
-            })
-            .and_then(|produced| batches.send(pending).map_err(gone).map(|()| produced));
+            let mut rank = 0;
+            let produced = produce(&mut |rows| {
+                let batch = decoder.decode(&rows, rank)?;
+                rank += rows.len() as u64;
+                // Without a receiver the writer has failed; its own error says why.
+                batches.send(batch).map_err(|_| vlmsel_shards::Error::Cancelled.into())
+            });
             drop(batches);
             let writer = writing
                 .join()
@@ -142,13 +135,12 @@ impl SelectionWriter {
         })
     }
 
-    fn write(&mut self, rows: &[Row<'_>]) -> Result<()> {
-        let Some(last) = rows.len().checked_sub(1) else { return Ok(()) };
-        let batch = self.decoder.decode(rows, self.rank)?;
-        self.rank += rows.len() as u64;
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        let Some(last) = batch.num_rows().checked_sub(1) else { return Ok(()) };
+        self.rows += batch.num_rows() as u64;
         self.last_score = Some(batch.column(SCORE_COLUMN).slice(last, 1));
-        self.collect_uids(&batch)?;
-        self.table.write(&batch)?;
+        self.collect_uids(batch)?;
+        self.table.write(batch)?;
         Ok(())
     }
 
@@ -178,14 +170,14 @@ impl SelectionWriter {
 
     /// Ends the files.
     pub fn finish(self, has_wide_ids: bool) -> Result<Written> {
-        let Self { table, uids, uids_path, rank, last_score, .. } = self;
-        let uids = uids.filter(|_| rank > 0 || has_wide_ids);
+        let Self { table, uids, uids_path, rows, last_score } = self;
+        let uids = uids.filter(|_| rows > 0 || has_wide_ids);
         // Both hash and write megabytes, and neither waits for the other.
         let (table, uids) =
-            rayon::join(|| table.finish(), || uids.map(|uids| uids.write(&uids_path, rank)).transpose());
+            rayon::join(|| table.finish(), || uids.map(|uids| uids.write(&uids_path, rows)).transpose());
         let mut names = vec![(TABLE, table?)];
         names.extend(uids?.map(|hash| (UIDS, hash)));
-        Ok(Written { files: names, rows: rank, last_score })
+        Ok(Written { files: names, rows, last_score })
     }
 }
 

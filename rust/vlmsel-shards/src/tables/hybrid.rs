@@ -171,7 +171,8 @@ fn unpack(bytes: &[u8], bit_width: u32, places: Range<usize>, mut visit: impl Fn
     let loaded = if width == 0 { places.end } else { (bytes.len().saturating_sub(7) * 8).div_ceil(width) };
     let loaded = loaded.clamp(places.start, places.end);
     for at in places.start..loaded {
-        let bit = at * width;
+        // Checked above, for the last of them.
+        let bit = at.wrapping_mul(width);
         let word = bytes.get(bit / 8..bit / 8 + 8).and_then(|raw| raw.try_into().ok()).map_or(0, u64::from_le_bytes);
         visit(((word >> (bit % 8)) & mask) as u32);
     }
