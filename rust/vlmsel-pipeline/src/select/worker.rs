@@ -130,15 +130,15 @@ impl<'a> Worker<'a> {
     }
 
     /// Whether the score alone decides: no filter needs another column of every row.
-    fn scores_suffice(&self, table: &ParquetTable, group: usize) -> bool {
+    fn scores_suffice(&self, table: &ParquetTable, group: usize, buffers: &mut PageBuffers) -> bool {
         let (resolved, request) = (self.scan.resolved, self.scan.request);
         matches!(self.scan.layout.keying, Keying::Score)
             && resolved.include.is_none()
             && resolved.exclude.is_none()
-            && resolved.columns.status.as_ref().is_none_or(|status| table.is_constant(group, status, b"ok"))
             && resolved.columns.tokens.is_none()
             && request.min_tokens.is_none()
             && table.null_count(group, &resolved.columns.id) == Some(0)
+            && resolved.columns.status.as_ref().is_none_or(|status| table.holds_only(group, status, b"ok", buffers))
     }
 
     fn read_group(&mut self, table: &ParquetTable, group: usize) -> Result<()> {
@@ -157,7 +157,7 @@ impl<'a> Worker<'a> {
                 survivors.clear();
             }
         };
-        if self.scores_suffice(table, group) {
+        if self.scores_suffice(table, group, &mut buffers) {
             let non_negative = self.scan.request.refuses_negative();
             let mut sifter = Sifter {
                 worker: self,

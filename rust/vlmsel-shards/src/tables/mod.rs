@@ -7,6 +7,7 @@
 pub mod batches;
 pub mod chunk_pages;
 pub(crate) mod column_bytes;
+mod constant;
 mod hybrid;
 mod id_pages;
 mod native_scores;

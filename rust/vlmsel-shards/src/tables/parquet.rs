@@ -180,15 +180,6 @@ impl ParquetTable {
         chunk.statistics()?.null_count_opt()
     }
 
-    /// Whether the statistics say that a flat column has this value in every row of a row group.
-    pub fn is_constant(&self, group: usize, column: &Column, value: &[u8]) -> bool {
-        let Some(leaf) = self.leaf(column) else { return false };
-        let Some(statistics) = self.chunk_metadata(group, leaf).statistics() else { return false };
-        statistics.null_count_opt() == Some(0)
-            && statistics.min_bytes_opt() == Some(value)
-            && statistics.max_bytes_opt() == Some(value)
-    }
-
     fn mask(&self, columns: &[&Column]) -> ProjectionMask {
         let roots = columns.iter().filter_map(|column| self.schema().index_of(&column.name).ok());
         ProjectionMask::roots(self.metadata.parquet_schema(), roots)

@@ -15,7 +15,7 @@ use arrow_array::{
 use proptest::prelude::*;
 
 use super::Table;
-use super::chunk_pages::PageBuffers;
+use super::chunk_pages::{ChunkPages, PageBuffers};
 use super::parquet::ParquetTable;
 use super::schema::{Column, Role, Wanted, resolve};
 use super::score::{Block, ScoreClass, ScoreVisitor, visit_array};
@@ -229,6 +229,30 @@ proptest! {
                 prop_assert_eq!(fast.num_rows(), rows.len());
                 prop_assert_eq!(fast, slow);
             }
+        }
+    }
+
+    #[test]
+    fn a_column_that_says_the_same_everywhere_is_known_from_its_pages(
+        layout in layouts(),
+        rows in 1_usize..400,
+        other in prop_oneof![2 => Just(None), 3 => (any::<prop::sample::Index>(), prop_oneof![Just(Some("no")), Just(Some("okay")), Just(None)]).prop_map(Some)],
+    ) {
+        let mut values = vec![Some("ok"); rows];
+        if let Some((at, value)) = other {
+            values[at.index(rows)] = if layout.nullable { value } else { value.or(Some("")) };
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let scores = Arc::new((0..rows as u64).map(Some).collect::<UInt64Array>());
+        let table = file(folder.path(), &layout, Arc::new(values.iter().copied().collect::<StringArray>()), scores);
+        let column = column(&table, "id", Role::Id);
+        let mut buffers = PageBuffers::default();
+        for group in 0..table.groups() {
+            let (first, count) = table.group_rows(group);
+            let alike = values[first as usize..][..count].iter().all(|value| *value == Some("ok"));
+            let readable = ChunkPages::reads(layout.codec) && layout.dictionary;
+            prop_assert_eq!(table.holds_only(group, &column, b"ok", &mut buffers), alike && readable);
+            prop_assert!(!table.holds_only(group, &column, b"o", &mut buffers));
         }
     }
 

@@ -1,0 +1,85 @@
+//! Whether a column of strings says the same in every row of a row group.
+//!
+//! A table that `vlmsel score` wrote has a status in each row, nearly always `ok`. Its pages say so in a few bytes, and
+//! then scores alone decide. Statistics say it, too, but a footer may claim anything.
+
+use ::parquet::basic::Type as PhysicalType;
+
+use super::chunk_pages::{PageBuffers, PageError};
+use super::hybrid::{Run, Runs};
+use super::page_header::{Coding, PageKind};
+use super::parquet::ParquetTable;
+use super::schema::Column;
+
+impl ParquetTable {
+    /// Whether every row of a row group holds `value`, as far as the pages tell in few bytes: a dictionary of that one
+    /// value, and no nulls. `false` is no proof of another value; damage is left to whoever reads the column.
+    pub fn holds_only(&self, group: usize, column: &Column, value: &[u8], buffers: &mut PageBuffers) -> bool {
+        self.pages_hold_only(group, column, value, buffers).unwrap_or(false)
+    }
+
+    fn pages_hold_only(
+        &self,
+        group: usize,
+        column: &Column,
+        value: &[u8],
+        buffers: &mut PageBuffers,
+    ) -> Result<bool, PageError> {
+        let Some(leaf) = self.flat_leaf(column) else { return Ok(false) };
+        let descr = self.chunk_metadata(group, leaf).column_descr();
+        let nullable = descr.max_def_level() == 1;
+        if descr.physical_type() != PhysicalType::BYTE_ARRAY {
+            return Ok(false);
+        }
+        let rows = self.group_rows(group).1;
+        let Some(mut pages) = self.own_pages(group, leaf, buffers) else { return Ok(false) };
+        let (mut seen, mut known) = (0, false);
+        while seen < rows {
+            let Some(header) = pages.next_header()? else { return Ok(false) };
+            match header.kind {
+                PageKind::Other => {
+                    pages.skip(&header);
+                    continue;
+                }
+                PageKind::Dictionary => {
+                    let page = pages.body(&header)?.decompress()?;
+                    let length = u32::try_from(value.len()).unwrap_or(u32::MAX).to_le_bytes();
+                    known = header.values == 1 && page.split_at_checked(4) == Some((&length, value));
+                    continue;
+                }
+                PageKind::Data { levels } if nullable && levels != Coding::Rle => return Ok(false),
+                PageKind::Data { .. } | PageKind::DataV2 { .. } => {}
+            }
+            if !known || header.coding != Coding::Dictionary {
+                return Ok(false);
+            }
+            let (levels, values) = pages.body(&header)?.levels_and_values(&header, nullable)?;
+            let no_nulls =
+                levels.and_then(|levels| Runs::new(levels, 1)).is_none_or(|runs| runs.all_ones(header.values));
+            if !no_nulls || !Runs::of_indices(values).is_some_and(|runs| all_zeros(runs, header.values)) {
+                return Ok(false);
+            }
+            seen += header.values;
+        }
+        Ok(seen == rows)
+    }
+}
+
+/// Whether the first `count` values are zeros.
+fn all_zeros(mut runs: Runs<'_>, count: usize) -> bool {
+    let mut seen = 0;
+    while seen < count {
+        match runs.next_run() {
+            Some(Run::Repeated { value: 0, count }) => seen = count.saturating_add(seen),
+            // A last run that is cut short would be damage.
+            Some(Run::Packed { bytes, count }) if bytes.len() * 8 >= count * runs.bit_width() as usize => {
+                if bytes.iter().any(|byte| *byte != 0) {
+                    return false;
+                }
+                seen = count.saturating_add(seen);
+            }
+            _ => return false,
+        }
+    }
+    true
+}
