@@ -252,6 +252,91 @@ def test_scores_that_share_a_key_are_compared_in_full(tmp_path_factory: pytest.T
     }
 
 
+@pytest.mark.parametrize("repeats", ["drop", "keep"])
+@pytest.mark.parametrize("memory_limit", [4 << 30, 4 << 20])
+def test_a_budget_ends_at_the_same_row_however_rows_arrive(tmp_path: Path, repeats: str, memory_limit: int) -> None:
+    """Rows enough for cuts; one large row, and a cheap better copy of an id that arrives before it or after."""
+    count, last = 90_000, 100
+    first = [Row((2 * n).to_bytes(16, "big"), 1.0, None, (), 10) for n in range(count)]
+    first[last].n_tokens = 995
+    second = [Row(first[5].id, 0.5, None, (), 1), Row((2 * last + 1).to_bytes(16, "big"), 1.0, None, (), 5000)]
+    for at, rows in enumerate([first + second, second + first]):
+        rng = random.Random(at)
+        paths = []
+        for name, part in (("a", rows[: len(rows) // 2]), ("b", rows[len(rows) // 2 :])):
+            paths.append(
+                write(part, tmp_path / f"{at}{name}", pa.binary(16), pa.float64(), group_rows=30_000, kept=False)
+            )
+        expected = select(rows, token_budget=last * 10 + 990, repeats=repeats)
+        for threads in (1, 2, 8):
+            rng.shuffle(paths)
+            found = vlmsel.select(
+                paths,
+                token_budget=last * 10 + 990,
+                score_column="score",
+                repeats=repeats,
+                threads=threads,
+                memory_limit=memory_limit,
+                output=tmp_path / f"out{at}-{threads}",
+            )
+            check(found, expected, len(rows))
+
+
+def test_budgets_over_rows_in_any_order(tmp_path: Path) -> None:
+    rng = random.Random(2)
+    rows = [
+        Row(
+            rng.randrange(150_000).to_bytes(16, "big"),
+            rng.choice([rng.random(), 0.25]),
+            None,
+            (),
+            rng.choice([1, 3, 900]),
+        )
+        for _ in range(200_000)
+    ]
+    folder = write(rows, tmp_path / "in", pa.binary(16), pa.float64(), files=4, group_rows=9_000, kept=False)
+    for budget in (1_000, 300_000, 20_000_000):
+        expected = select(rows, token_budget=budget)
+        for threads in (1, 8):
+            out = tmp_path / f"out-{budget}-{threads}"
+            found = vlmsel.select(folder, token_budget=budget, score_column="score", threads=threads, output=out)
+            check(found, expected, len(rows))
+
+
+@pytest.mark.parametrize("band", [("0", "50"), ("20", "50"), ("0", "100")])
+def test_a_band_may_end_among_ties(tmp_path: Path, band: tuple[str, str]) -> None:
+    rows = [Row(f"{n:05}", 1.0) for n in range(60_000)]
+    folder = write(rows, tmp_path / "in", pa.string(), pa.float64(), group_rows=20_000, kept=False)
+    for at, limit in enumerate([1, 4 << 30]):
+        found = vlmsel.select(folder, band=band, score_column="score", memory_limit=limit, output=tmp_path / f"out{at}")
+        check(found, select(rows, band=band), len(rows))
+
+
+def test_decimals_of_two_widths_are_two_types(tmp_path: Path) -> None:
+    tables = []
+    for width in (20, 60):
+        tables.append(pa.table({"uid": [f"{width}"], "score": pa.array([Decimal("1.5")], pa.decimal256(width, 2))}))
+    for order in (tables, tables[::-1]):
+        with pytest.raises(vlmsel.errors.UsageError, match="select needs one type"):
+            vlmsel.select(order, k=1, score_column="score", output=tmp_path / "out")
+    with pytest.raises(vlmsel.errors.UsageError, match="scale from 0 to 38"):
+        vlmsel.select(
+            pa.table({"uid": ["a"], "score": pa.array([Decimal(1)], pa.decimal256(76, 50))}),
+            k=1,
+            score_column="score",
+            output=tmp_path / "out",
+        )
+
+
+@pytest.mark.parametrize("score_type", [pa.decimal128(38, 2), pa.decimal256(40, 2), pa.float16(), pa.float32()])
+@pytest.mark.parametrize("memory_limit", [1, 4 << 30])
+def test_a_stream_of_scores_in_a_dictionary(tmp_path: Path, score_type: pa.DataType, memory_limit: int) -> None:
+    scores = pa.array([Decimal(n % 3) if pa.types.is_decimal(score_type) else n % 3 for n in range(50)], score_type)
+    table = pa.table({"uid": [f"{n:02}" for n in range(50)], "score": scores.dictionary_encode()})
+    found = vlmsel.select(table, k=17, score_column="score", memory_limit=memory_limit, output=tmp_path / "out")
+    assert pa.table(found.table())["uid"].to_pylist() == [f"{n:02}" for n in range(0, 50, 3)]
+
+
 def test_spilling_changes_nothing(tmp_path: Path) -> None:
     rng = random.Random(9)
     rows = [Row(f"{rng.randrange(30_000):032x}", rng.choice([1.0, 2.0, rng.random()]), "s") for _ in range(50_000)]

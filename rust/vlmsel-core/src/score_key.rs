@@ -1,7 +1,8 @@
 //! The order of scores as unsigned integers.
 //!
 //! Every numeric type is mapped to an integer whose order is the order of the values: `f32` and `f64` as stored,
-//! integers without rounding, -0.0 equal to +0.0. NaN and the infinities have no key: they never rank.
+//! integers of 64 bits without rounding, -0.0 equal to +0.0. Keys of wider integers may be shared, and never turn an order
+//! round. NaN and the infinities have no key: they never rank.
 
 /// A key whose unsigned order is the order of the scores it was made from.
 pub trait ScoreKey: Copy + Ord + Send + Sync + std::fmt::Debug + 'static {

@@ -118,13 +118,13 @@ impl Encoder {
             if full.is_some_and(|full| self.last.is_some_and(|last| full > last)) {
                 continue;
             }
-            let full: &[u8] = full.as_ref().map_or(&[], |bytes| bytes.as_slice());
             let key_of_score = scores.get(at).map(|score| score.to_be_bytes());
-            let (head, score): (&[u8], &[u8]) = match &key_of_score {
-                Some(key) if !self.in_full => (&[], key),
-                Some(_) => (&[], full),
-                None => (full, &[]),
+            let score: &[u8] = match (&full, &key_of_score) {
+                (Some(full), _) => full,
+                (None, Some(key)) => key,
+                (None, None) => &[],
             };
+            let (head, score): (&[u8], &[u8]) = if self.layout.is_random() { (&[], score) } else { (score, &[]) };
             let id = id.as_ref();
             let place = IdPlace::new(KEY_BYTES + head.len(), id.len());
             match &rest {
@@ -271,5 +271,7 @@ fn to_output(array: &ArrayRef, column: &Column) -> Result<ArrayRef> {
     if array.data_type() == &column.output {
         return Ok(array.clone());
     }
-    arrow_cast::cast(array, &column.output).map_err(|error| Error::Bug(format!("column {:?}: {error}", column.name)))
+    let options = arrow_cast::CastOptions { safe: false, ..Default::default() };
+    let cast = arrow_cast::cast_with_options(array, &column.output, &options);
+    cast.map_err(|error| Error::Bug(format!("column {:?}: {error}", column.name)))
 }

@@ -1,8 +1,8 @@
 //! The rows that may win, cut back as they pile up.
 //!
-//! A row is one byte string whose byte order is the total order: key (8 bytes, big-endian), id, then source and kept
-//! columns, each in arrow-row's self-delimiting encoding, then tokens (8 bytes) where the size is a budget. Its tag says
-//! where in it the id lies.
+//! A row is one byte string whose byte order is the total order: key (8 bytes, big-endian), the score where the key may be
+//! shared, id, then source and kept columns, each in arrow-row's self-delimiting encoding, then tokens (8 bytes) where the
+//! size is a budget. (Where the key is random, the score stands behind the id.) Its tag says where in it the id lies.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -94,6 +94,23 @@ pub enum Collected {
     Disk(Merge),
 }
 
+/// What cuts left out.
+#[derive(Debug, Default)]
+pub struct Dropped {
+    /// Whether there is any such row.
+    pub any: bool,
+    /// Up to this row, which a token budget ended at, all are there.
+    behind: Option<Vec<u8>>,
+}
+
+impl Dropped {
+    /// Whether a walk that ends at this row has seen all that is in front of it. Where repeats are dropped, a better copy
+    /// of fewer tokens, found late, can take a walk further than an earlier one came.
+    fn nothing_before(&self, row: &[u8]) -> bool {
+        self.behind.as_deref().is_none_or(|last| row <= last)
+    }
+}
+
 /// Shared by the scanning threads.
 pub struct Collector {
     rule: Rule,
@@ -112,6 +129,8 @@ pub struct Collector {
 struct State {
     arena: Arena,
     disk: Sorter,
+    /// The best row that a token budget ended at when rows behind it were dropped.
+    ended_at: Option<Vec<u8>>,
 }
 
 impl Collector {
@@ -132,7 +151,7 @@ impl Collector {
             may_cut,
             cut: AtomicU64::new(guess.unwrap_or(u64::MAX)),
             dropped: AtomicBool::new(false),
-            state: Mutex::new(State { arena: Arena::default(), disk: Sorter::new(scratch, budget) }),
+            state: Mutex::new(State { arena: Arena::default(), disk: Sorter::new(scratch, budget), ended_at: None }),
         }
     }
 
@@ -163,11 +182,18 @@ impl Collector {
         state.arena.sort();
         if self.may_cut {
             let (needed, stopped) = walk(&state.arena, self.rule, self.first_rank);
-            if stopped && needed < state.arena.len() {
-                let bound = if needed == 0 { 0 } else { key_of(state.arena.get(needed - 1).0) };
+            // The row that a budget ends at is kept: without it the next walk would go on to what is behind.
+            let is_budget = matches!(self.rule.limit, Limit::Tokens(_));
+            let kept = needed + usize::from(is_budget);
+            if stopped && kept < state.arena.len() {
+                let bound = if kept == 0 { 0 } else { key_of(state.arena.get(kept - 1).0) };
                 self.cut.fetch_min(bound, Ordering::Relaxed);
                 self.note_dropped();
-                state.arena.truncate(needed);
+                let end = state.arena.get(needed).0;
+                if is_budget && state.ended_at.as_deref().is_none_or(|known| end < known) {
+                    state.ended_at = Some(end.to_vec());
+                }
+                state.arena.truncate(kept);
             }
         }
         if state.arena.memory_bytes() > self.budget / 2 || state.arena.len() >= MOST_ROWS / 2 {
@@ -181,9 +207,11 @@ impl Collector {
     ///
     /// # Errors
     /// Those of the scratch disk.
-    pub fn finish(self) -> Result<(Collected, bool)> {
-        let dropped = self.dropped.load(Ordering::Relaxed);
-        let State { mut arena, mut disk } = self.state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    pub fn finish(self) -> Result<(Collected, Dropped)> {
+        let any = self.dropped.load(Ordering::Relaxed);
+        let State { mut arena, mut disk, ended_at } =
+            self.state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let dropped = Dropped { any, behind: ended_at };
         arena.sort();
         if !disk.has_runs() {
             return Ok((Collected::Memory(arena), dropped));
@@ -197,7 +225,9 @@ impl Collector {
 /// Rows that are held in memory at most, whatever the budget.
 const MOST_ROWS: usize = 1 << 31;
 /// Rows that are handed on together.
-const EMITTED_TOGETHER: usize = 16 << 10;
+const EMITTED_ROWS: usize = 16 << 10;
+/// Bytes of them from which on they are handed on.
+const EMITTED_BYTES: usize = 8 << 20;
 /// Rows that are hashed together: sorted rows lie all over the memory, and waiting for many at once is waiting once.
 const HASHED_TOGETHER: usize = 64;
 
@@ -265,8 +295,6 @@ pub struct Chosen {
     pub selected: u64,
     /// Rows at or above the last selected one whose id was taken.
     pub repeated: u64,
-    /// Key of the last selected row.
-    pub last_key: Option<u64>,
     /// Whether the size was reached; if not, and rows were dropped, the walk must be repeated without cuts.
     pub complete: bool,
 }
@@ -277,82 +305,100 @@ pub struct Chosen {
 /// Those of `emit` and of the scratch disk.
 pub fn choose<'a>(
     collected: &'a mut Collected,
-    rule: Rule,
-    first_rank: u64,
+    dropped: &Dropped,
+    (rule, first_rank): (Rule, u64),
     scratch: &Path,
     budget: u64,
     emit: &mut dyn FnMut(Vec<Row<'a>>) -> Result<()>,
 ) -> Result<Chosen> {
+    let walk = Walk::new(rule, first_rank);
     match collected {
-        Collected::Memory(arena) => choose_in_memory(arena, rule, first_rank, DefaultHashBuilder::default(), emit),
+        Collected::Memory(arena) => choose_in_memory(arena, dropped, walk, DefaultHashBuilder::default(), emit),
         // Taken out, so that its buffers are given back half-way.
-        Collected::Disk(merge) => choose_on_disk(std::mem::take(merge), rule, first_rank, scratch, budget, emit),
+        Collected::Disk(merge) => choose_on_disk(std::mem::take(merge), dropped, &walk, scratch, budget, emit),
     }
 }
 
 fn choose_in_memory<'a>(
     arena: &'a Arena,
-    rule: Rule,
-    first_rank: u64,
+    dropped: &Dropped,
+    mut walk: Walk,
     hasher: impl BuildHasher,
     emit: &mut dyn FnMut(Vec<Row<'a>>) -> Result<()>,
 ) -> Result<Chosen> {
-    let mut walk = Walk::new(rule, first_rank);
+    let rule = walk.rule();
     let mut chosen = Chosen::default();
     let mut seen = Seen::new(arena, &rule, hasher);
-    let mut picked = Vec::with_capacity(EMITTED_TOGETHER);
+    let mut picked = Picked::new(emit);
     for at in 0..arena.len() {
         let (row, tag) = arena.get(at);
         match walk.judge(tokens_of(row, &rule), || Ok::<_, crate::Error>(seen.is_repeat(at)))? {
-            Verdict::Selected => {
-                picked.push((Cow::Borrowed(row), tag));
-                if picked.len() == EMITTED_TOGETHER {
-                    emit(std::mem::replace(&mut picked, Vec::with_capacity(EMITTED_TOGETHER)))?;
-                }
-                chosen.last_key = Some(key_of(row));
-            }
+            Verdict::Selected => picked.push((Cow::Borrowed(row), tag))?,
             Verdict::Stop => {
-                chosen.complete = true;
+                chosen.complete = dropped.nothing_before(row);
                 break;
             }
             Verdict::Repeated | Verdict::Outranked => {}
         }
     }
-    emit(picked)?;
-    if let Limit::Rows(wanted) = rule.limit {
-        chosen.complete |= walk.selected == wanted;
-    }
+    picked.finish()?;
+    chosen.complete |= walk.is_over() && dropped.behind.is_none();
     chosen.selected = walk.selected;
     chosen.repeated = walk.repeated();
     Ok(chosen)
+}
+
+/// Selected rows on their way: some at a time, and no more than some megabytes.
+struct Picked<'e, 'a> {
+    rows: Vec<Row<'a>>,
+    bytes: usize,
+    emit: &'e mut dyn FnMut(Vec<Row<'a>>) -> Result<()>,
+}
+
+impl<'e, 'a> Picked<'e, 'a> {
+    fn new(emit: &'e mut dyn FnMut(Vec<Row<'a>>) -> Result<()>) -> Self {
+        Self { rows: Vec::with_capacity(EMITTED_ROWS), bytes: 0, emit }
+    }
+
+    fn push(&mut self, row: Row<'a>) -> Result<()> {
+        self.bytes += row.0.len();
+        self.rows.push(row);
+        if self.rows.len() < EMITTED_ROWS && self.bytes < EMITTED_BYTES {
+            return Ok(());
+        }
+        self.bytes = 0;
+        (self.emit)(std::mem::replace(&mut self.rows, Vec::with_capacity(EMITTED_ROWS)))
+    }
+
+    fn finish(self) -> Result<()> {
+        (self.emit)(self.rows)
+    }
 }
 
 /// The same with disk in place of memory: the set of seen ids becomes a sort by id, which finds each id's first row, and
 /// a sort back into the total order. Repeats are kept aside and counted when the last selected row is known.
 fn choose_on_disk<'a>(
     mut merge: Merge,
-    rule: Rule,
-    first_rank: u64,
+    dropped: &Dropped,
+    walk: &Walk,
     scratch: &Path,
     budget: u64,
     emit: &mut dyn FnMut(Vec<Row<'a>>) -> Result<()>,
 ) -> Result<Chosen> {
+    let rule = walk.rule();
     let mut chosen = Chosen::default();
-    let in_range = Rule { distinct: false, limit: Limit::All, ..rule };
-    let mut ranks = Walk::new(in_range, first_rank);
+    let mut ranks = walk.by_rank_alone();
     let mut by_id = Sorter::new(scratch, budget / 3);
     let mut rows = Sorter::new(scratch, budget / 3);
     while let Some((row, tag)) = merge.next()? {
         match ranks.judge(0, || Ok::<_, crate::Error>(false))? {
-            Verdict::Stop => {
-                chosen.complete = true;
-                break;
-            }
+            Verdict::Stop => break,
             Verdict::Selected if rule.distinct => by_id.push(&[id_of(&row, tag), &row], tag)?,
             Verdict::Selected => rows.push(&[&row], tag)?,
             Verdict::Repeated | Verdict::Outranked => {}
         }
     }
+    chosen.complete = ranks.is_over();
     drop(merge);
     let mut repeats = Sorter::new(scratch, budget / 3);
     if rule.distinct {
@@ -372,24 +418,18 @@ fn choose_on_disk<'a>(
     let mut walk = Walk::new(Rule { start_rank: 0, end_rank: None, distinct: false, limit: rule.limit }, 0);
     let mut rows = rows.finish()?;
     let mut last_row = None;
-    let mut picked = Vec::new();
+    let mut picked = Picked::new(emit);
     while let Some((row, tag)) = rows.next()? {
         if walk.judge(tokens_of(&row, &rule), || Ok::<_, crate::Error>(false))? == Verdict::Selected {
-            chosen.last_key = Some(key_of(&row));
             last_row = Some(row.clone());
-            picked.push((Cow::Owned(row), tag));
-            if picked.len() == EMITTED_TOGETHER {
-                emit(std::mem::take(&mut picked))?;
-            }
+            picked.push((Cow::Owned(row), tag))?;
         } else {
-            chosen.complete = true;
+            chosen.complete = dropped.nothing_before(&row);
             break;
         }
     }
-    emit(picked)?;
-    if let Limit::Rows(wanted) = rule.limit {
-        chosen.complete |= walk.selected == wanted;
-    }
+    picked.finish()?;
+    chosen.complete |= walk.is_over() && dropped.behind.is_none();
     let mut repeats = repeats.finish()?;
     while let (Some((row, _)), Some(last)) = (repeats.next()?, &last_row) {
         if row >= *last {
@@ -426,8 +466,25 @@ mod tests {
             rows.extend(picked.into_iter().map(|(row, _)| row.into_owned()));
             Ok(())
         };
-        let chosen = choose_in_memory(arena, rule, 0, hasher, emit).unwrap();
+        let chosen = choose_in_memory(arena, &Dropped::default(), Walk::new(rule, 0), hasher, emit).unwrap();
         (rows, chosen.selected, chosen.repeated)
+    }
+
+    #[test]
+    fn large_rows_are_handed_on_before_they_fill_the_memory() {
+        let mut arena = Arena::default();
+        for at in 0..20_u64 {
+            arena.push(&[&at.to_be_bytes(), &[7], &vec![0; 1 << 20]], IdPlace::new(KEY_BYTES, 1).tag());
+        }
+        let rule = Rule { start_rank: 0, end_rank: None, distinct: false, limit: Limit::All };
+        let mut together = Vec::new();
+        let emit = &mut |picked: Vec<Row<'_>>| {
+            together.push(picked.len());
+            Ok(())
+        };
+        let dropped = Dropped::default();
+        choose_in_memory(&arena, &dropped, Walk::new(rule, 0), DefaultHashBuilder::default(), emit).unwrap();
+        assert_eq!(together, [8, 8, 4]);
     }
 
     proptest! {

@@ -212,9 +212,9 @@ impl Run<'_> {
             let decoder = Decoder::new(&self.resolved.columns, layout)?;
             let writer = SelectionWriter::new(output, decoder.schema(), &scratch, budget / 4)?;
             let (chosen, writer) = writer.take(&decoder, |emit| {
-                choose(&mut collected, target.rule, target.first_rank, &scratch, budget, emit)
+                choose(&mut collected, &dropped, (target.rule, target.first_rank), &scratch, budget, emit)
             })?;
-            if chosen.complete || !dropped {
+            if chosen.complete || !dropped.any {
                 return Ok(Some((tally, chosen, writer)));
             }
         }

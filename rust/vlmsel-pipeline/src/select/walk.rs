@@ -59,12 +59,20 @@ impl Walk {
         Self { rule, rank: first_rank, left, selected: 0, repeats_behind_last: 0, repeats: 0 }
     }
 
+    /// How rows are chosen.
+    pub fn rule(&self) -> Rule {
+        self.rule
+    }
+
+    /// The same walk before its first row, for ranks alone: neither repeats nor a limit count.
+    pub fn by_rank_alone(&self) -> Self {
+        Self::new(Rule { distinct: false, limit: Limit::All, ..self.rule }, self.rank)
+    }
+
     /// Judges the next row. `is_repeat` is asked only where it matters, and must remember the id.
     pub fn judge<E>(&mut self, tokens: u64, is_repeat: impl FnOnce() -> Result<bool, E>) -> Result<Verdict, E> {
         let rank = self.rank;
-        if self.rule.end_rank.is_some_and(|end| rank >= end)
-            || (self.left == 0 && matches!(self.rule.limit, Limit::Rows(_)))
-        {
+        if self.is_over() {
             return Ok(Verdict::Stop);
         }
         self.rank += 1;
@@ -88,6 +96,12 @@ impl Walk {
         self.selected += 1;
         self.repeats += std::mem::take(&mut self.repeats_behind_last);
         Ok(Verdict::Selected)
+    }
+
+    /// Whether no further row can be selected, whatever it is.
+    pub fn is_over(&self) -> bool {
+        self.rule.end_rank.is_some_and(|end| self.rank >= end)
+            || (self.left == 0 && matches!(self.rule.limit, Limit::Rows(_)))
     }
 
     /// Rows at or above the last selected one whose id was taken.

@@ -25,7 +25,9 @@ pub mod threshold;
 use std::path::Path;
 
 use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Decimal128Type, Decimal256Type};
+use arrow_schema::{DataType, SchemaRef};
 
 use crate::error::{Error, Result};
 use crate::inputs::InputFile;
@@ -133,11 +135,20 @@ pub fn to_working(
     column: &schema::Column,
     label: &str,
 ) -> Result<arrow_array::ArrayRef> {
-    if array.data_type() == &column.working {
-        return Ok(array.clone());
+    let wrong = |error: arrow_schema::ArrowError| Error::Usage(format!("{label}: column {:?}: {error}", column.name));
+    if let DataType::Decimal256(precision, _) = array.data_type() {
+        array.as_primitive::<Decimal256Type>().validate_decimal_precision(*precision).map_err(wrong)?;
     }
-    // What does not fit must not become a null.
-    let options = arrow_cast::CastOptions { safe: false, ..Default::default() };
-    arrow_cast::cast_with_options(array, &column.working, &options)
-        .map_err(|error| Error::Usage(format!("{label}: column {:?}: {error}", column.name)))
+    let working = if array.data_type() == &column.working {
+        array.clone()
+    } else {
+        // What does not fit must not become a null.
+        let options = arrow_cast::CastOptions { safe: false, ..Default::default() };
+        arrow_cast::cast_with_options(array, &column.working, &options).map_err(wrong)?
+    };
+    // Whether keys may be shared depends on how many digits the type says that there are.
+    if let DataType::Decimal128(precision, _) = &column.working {
+        working.as_primitive::<Decimal128Type>().validate_decimal_precision(*precision).map_err(wrong)?;
+    }
+    Ok(working)
 }

@@ -1,7 +1,7 @@
 //! Score columns straight from their pages.
 //!
-//! Scores are the one column of which every value is looked at, so they go from the page to keys in one step: no levels,
-//! no arrays. Numbers in plain or dictionary encoding are read this way; [`visit`] says where it stopped before anything
+//! Scores are the one column of which every value is looked at, so they are looked at as they come off the page: no
+//! levels, no arrays. Numbers in plain or dictionary encoding are read this way; [`visit`] says where it stopped before anything
 //! else, and the general reader, which is the oracle in the tests, goes on from there.
 
 use std::ops::Range;
@@ -133,6 +133,8 @@ impl<'a, T: Stored> Pages<'a, T> {
             let end = (row + header.values).min(most.max(row));
             if header.coding == Coding::Plain
                 && body.codec == Compression::SNAPPY
+                && !matches!(header.kind, PageKind::DataV2 { nulls: 1.., .. })
+                && !body.stored.is_empty()
                 && self.literals.find(body.stored, body.plain_bytes).map_err(wrong)?
                 && let Some(start) = self.literals.values_start(&body, &header, nullable)
             {

@@ -116,7 +116,9 @@ fn working_type(role: Role, found: &DataType) -> Option<DataType> {
             DataType::Decimal32(_, scale) | DataType::Decimal64(_, scale) | DataType::Decimal128(_, scale) => {
                 *scale >= 0
             }
-            DataType::Decimal256(_, scale) if *scale >= 0 => return Some(DataType::Decimal128(38, *scale)),
+            DataType::Decimal256(_, scale) if (0..=38).contains(scale) => {
+                return Some(DataType::Decimal128(38, *scale));
+            }
             other => other.is_integer() || other.is_floating(),
         },
         Role::Tokens => viewed.is_integer(),
@@ -137,7 +139,7 @@ fn output_type(found: &DataType) -> DataType {
 fn expectation(role: Role) -> &'static str {
     match role {
         Role::Id => "an id must be fixed-size binary, string, binary or integer",
-        Role::Score => "a score must be a float, an integer or a decimal (of no negative scale); cast it first",
+        Role::Score => "a score must be a float, an integer or a decimal (of a scale from 0 to 38); cast it first",
         Role::Tokens => "a token count must be an integer",
         Role::Status | Role::Source => "this column must hold strings",
         Role::Kept | Role::Any => "a kept column's type must have an order",
@@ -168,7 +170,11 @@ pub fn resolve(tables: &[Table], wanted: &[Wanted]) -> Result<Resolved> {
             };
             match &first {
                 None => first = Some((at, Column { name: want.name.clone(), working, output: output_type(&found) })),
-                Some((before, column)) if column.working != working => {
+                // Decimals of several widths are worked on as one type, but written as what they are.
+                Some((before, column))
+                    if column.working != working
+                        || (want.role == Role::Score && column.output != output_type(&found)) =>
+                {
                     return Err(Error::Usage(format!(
                         "column {:?} is {} in {} and {found} in {}; select needs one type, cast one of them",
                         want.name,

@@ -1,7 +1,7 @@
 //! Score columns as blocks of keys.
 //!
-//! The hot loop of a selection: every score is looked at once, classed, and turned into its key; nothing is kept but a
-//! block that fits the first-level cache.
+//! The hot loop of a selection: a block of scores that fits the first-level cache is compared with what is looked for.
+//! Where all of it is `Finite`, only what was found is turned into keys; else every score is classed and keyed.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -182,7 +182,7 @@ impl Native for i128 {
     }
 }
 
-/// Where the keys of a block are put together.
+/// Where the keys of a block, or the rows that were found, are put together.
 pub struct Scratch {
     keys: [u64; BLOCK_ROWS],
     rows: [u32; BLOCK_ROWS],

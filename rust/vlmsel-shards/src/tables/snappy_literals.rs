@@ -1,7 +1,7 @@
 //! Values straight out of a snappy page that is hardly compressed.
 //!
-//! Ids are random bytes: snappy stores them as they are, in literals of up to 64 KiB. Of 65,536 ids on a page a selection
-//! wants some hundred, so finding them in the literals saves copying the page. The format: a length, then elements whose
+//! Ids and scores are random bytes: snappy stores them as they are, in literals of up to 64 KiB. Of 65,536 ids on a page a
+//! selection wants some hundred, so finding them in the literals saves copying the page; scores are looked at where they are. The format: a length, then elements whose
 //! lowest two bits say literal (0) or copy (1 to 3) (google/snappy, `format_description.txt`).
 
 use super::chunk_pages::{Body, PageError, damaged, level_bytes};
@@ -139,7 +139,9 @@ impl Literals {
                 levels.all_ones(header.values).then_some(4 + length)
             }
             PageKind::Data { .. } if !nullable => Some(0),
-            PageKind::DataV2 { nulls: 0, .. } => Some(0),
+            PageKind::DataV2 { nulls: 0, .. } => {
+                (!nullable || Runs::new(body.levels, 1)?.all_ones(header.values)).then_some(0)
+            }
             _ => None,
         }
     }

@@ -6,10 +6,11 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow_array::{Array, RecordBatch};
 use arrow_row::{RowConverter, SortField};
-use arrow_schema::{ArrowError, SchemaRef};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
 use super::parquet::ParquetTable;
 use super::{MemoryTable, Table};
@@ -53,7 +54,15 @@ impl Intake {
         let fields = schema.fields().iter().enumerate();
         let columns: Vec<usize> =
             fields.filter(|(_, f)| whole || wanted.contains(&f.name().as_str())).map(|(at, _)| at).collect();
-        let schema = std::sync::Arc::new(schema.project(&columns).map_err(|error| usage(name, &error))?);
+        let schema = schema.project(&columns).map_err(|error| usage(name, &error))?;
+        let fields = schema.fields().iter().map(|field| match field.data_type() {
+            // A scratch file has dictionaries of strings alone.
+            DataType::Dictionary(_, value) if value.is_primitive() => {
+                Field::new(field.name(), value.as_ref().clone(), field.is_nullable())
+            }
+            _ => field.as_ref().clone(),
+        });
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         Ok(Self {
             name: name.to_owned(),
             place,
@@ -71,7 +80,12 @@ impl Intake {
     /// # Errors
     /// [`Error::Io`] of the scratch disk.
     pub fn push(&mut self, batch: &RecordBatch) -> Result<()> {
-        let batch = batch.project(&self.columns).map_err(|error| usage(&self.name, &error))?;
+        let batch = batch.project(&self.columns).and_then(|batch| {
+            let fields = self.schema.fields().iter().zip(batch.columns());
+            let arrays = fields.map(|(field, array)| arrow_cast::cast(array, field.data_type()));
+            RecordBatch::try_new(self.schema.clone(), arrays.collect::<std::result::Result<_, _>>()?)
+        });
+        let batch = batch.map_err(|error| usage(&self.name, &error))?;
         self.rows.add(&batch).map_err(|error| usage(&self.name, &error))?;
         if let Some((_, writer)) = &mut self.spool {
             return writer.write(&batch);
@@ -159,7 +173,6 @@ impl RowHasher {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use arrow_array::{Float32Array, RecordBatch, StringArray, UInt64Array};
 
