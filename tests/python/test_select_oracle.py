@@ -143,6 +143,36 @@ def test_larger_tables_in_many_pages(tmp_path: Path, version: str, threads: int)
         check(found, select(rows, k=k), len(rows))
 
 
+@pytest.mark.parametrize("score_name", ["float32", "int64", "decimal128"])
+@pytest.mark.parametrize("descending", [False, True])
+def test_long_row_groups_of_odd_scores(tmp_path: Path, score_name: str, descending: bool) -> None:
+    """Rows enough that scores are sifted where they lie; odd ones in some pages and in others none."""
+    rng = random.Random(6)
+    score_type, odd = SCORE_TYPES[score_name]
+    usual = {
+        "float32": lambda: struct.unpack("f", struct.pack("f", rng.gauss(20, 5)))[0],
+        "int64": lambda: rng.randrange(-(10**6), 10**6),
+        "decimal128": lambda: decimal(rng.randrange(10**20, 10**20 + 50)),
+    }[score_name]
+    rows = [
+        Row(rng.randrange(20_000).to_bytes(16, "big"), rng.choice(odd) if n % 9_000 < 200 else usual())
+        for n in range(26_000)
+    ]
+    folder = write(rows, tmp_path / "in", pa.binary(16), score_type, files=2, group_rows=13_000, kept=False)
+    sizes: list[dict[str, Any]] = [{"k": 700}, {"threshold": 17.5}, {"band": ("30", "31.5")}, {"fraction": "0.9"}]
+    for at, size in enumerate(sizes):
+        for non_negative in (False, True):
+            found = vlmsel.select(
+                folder,
+                score_column="score",
+                order="desc" if descending else "asc",
+                non_negative=non_negative,
+                output=tmp_path / f"out{at}{non_negative}",
+                **size,
+            )
+            check(found, select(rows, descending=descending, non_negative=non_negative, **size), len(rows))
+
+
 SIZES = st.one_of(
     st.fixed_dictionaries({"k": st.integers(0, 40)}),
     st.fixed_dictionaries({"fraction": st.sampled_from(["0", "0.29", "1", "0.5", "0.3333"])}),
