@@ -4,7 +4,8 @@
 
 Tables of (id, f32 score, u16) in 8 Parquet files as pyarrow writes them, made from a seed. Every contender is a fresh
 process that times itself after its imports; the files are read once before each run, so that the page cache is warm for
-all. The peers return their rows in memory; vlmsel also writes, syncs and commits its folder. All answers are compared.
+all; ratios are medians of the rounds' ratios. The peers return their rows in memory; vlmsel also writes, syncs and
+commits its folder. All answers are compared.
 """
 
 from __future__ import annotations
@@ -211,12 +212,15 @@ def main() -> None:
         answers = {entry["answer"] for entry in found.values() if entry.get("answer")}
         print(f"\n{kind} ids, {arguments.rows:,} rows, k = {k:,}: answers {'agree' if len(answers) == 1 else 'DIFFER'}")
         print(f"  {'':<14}{'wall s':>8}{'CPU s':>8}{'peak MB':>9}{'read MB':>9}{'x vlmsel':>10}")
-        ours = found.get("vlmsel", {}).get("wall_s")
+        ours = found.get("vlmsel", {}).get("runs", [])
         for name, entry in found.items():
             if "error" in entry:
                 print(f"  {name:<14}failed: {entry['error']}")
                 continue
-            ratio = f"{entry['wall_s'] / ours:>10.2f}" if ours else ""
+            # Round by round: what slows the machine down for a while slows both.
+            rounds = [theirs["wall_s"] / run["wall_s"] for run, theirs in zip(ours, entry["runs"], strict=False)]
+            entry["times_vlmsel"] = statistics.median(rounds) if rounds else None
+            ratio = f"{entry['times_vlmsel']:>10.2f}" if rounds else ""
             figures = f"{entry['wall_s']:>8.2f}{entry['cpu_s']:>8.2f}{entry['peak_bytes'] / 1e6:>9.0f}"
             print(f"  {name:<14}{figures}{entry['read_bytes'] / 1e6:>9.0f}{ratio}")
         sys.stdout.flush()
