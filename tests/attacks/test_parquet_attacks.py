@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import vlmsel
+from handmade_parquet import varint
 from vlmsel.errors import UnreadableError, UsageError
 
 
@@ -113,15 +114,6 @@ def test_a_page_that_claims_two_gigabytes_is_refused_unread(tmp_path: Path, name
     path.write_bytes(data)
     with pytest.raises(UnreadableError, match=r"t\.parquet.*claims to hold more than 256 MiB"):
         vlmsel.select(path, k=1, output=tmp_path / "out", keep_columns=["kept"])
-
-
-def varint(number: int) -> bytes:
-    """As delta encoding writes it."""
-    out = b""
-    while number > 0x7F:
-        out += bytes([number & 0x7F | 0x80])
-        number >>= 7
-    return out + bytes([number])
 
 
 @pytest.mark.parametrize("encoding", ["DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"])

@@ -50,4 +50,4 @@ pub fn check_image(bytes: &[u8]) -> Result<ImageHeader, Fault> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

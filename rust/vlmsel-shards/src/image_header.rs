@@ -168,17 +168,7 @@ mod tests {
     }
 
     fn png_bytes(width: u32, height: u32) -> Vec<u8> {
-        let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
-        let mut chunk = |kind: &[u8], body: &[u8]| {
-            bytes.extend((body.len() as u32).to_be_bytes());
-            let named = [kind, body].concat();
-            bytes.extend(&named);
-            bytes.extend(crc32fast::hash(&named).to_be_bytes());
-        };
-        chunk(b"IHDR", &[&width.to_be_bytes()[..], &height.to_be_bytes()[..], &[8, 2, 0, 0, 0]].concat());
-        chunk(b"IDAT", b"xyz");
-        chunk(b"IEND", b"");
-        bytes
+        crate::image_check::tests::png_of(width, height, &[b"xyz"])
     }
 
     #[test]

@@ -7,6 +7,7 @@ use arrow_array::types::{Decimal128Type, UInt64Type};
 use arrow_array::{Array, ArrayRef, Decimal128Array, RecordBatch};
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use vlmsel_shards::tables::cast_whole;
 use vlmsel_shards::tables::schema::{Column, MAX_ID_BYTES};
 use vlmsel_shards::tables::score::{scores_from_keys, share_keys};
 
@@ -271,7 +272,5 @@ fn to_output(array: &ArrayRef, column: &Column) -> Result<ArrayRef> {
     if array.data_type() == &column.output {
         return Ok(array.clone());
     }
-    let options = arrow_cast::CastOptions { safe: false, ..Default::default() };
-    let cast = arrow_cast::cast_with_options(array, &column.output, &options);
-    cast.map_err(|error| Error::Bug(format!("column {:?}: {error}", column.name)))
+    cast_whole(array, &column.output).map_err(|error| Error::Bug(format!("column {:?}: {error}", column.name)))
 }

@@ -58,7 +58,8 @@ fn every_beginning_of_an_image_is_cut_short_or_damaged() {
     }
 }
 
-fn png(width: u32, height: u32, more: &[u8]) -> Vec<u8> {
+/// An RGB PNG file whose pixels are these `IDAT` chunks.
+pub(crate) fn png_of(width: u32, height: u32, data: &[&[u8]]) -> Vec<u8> {
     let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
     let mut chunk = |kind: &[u8], body: &[u8]| {
         bytes.extend((body.len() as u32).to_be_bytes());
@@ -66,16 +67,21 @@ fn png(width: u32, height: u32, more: &[u8]) -> Vec<u8> {
         bytes.extend(&named);
         bytes.extend(crc32fast::hash(&named).to_be_bytes());
     };
+    chunk(b"IHDR", &[&width.to_be_bytes()[..], &height.to_be_bytes()[..], &[8, 2, 0, 0, 0]].concat());
+    for body in data {
+        chunk(b"IDAT", body);
+    }
+    chunk(b"IEND", b"");
+    bytes
+}
+
+fn png(width: u32, height: u32, more: &[u8]) -> Vec<u8> {
     let rows = [vec![0; height as usize * (1 + 3 * width as usize)], more.to_vec()].concat();
     let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
     std::io::Write::write_all(&mut zlib, &rows).unwrap();
-    chunk(b"IHDR", &[&width.to_be_bytes()[..], &height.to_be_bytes()[..], &[8, 2, 0, 0, 0]].concat());
     let data = zlib.finish().unwrap();
     let (first, second) = data.split_at(data.len() / 2);
-    chunk(b"IDAT", first);
-    chunk(b"IDAT", second);
-    chunk(b"IEND", b"");
-    bytes
+    png_of(width, height, &[first, second])
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use ::parquet::basic::Type as PhysicalType;
 
 use super::chunk_pages::{PageBuffers, PageError};
-use super::hybrid::{Run, Runs};
+use super::hybrid::Runs;
 use super::page_header::{Coding, PageKind};
 use super::parquet::ParquetTable;
 use super::schema::Column;
@@ -56,30 +56,11 @@ impl ParquetTable {
             let (levels, values) = pages.body(&header)?.levels_and_values(&header, nullable)?;
             let no_nulls =
                 levels.and_then(|levels| Runs::new(levels, 1)).is_none_or(|runs| runs.all_ones(header.values));
-            if !no_nulls || !Runs::of_indices(values).is_some_and(|runs| all_zeros(runs, header.values)) {
+            if !no_nulls || !Runs::of_indices(values).is_some_and(|runs| runs.all_are(0, header.values)) {
                 return Ok(false);
             }
             seen += header.values;
         }
         Ok(seen == rows)
     }
-}
-
-/// Whether the first `count` values are zeros.
-fn all_zeros(mut runs: Runs<'_>, count: usize) -> bool {
-    let mut seen = 0;
-    while seen < count {
-        match runs.next_run() {
-            Some(Run::Repeated { value: 0, count }) => seen = count.saturating_add(seen),
-            // A last run that is cut short would be damage.
-            Some(Run::Packed { bytes, count }) if bytes.len() * 8 >= count * runs.bit_width() as usize => {
-                if bytes.iter().any(|byte| *byte != 0) {
-                    return false;
-                }
-                seen = count.saturating_add(seen);
-            }
-            _ => return false,
-        }
-    }
-    true
 }

@@ -80,14 +80,25 @@ impl<'a> Runs<'a> {
         Some(Run::Repeated { value: u32::from_le_bytes(value), count })
     }
 
-    /// Whether the first `count` values are one run of ones: no value is null.
-    pub fn all_ones(mut self, count: usize) -> bool {
-        let mut seen = 0;
-        while seen < count {
-            match self.next_run() {
-                Some(Run::Repeated { value: 1, count }) => seen = count.saturating_add(seen),
-                _ => return false,
+    /// Whether the first `count` values are ones: as levels, that no value is null.
+    pub fn all_ones(self, count: usize) -> bool {
+        self.all_are(1, count)
+    }
+
+    /// Whether the first `count` values are `wanted`; `false` if there are fewer.
+    pub fn all_are(mut self, wanted: u32, count: usize) -> bool {
+        let mut left = count;
+        while left > 0 {
+            let Some(run) = self.next_run() else { return false };
+            let here = run.count().min(left);
+            let alike = match run {
+                Run::Repeated { value, .. } => value == wanted,
+                Run::Packed { .. } => (0..here).all(|at| run.get(at, self.bit_width) == Some(wanted)),
+            };
+            if !alike {
+                return false;
             }
+            left -= here;
         }
         true
     }
@@ -272,7 +283,12 @@ mod tests {
                     expected.extend([values[0]; 5]);
                 }
             }
-            let mut stream = Stream::new(Runs::new(&bytes, width).unwrap());
+            let runs = Runs::new(&bytes, width).unwrap();
+            for count in 0..=expected.len() + 1 {
+                let alike = count <= expected.len() && expected[..count].iter().all(|value| *value == expected[0]);
+                prop_assert_eq!(runs.clone().all_are(expected[0], count), alike);
+            }
+            let mut stream = Stream::new(runs);
             let mut found = Vec::new();
             for step in steps.into_iter().cycle() {
                 let step = step.min(expected.len() - found.len());

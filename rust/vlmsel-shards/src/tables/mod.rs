@@ -142,13 +142,23 @@ pub fn to_working(
     let working = if array.data_type() == &column.working {
         array.clone()
     } else {
-        // What does not fit must not become a null.
-        let options = arrow_cast::CastOptions { safe: false, ..Default::default() };
-        arrow_cast::cast_with_options(array, &column.working, &options).map_err(wrong)?
+        cast_whole(array, &column.working).map_err(wrong)?
     };
     // Whether keys may be shared depends on how many digits the type says that there are.
     if let DataType::Decimal128(precision, _) = &column.working {
         working.as_primitive::<Decimal128Type>().validate_decimal_precision(*precision).map_err(wrong)?;
     }
     Ok(working)
+}
+
+/// Casts an array; what does not fit is an error and never becomes a null.
+///
+/// # Errors
+/// Values that do not fit, and types between which there is no cast.
+pub fn cast_whole(
+    array: &arrow_array::ArrayRef,
+    to: &DataType,
+) -> std::result::Result<arrow_array::ArrayRef, arrow_schema::ArrowError> {
+    let options = arrow_cast::CastOptions { safe: false, ..Default::default() };
+    arrow_cast::cast_with_options(array, to, &options)
 }

@@ -85,7 +85,10 @@ pub trait Native: Copy + PartialOrd {
     /// Between which values scores are `Finite`.
     fn finite(non_negative: bool) -> (Self, Self);
     /// Two values between which all lie whose keys are between these, and perhaps some others.
-    fn around(lower: u64, upper: u64) -> (Self, Self);
+    fn around(lower: u64, upper: u64) -> (Self, Self) {
+        let _ = (lower, upper);
+        Self::finite(false)
+    }
 }
 
 macro_rules! float_native {
@@ -130,9 +133,6 @@ impl Native for half::f16 {
     fn finite(non_negative: bool) -> (Self, Self) {
         (if non_negative { Self::ZERO } else { Self::MIN }, Self::MAX)
     }
-    fn around(_: u64, _: u64) -> (Self, Self) {
-        (Self::MIN, Self::MAX)
-    }
 }
 
 macro_rules! integer_native {
@@ -176,9 +176,6 @@ impl Native for i128 {
     }
     fn finite(non_negative: bool) -> (Self, Self) {
         (if non_negative { 0 } else { Self::MIN }, Self::MAX)
-    }
-    fn around(_: u64, _: u64) -> (Self, Self) {
-        (Self::MIN, Self::MAX)
     }
 }
 
