@@ -53,6 +53,14 @@ pub enum Error {
     /// The request makes no sense for this data.
     #[error("{0}")]
     Usage(String),
+    /// A folder, pipe, socket or device where a plain file is wanted.
+    #[error("{}: {kind}; a plain file is needed", path.display())]
+    NotPlain {
+        /// The path.
+        path: PathBuf,
+        /// What it is, with its article.
+        kind: &'static str,
+    },
     /// A file that is damaged, encrypted, or not of the kind its name says.
     #[error("{}: {reason}", path.display())]
     Unreadable {
@@ -84,6 +92,8 @@ fn advice(source: &io::Error) -> &'static str {
     match source.raw_os_error() {
         Some(libc::ENOSPC | libc::EDQUOT) => "; free some space and run the same command again",
         Some(libc::EROFS) => "; choose a writable folder with -o",
+        Some(libc::ENAMETOOLONG) => "; give a shorter path",
+        Some(libc::ELOOP) => "; its links lead in a circle",
         Some(libc::EMFILE | libc::ENFILE) => "; raise the limit of open files (ulimit -n) or lower --threads",
         _ => "",
     }
@@ -93,12 +103,17 @@ impl Error {
     /// Which exit code this leads to.
     pub fn class(&self) -> Class {
         match self {
-            Self::Io { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound => Class::NotFound,
+            Self::Io { source, .. } => match source.raw_os_error() {
+                Some(libc::ENOENT) => Class::NotFound,
+                // The path itself is wrong: no disk and no memory would make it right.
+                Some(libc::ENAMETOOLONG | libc::ENOTDIR | libc::EISDIR | libc::EEXIST | libc::ELOOP | libc::ENXIO) => {
+                    Class::Usage
+                }
+                _ if source.kind() == io::ErrorKind::NotFound => Class::NotFound,
                 _ => Class::Resource,
             },
             Self::NotFound { .. } => Class::NotFound,
-            Self::Usage(_) => Class::Usage,
+            Self::Usage(_) | Self::NotPlain { .. } => Class::Usage,
             Self::Unreadable { .. } => Class::Unreadable,
             Self::Locked { .. } => Class::Locked,
             Self::Mismatch(_) => Class::Mismatch,
@@ -111,7 +126,7 @@ impl Error {
     /// is short of something (file handles, memory), which would make a good file look bad.
     pub fn is_of_file(&self) -> bool {
         match self {
-            Self::Unreadable { .. } | Self::NotFound { .. } => true,
+            Self::Unreadable { .. } | Self::NotFound { .. } | Self::NotPlain { .. } => true,
             Self::Io { action, source, .. } => {
                 matches!(*action, "open" | "inspect" | "read")
                     && !matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))

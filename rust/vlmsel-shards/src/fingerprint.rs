@@ -1,4 +1,7 @@
 //! Recognising an input file by its content without reading all of it; never by its time stamp.
+//!
+//! It recognises most changes, not all: what it says is believed only of a file that is the same by its
+//! [identity](crate::identity).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -6,22 +9,32 @@ use std::path::Path;
 
 use crate::error::{IoContext, Result};
 use crate::manifest::{InputRecord, MANIFEST};
+use crate::source::open_plain;
 
 const EDGE_BYTES: u64 = 1 << 20;
 const BLOCKS: u64 = 16;
 const BLOCK_BYTES: u64 = 64 << 10;
+/// Bytes of a manifest read at a time.
+const BLOCK: usize = 1 << 20;
 
 /// Fingerprint of `path`, recorded under `name` (its path below its root).
 ///
 /// Parquet: size and footer (which holds every page's place and statistics). A folder that vlmsel finished: its manifest.
 /// Anything else: size, first and last MiB, and 16 blocks of 64 KiB spread between.
 pub fn fingerprint(path: &Path, name: &str) -> Result<InputRecord> {
-    let path = if path.is_dir() { &path.join(MANIFEST) } else { path };
-    let file = File::open(path).at("open", path)?;
+    let folder = path.is_dir();
+    let path = if folder { &path.join(MANIFEST) } else { path };
+    let file = open_plain(path)?;
     let bytes = file.metadata().at("inspect", path)?.len();
     let mut hasher = blake3::Hasher::new();
     hasher.update(&bytes.to_le_bytes());
-    for (offset, length) in ranges(&file, bytes) {
+    // A manifest stands for everything in its folder: all of it counts.
+    let ranges = if folder {
+        (0..bytes).step_by(BLOCK).map(|at| (at, (bytes - at).min(BLOCK as u64))).collect()
+    } else {
+        ranges(&file, bytes)
+    };
+    for (offset, length) in ranges {
         let mut buffer = vec![0; length as usize];
         file.read_exact_at(&mut buffer, offset).at("read", path)?;
         hasher.update(&buffer);

@@ -3,11 +3,11 @@
 //! Nothing is parsed here; a scanner finds where each value ends and caps its length and depth, so that a hostile file costs
 //! no more memory than one value may.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use crate::error::{Error, IoContext, Result};
+use crate::source::open_plain;
 
 /// A longer value is put aside.
 pub const MAX_VALUE_BYTES: usize = 64 << 20;
@@ -47,10 +47,7 @@ pub fn is_json_name(path: &Path) -> bool {
 impl JsonValues {
     /// Opens a file; its name says how it is compressed, its first character whether it is a list or lines.
     pub fn open(path: &Path) -> Result<Self> {
-        if !std::fs::metadata(path).at("open", path)?.is_file() {
-            return Err(Error::unreadable(path, "not a plain file"));
-        }
-        let file = File::open(path).at("open", path)?;
+        let file = open_plain(path)?;
         let ending = path.extension().map(std::ffi::OsStr::to_ascii_lowercase).unwrap_or_default();
         let mut input: Box<dyn BufRead + Send> = if ending == "gz" {
             Box::new(BufReader::with_capacity(1 << 18, flate2::read::MultiGzDecoder::new(file)))

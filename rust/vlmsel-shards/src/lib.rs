@@ -7,12 +7,14 @@
 pub mod disk;
 pub mod error;
 pub mod fingerprint;
+pub mod identity;
 pub mod inputs;
 pub mod lock;
 pub mod manifest;
 pub mod npy;
 pub mod output;
 pub mod parquet_writer;
+pub mod paths;
 pub mod quarantine;
 pub mod tables;
 pub mod verify;

@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, IoContext, Result};
+use crate::source::open_plain;
 
 /// Name of the file whose presence makes a folder a finished output.
 pub const MANIFEST: &str = "manifest.json";
@@ -59,6 +61,39 @@ pub struct InputRecord {
     pub fingerprint: String,
 }
 
+/// How much unreadable input a run put up with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tolerated {
+    /// Quarantined records over input records.
+    pub max_bad_fraction: f64,
+    /// Files that may be unreadable.
+    pub allow_bad_files: u64,
+}
+
+/// What a run could not read, and what it was allowed to go without. A run that lost nothing has none, whatever it would have
+/// put up with, so that the same work gives the same bytes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Losses {
+    /// Records seen.
+    pub input: u64,
+    /// Records put aside.
+    pub quarantined: u64,
+    /// Files left out, or not read to their end.
+    pub bad_files: Vec<String>,
+    /// What the run was told to accept.
+    pub tolerated: Tolerated,
+}
+
+impl Eq for Losses {}
+
+impl Losses {
+    /// `None` where nothing was lost.
+    pub fn of(input: u64, quarantined: u64, mut bad_files: Vec<String>, tolerated: Tolerated) -> Option<Self> {
+        bad_files.sort();
+        (quarantined > 0 || !bad_files.is_empty()).then_some(Self { input, quarantined, bad_files, tolerated })
+    }
+}
+
 /// A finished output, described.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -82,7 +117,13 @@ pub struct Manifest {
     pub parts: Vec<PartRecord>,
     /// Every input row by class.
     pub counts: BTreeMap<String, u64>,
+    /// What the run could not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub losses: Option<Losses>,
 }
+
+/// No count, number of rows or size is larger; sums of them then stay far from where 64 bits end.
+const MAX_NUMBER: u64 = 1 << 53;
 
 impl Manifest {
     /// Reads `folder/manifest.json`; `None` where there is none.
@@ -96,7 +137,8 @@ impl Manifest {
         if size > MAX_MANIFEST_BYTES {
             return Err(Error::unreadable(&path, format!("a manifest of {size} bytes is not one that vlmsel wrote")));
         }
-        let bytes = fs::read(&path).at("read", &path)?;
+        let mut bytes = Vec::new();
+        open_plain(&path)?.take(MAX_MANIFEST_BYTES).read_to_end(&mut bytes).at("read", &path)?;
         let value: Value = serde_json::from_slice(&bytes)
             .map_err(|error| Error::unreadable(&path, format!("not a manifest that vlmsel wrote: {error}")))?;
         match value.get("schema").and_then(Value::as_u64) {
@@ -119,7 +161,24 @@ impl Manifest {
                 return Err(Error::unreadable(&path, format!("names a file outside its folder: {:?}", record.file)));
             }
         }
+        if manifest
+            .numbers()
+            .try_fold(0_u64, |sum, number| sum.checked_add(number).filter(|_| number <= MAX_NUMBER))
+            .is_none()
+        {
+            return Err(Error::unreadable(&path, "its numbers of rows and bytes make no sense"));
+        }
         Ok(Some(manifest))
+    }
+
+    /// Every number that is ever added to others.
+    fn numbers(&self) -> impl Iterator<Item = u64> {
+        let parts = self.parts.iter().flat_map(|part| {
+            let files = part.files.iter().map(|file| file.bytes);
+            files.chain(part.counts.values().copied()).chain([part.rows])
+        });
+        let losses = self.losses.iter().flat_map(|losses| [losses.input, losses.quarantined]);
+        parts.chain(self.counts.values().copied()).chain(self.inputs.iter().map(|input| input.bytes)).chain(losses)
     }
 
     /// The file's bytes: canonical JSON with a checksum of itself, so that a flipped bit shows here as in every part.
@@ -131,6 +190,13 @@ impl Manifest {
             map.insert(CHECKSUM.to_owned(), Value::String(checksum));
         }
         to_json(&value)
+    }
+
+    /// The checksum that [`Manifest::to_bytes`] writes.
+    pub fn checksum(&self) -> Result<String> {
+        let value =
+            serde_json::to_value(self).map_err(|error| Error::Usage(format!("cannot write as JSON: {error}")))?;
+        checksum_of(&value)
     }
 
     /// Whether `folder` is a finished output.

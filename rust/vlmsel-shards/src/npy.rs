@@ -1,11 +1,11 @@
 //! DataComp's subset files: `.npy` arrays of dtype `"u8,u8"`, one 128-bit id per row, sorted.
 
-use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
 use crate::error::{Error, IoContext, Result};
 use crate::parquet_writer::HashedFile;
+use crate::source::open_plain;
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// Bytes written and hashed at a time.
@@ -16,7 +16,7 @@ const PENDING_BYTES: usize = 1 << 18;
 /// # Errors
 /// [`Error::Unreadable`] for any other dtype or shape, or a file that is cut short.
 pub fn read_uids(path: &Path) -> Result<Vec<u128>> {
-    let file = File::open(path).at("open", path)?;
+    let file = open_plain(path)?;
     let size = file.metadata().at("inspect", path)?.len();
     let mut reader = BufReader::with_capacity(1 << 20, file);
     let mut head = [0; 8];

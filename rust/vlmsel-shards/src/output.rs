@@ -7,6 +7,10 @@
 //! ```
 //! A part is written under a temporary name, fsynced, renamed, and only then recorded; what is not recorded is written
 //! again on resume. State and content are apart so that publishing is one rename (or one exchange).
+//!
+//! What a run noted of the files that it read ([`crate::identity`]) stands in `parts/<hash>.noted` while it runs, and then in
+//! `.<out>.identities` beside the output. A finished output whose inputs cannot be believed to be the same is made once more in
+//! `.<out>.check/` and compared ([`Finished::again`]).
 
 mod files;
 mod state;
@@ -14,21 +18,23 @@ mod state;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, IoContext, Result};
+use crate::identity::{Identities, Noted};
 use crate::lock::Lock;
 use crate::manifest::{
-    FileRecord, InputRecord, MANIFEST, Manifest, PartRecord, RUN, SCHEMA, is_plain_relative, to_json,
+    FileRecord, InputRecord, Losses, MANIFEST, Manifest, PartRecord, RUN, SCHEMA, is_plain_relative, to_json,
 };
+use crate::paths::beside;
 
-use self::files::{exchange, sync_folder};
-pub use self::files::{hash_file, write_atomically};
+use self::files::{clear, exchange, sync_folder};
+pub use self::files::{create_new, hash_file, write_atomically};
 use self::state::{
-    BEGUN, absolute, difference_text, extends, finished_output, guard, is_empty_or_temporary, read_begun,
+    BEGUN, difference_text, extends, finished_output, guard, is_empty_or_temporary, is_folder, place, read_begun,
     remove_partial,
 };
 
@@ -64,9 +70,48 @@ struct Begun {
 #[derive(Debug)]
 pub enum Opening {
     /// The work is already done; nothing was touched.
-    Finished(Box<Manifest>),
+    Finished(Box<Finished>),
     /// There is work to do.
     Open(Box<Output>),
+}
+
+/// An output that stands, locked.
+#[derive(Debug)]
+pub struct Finished {
+    spec: OutputSpec,
+    manifest: Manifest,
+    noted: Identities,
+    lock: Lock,
+}
+
+impl Finished {
+    /// What stands there.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// What the run that made it noted of the files that the unit read.
+    pub fn noted(&self, unit: &str) -> Option<&Noted> {
+        self.noted.units.get(unit)
+    }
+
+    /// Opens a folder in which units are done once more, to be compared with what stands ([`Output::compare`]). It goes when
+    /// it is dropped, or with [`Output::stands`].
+    ///
+    /// # Errors
+    /// As [`Output::begin`].
+    pub fn again(self) -> Result<Output> {
+        let Self { mut spec, manifest, noted, lock } = self;
+        spec.resume = false;
+        let partial = beside(&spec.path, ".", ".check");
+        let mut output = Output::new(spec, partial, lock);
+        output.open_partial(true)?;
+        output.discard = true;
+        output.parts = Mutex::new(manifest.parts.iter().map(|part| (part.unit.clone(), part.clone())).collect());
+        output.noted = Mutex::new(noted.units);
+        output.standing = Some(Box::new(manifest));
+        Ok(output)
+    }
 }
 
 /// An output folder being written. Shared by threads; dropping it releases the lock and keeps the committed parts.
@@ -76,14 +121,19 @@ pub struct Output {
     partial: PathBuf,
     content: PathBuf,
     parts: Mutex<BTreeMap<String, PartRecord>>,
+    /// What committed units read.
+    noted: Mutex<BTreeMap<String, Noted>>,
     /// Whether what cannot be resumed goes with this object: from when it is known to be this run's until it is published.
     discard: bool,
-    _lock: Lock,
+    /// What this is compared with, and never published in the place of.
+    standing: Option<Box<Manifest>>,
+    lock: Lock,
 }
 
 impl Drop for Output {
     fn drop(&mut self) {
-        if self.discard {
+        // A forked child has a copy of this object; the folder is its parent's.
+        if self.discard && self.lock.is_own() {
             let _ = remove_partial(&self.partial);
         }
     }
@@ -100,6 +150,8 @@ pub struct Summary {
     pub provenance: Value,
     /// What differs from run to run; goes to `run.json`.
     pub run: Value,
+    /// What could not be read.
+    pub losses: Option<Losses>,
 }
 
 impl Output {
@@ -109,24 +161,26 @@ impl Output {
     /// [`Error::Locked`] if another run holds it; [`Error::Usage`] for a foreign folder or one that is an input;
     /// [`Error::Mismatch`] if another configuration was begun or finished there.
     pub fn begin(mut spec: OutputSpec) -> Result<Opening> {
-        spec.path = absolute(&spec.path)?;
-        guard(&spec)?;
+        spec.path = place(&spec.path)?;
+        let partial = beside(&spec.path, "", ".partial");
+        let hidden = [".lock", ".identities", ".check"].map(|name| beside(&spec.path, ".", name));
+        guard(&spec, &[hidden.as_slice(), std::slice::from_ref(&partial)].concat())?;
         let parent = spec.path.parent().unwrap_or(Path::new("/")).to_path_buf();
         fs::create_dir_all(&parent).at("create", &parent)?;
         let lock = Lock::acquire(&spec.path, &spec.command)?;
-        let name = spec.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let partial = spec.path.with_file_name(format!("{name}.partial"));
-        let content = partial.join("output");
-
         let finished = finished_output(&spec)?;
         if let Some(manifest) = &finished {
             let same = manifest.config == spec.config && manifest.inputs == spec.inputs;
             if same && !spec.overwrite {
-                if read_begun(&partial)?.is_some_and(|b| b.config == spec.config && b.inputs == spec.inputs) {
+                if is_folder(&partial)?
+                    && read_begun(&partial)?.is_some_and(|b| b.config == spec.config && b.inputs == spec.inputs)
+                {
                     // Published, then killed before tidying up.
                     remove_partial(&partial)?;
                 }
-                return Ok(Opening::Finished(Box::new(manifest.clone())));
+                let noted = Identities::read(&spec.path, &manifest.checksum()?);
+                let manifest = manifest.clone();
+                return Ok(Opening::Finished(Box::new(Finished { spec, manifest, noted, lock })));
             }
             let extends = spec.extend && manifest.config == spec.config && extends(&manifest.inputs, &spec.inputs);
             if !extends && !spec.overwrite {
@@ -137,7 +191,7 @@ impl Output {
                 )));
             }
         }
-        let mut output = Self { spec, partial, content, parts: Mutex::default(), discard: false, _lock: lock };
+        let mut output = Self::new(spec, partial, lock);
         output.open_partial(finished.is_some())?;
         output.discard = !output.spec.resume;
         if let (Some(manifest), true) = (finished, output.spec.extend)
@@ -149,8 +203,14 @@ impl Output {
         Ok(Opening::Open(Box::new(output)))
     }
 
+    fn new(spec: OutputSpec, partial: PathBuf, lock: Lock) -> Self {
+        let content = partial.join("output");
+        let (parts, noted) = (Mutex::default(), Mutex::default());
+        Self { spec, partial, content, parts, noted, discard: false, standing: None, lock }
+    }
+
     fn open_partial(&mut self, has_finished: bool) -> Result<()> {
-        if self.partial.exists() {
+        if is_folder(&self.partial)? {
             let begun = read_begun(&self.partial)?;
             let resumable = match &begun {
                 Some(begun) => {
@@ -191,8 +251,11 @@ impl Output {
             }
         }
         let parts = self.partial.join("parts");
-        fs::create_dir_all(&parts).at("create", &parts)?;
-        fs::create_dir_all(&self.content).at("create", &self.content)?;
+        for folder in [&parts, &self.content] {
+            if !is_folder(folder)? {
+                fs::create_dir_all(folder).at("create", folder)?;
+            }
+        }
         let begun = Begun {
             command: self.spec.command.clone(),
             config: self.spec.config.clone(),
@@ -207,14 +270,18 @@ impl Output {
 
     fn load_parts(&mut self) -> Result<()> {
         let folder = self.partial.join("parts");
-        let mut found = BTreeMap::new();
-        if folder.is_dir() {
+        let (mut found, mut noted) = (BTreeMap::new(), BTreeMap::new());
+        if is_folder(&folder)? {
             for entry in fs::read_dir(&folder).at("list", &folder)? {
                 let path = entry.at("list", &folder)?.path();
                 if path.extension().is_some_and(|e| e == "json") {
                     let bytes = fs::read(&path).at("read", &path)?;
                     let record: PartRecord =
                         serde_json::from_slice(&bytes).map_err(|error| Error::unreadable(&path, error))?;
+                    // Without it, or where it was cut short, nothing is believed of the unit.
+                    let read = fs::read(path.with_extension("noted")).ok();
+                    let read = read.and_then(|bytes| serde_json::from_slice::<Noted>(&bytes).ok());
+                    noted.extend(read.map(|read| (record.unit.clone(), read)));
                     let whole = record.files.iter().all(|f| {
                         is_plain_relative(&f.file)
                             && fs::metadata(self.content.join(&f.file)).is_ok_and(|m| m.len() == f.bytes)
@@ -226,11 +293,13 @@ impl Output {
             }
         }
         self.parts = Mutex::new(found);
+        self.noted = Mutex::new(noted);
         Ok(())
     }
 
     /// Takes over the parts of the finished output that this run extends; hard links, so nothing is copied.
     fn adopt(&self, manifest: &Manifest) -> Result<()> {
+        let noted = Identities::read(&self.spec.path, &manifest.checksum()?);
         for part in &manifest.parts {
             if self.is_committed(&part.unit) {
                 continue;
@@ -248,6 +317,9 @@ impl Output {
                 }
             }
             self.record(part.clone())?;
+            if let Some(noted) = noted.units.get(&part.unit) {
+                self.note(&part.unit, noted.clone());
+            }
         }
         Ok(())
     }
@@ -264,9 +336,23 @@ impl Output {
 
     /// A folder for scratch files; it disappears with the partial folder.
     pub fn scratch(&self) -> Result<PathBuf> {
+        self.check_process()?;
         let path = self.partial.join("scratch");
-        fs::create_dir_all(&path).at("create", &path)?;
+        if !is_folder(&path)? {
+            fs::create_dir_all(&path).at("create", &path)?;
+        }
         Ok(path)
+    }
+
+    /// A forked child has a copy of this object. What it wrote would be mixed with its parent's work unseen.
+    fn check_process(&self) -> Result<()> {
+        if self.lock.is_own() {
+            return Ok(());
+        }
+        Err(Error::Usage(format!(
+            "{} is being written by the process that this one was forked from; only that one may write to it",
+            self.spec.path.display()
+        )))
     }
 
     /// Whether the unit was committed, by this run or by one that it resumes.
@@ -280,7 +366,7 @@ impl Output {
     }
 
     fn lock_parts(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, PartRecord>> {
-        self.parts.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where to write the file that will be committed as `name` (a relative path).
@@ -288,11 +374,46 @@ impl Output {
         if !is_plain_relative(name) || matches!(name, MANIFEST | RUN) {
             return Err(Error::Usage(format!("{name:?} is no name for a file of an output")));
         }
+        self.check_process()?;
         let path = self.content.join(name);
-        let parent = path.parent().unwrap_or(&self.content).to_path_buf();
-        fs::create_dir_all(&parent).at("create", &parent)?;
-        let base = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(parent.join(format!(".{base}.tmp")))
+        let parent = path.parent().unwrap_or(&self.content);
+        fs::create_dir_all(parent).at("create", parent)?;
+        Ok(beside(&path, ".", ".tmp"))
+    }
+
+    /// Notes what a unit read, before or after it is committed. Of a file that changed a moment ago nothing is noted: another
+    /// change might not show. It costs work if this is lost, and never more, so nothing waits for the disk here.
+    pub fn note(&self, unit: &str, noted: Noted) {
+        if noted.files.values().any(|file| !file.identity.is_settled()) {
+            return;
+        }
+        if let Ok(bytes) = to_json(&noted) {
+            let _ = fs::write(self.part_path(unit, "noted"), bytes);
+        }
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).insert(unit.to_owned(), noted);
+    }
+
+    /// What was noted of a committed unit, by this run or by the one that it resumes or extends.
+    pub fn noted(&self, unit: &str) -> Option<Noted> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).get(unit).cloned()
+    }
+
+    /// Forgets a committed unit, so that it is done again. Its files are overwritten then, or removed at the end.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn forget(&self, unit: &str) -> Result<()> {
+        for kind in ["noted", "json"] {
+            clear(&self.part_path(unit, kind))?;
+        }
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).remove(unit);
+        self.lock_parts().remove(unit);
+        Ok(())
+    }
+
+    fn part_path(&self, unit: &str, kind: &str) -> PathBuf {
+        let name = blake3::hash(unit.as_bytes()).to_hex();
+        self.partial.join("parts").join(format!("{}.{kind}", &name[..32]))
     }
 
     /// Commits the unit whose files were written to [`Output::temporary`] places: fsync, hash, rename, record.
@@ -306,6 +427,31 @@ impl Output {
     ) -> Result<()> {
         let files = names.iter().map(|name| self.seal(name, None)).collect::<Result<Vec<_>>>()?;
         self.record(PartRecord { unit: unit.to_owned(), rows, counts, detail, files })
+    }
+
+    /// Compares the unit, done once more, with what was committed of it; its files go. A `None` hash is computed here.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn compare(
+        &self,
+        unit: &str,
+        names: &[(&str, Option<blake3::Hash>)],
+        rows: u64,
+        counts: BTreeMap<String, u64>,
+        detail: Value,
+    ) -> Result<bool> {
+        let mut files = Vec::new();
+        for (name, hash) in names {
+            let temporary = self.temporary(name)?;
+            let file = File::open(&temporary).at("open", &temporary)?;
+            let bytes = file.metadata().at("inspect", &temporary)?.len();
+            let hash = hash.map_or_else(|| hash_file(file, &temporary), Ok)?;
+            clear(&temporary)?;
+            files.push(FileRecord { file: (*name).to_owned(), bytes, blake3: hash.to_hex().to_string() });
+        }
+        let again = PartRecord { unit: unit.to_owned(), rows, counts, detail, files };
+        Ok(self.lock_parts().get(unit) == Some(&again))
     }
 
     /// As [`Output::commit`], for files whose BLAKE3 was computed while they were written.
@@ -337,14 +483,14 @@ impl Output {
 
     fn record(&self, part: PartRecord) -> Result<()> {
         sync_folder(&self.content)?;
-        let name = blake3::hash(part.unit.as_bytes()).to_hex();
-        write_atomically(&self.partial.join("parts").join(format!("{}.json", &name[..32])), &to_json(&part)?)?;
+        write_atomically(&self.part_path(&part.unit, "json"), &to_json(&part)?)?;
         self.lock_parts().insert(part.unit.clone(), part);
         Ok(())
     }
 
     /// Writes the manifest and puts the folder in its place.
     pub fn finish(mut self, summary: Summary) -> Result<Manifest> {
+        self.check_process()?;
         let parts: Vec<PartRecord> = self.lock_parts().values().cloned().collect();
         let manifest = Manifest {
             schema: SCHEMA,
@@ -356,13 +502,40 @@ impl Output {
             provenance: summary.provenance,
             parts,
             counts: summary.counts,
+            losses: summary.losses,
         };
         self.remove_unrecorded(&manifest)?;
         write_atomically(&self.content.join(RUN), &to_json(&summary.run)?)?;
         write_atomically(&self.content.join(MANIFEST), &manifest.to_bytes()?)?;
         self.publish()?;
         self.discard = false;
+        self.write_identities(&manifest)?;
         Ok(manifest)
+    }
+
+    /// Ends a comparison that found nothing else: what stands is left as it is, and what was noted is noted with it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn stands(mut self) -> Result<Manifest> {
+        let Some(standing) = self.standing.take() else {
+            return Err(Error::Usage(format!("{} is compared with nothing", self.spec.path.display())));
+        };
+        self.write_identities(&standing)?;
+        Ok(*standing)
+    }
+
+    /// The manifest of what this is compared with.
+    pub fn standing(&self) -> Option<&Manifest> {
+        self.standing.as_deref()
+    }
+
+    fn write_identities(&self, manifest: &Manifest) -> Result<()> {
+        let units = std::mem::take(&mut *self.noted.lock().unwrap_or_else(PoisonError::into_inner));
+        if units.is_empty() && !Identities::path(&self.spec.path).exists() {
+            return Ok(());
+        }
+        Identities { manifest: manifest.checksum()?, units }.write(&self.spec.path)
     }
 
     /// A part that was written but not recorded before a kill must not be in the folder: same work, same bytes.

@@ -5,16 +5,30 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use crate::error::{Error, IoContext, Result};
+use crate::paths::beside;
 
 /// Writes a small file so that a reader sees the old content or the new.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let temporary = path.with_file_name(format!(".{name}.tmp"));
-    let mut file = File::create(&temporary).at("create", &temporary)?;
+    let temporary = beside(path, ".", ".tmp");
+    let mut file = create_new(&temporary)?;
     file.write_all(bytes).at("write", &temporary)?;
     file.sync_all().at("write", &temporary)?;
     fs::rename(&temporary, path).at("rename", &temporary)?;
     sync_folder(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// Makes a file that was not there. What lies at its place, such as what a killed run left, goes: a link, and not what it leads to.
+pub fn create_new(path: &Path) -> Result<File> {
+    clear(path)?;
+    File::create_new(path).at("create", path)
+}
+
+/// Takes away a file or link, if there is one.
+pub fn clear(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).at("remove", path),
+        _ => Ok(()),
+    }
 }
 
 /// Makes the names in a folder durable.

@@ -9,41 +9,27 @@ use serde_json::Value;
 use super::{Begun, OutputSpec};
 use crate::error::{Error, IoContext, Result};
 use crate::manifest::{InputRecord, Manifest, differences};
+use crate::paths::{place_of_output, real_place};
+use crate::source::name_of;
 
-pub fn absolute(path: &Path) -> Result<PathBuf> {
-    let path = std::path::absolute(path).at("resolve", path)?;
-    if path.file_name().is_none() {
+/// The place of an output, cleaned before anything is made.
+pub fn place(path: &Path) -> Result<PathBuf> {
+    let place = place_of_output(path);
+    if place.file_name().is_none() {
         return Err(Error::Usage(format!("{} cannot be an output folder", path.display())));
     }
-    Ok(path.components().collect())
+    Ok(place)
 }
 
 /// What a partial folder says of itself.
 pub const BEGUN: &str = "begun.json";
 
-/// The real place of a path that may not exist yet: its deepest existing ancestor resolved, the rest appended.
-fn real_place(path: &Path) -> PathBuf {
-    let mut tail = Vec::new();
-    let mut at = path.to_path_buf();
-    loop {
-        if let Ok(real) = fs::canonicalize(&at) {
-            return tail.iter().rev().fold(real, |place: PathBuf, part: &std::ffi::OsString| place.join(part));
-        }
-        match (at.parent().map(Path::to_path_buf), at.file_name().map(ToOwned::to_owned)) {
-            (Some(parent), Some(name)) => {
-                tail.push(name);
-                at = parent;
-            }
-            _ => return path.to_path_buf(),
-        }
-    }
-}
-
-pub fn guard(spec: &OutputSpec) -> Result<()> {
-    let output = real_place(&spec.path);
+/// Refuses an output that would touch an input: its folder, and what stands beside it while it is made.
+pub fn guard(spec: &OutputSpec, ours: &[PathBuf]) -> Result<()> {
+    let places: Vec<PathBuf> = std::iter::once(&spec.path).chain(ours).map(|path| real_place(path)).collect();
     for input in &spec.guarded {
         let input_place = real_place(input);
-        if output.starts_with(&input_place) || input_place.starts_with(&output) {
+        if places.iter().any(|place| place.starts_with(&input_place) || input_place.starts_with(place)) {
             return Err(Error::Usage(format!(
                 "the output {} is, holds or lies inside the input {}; choose another output with -o",
                 spec.path.display(),
@@ -54,14 +40,36 @@ pub fn guard(spec: &OutputSpec) -> Result<()> {
     Ok(())
 }
 
+/// Whether a folder of ours is there. What else lies at its place is in the way, a link too: what it leads to is not ours.
+pub fn is_folder(path: &Path) -> Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => Ok(true),
+        Ok(meta) => Err(Error::Usage(format!(
+            "{} is in the way ({}); move it or choose another output with -o",
+            path.display(),
+            name_of(meta.file_type())
+        ))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).at("inspect", path),
+    }
+}
+
 pub fn finished_output(spec: &OutputSpec) -> Result<Option<Manifest>> {
     let path = &spec.path;
-    let Ok(meta) = fs::metadata(path) else { return Ok(None) };
-    if !meta.is_dir() {
-        return Err(Error::Usage(format!("{} is a file; outputs are folders, choose another with -o", path.display())));
-    }
-    if fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_symlink()) {
-        return Err(Error::Usage(format!("{} is a link; give the real folder with -o", path.display())));
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.file_type().is_symlink() => {
+            return Err(Error::Usage(format!("{} is a link; give the real folder with -o", path.display())));
+        }
+        Ok(meta) if !meta.is_dir() => {
+            return Err(Error::Usage(format!(
+                "{} is {}; outputs are folders, choose another with -o",
+                path.display(),
+                if meta.is_file() { "a file" } else { name_of(meta.file_type()) }
+            )));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).at("inspect", path),
     }
     if let Some(manifest) = Manifest::read(path)? {
         if manifest.command != spec.command {

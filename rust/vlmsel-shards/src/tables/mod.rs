@@ -88,6 +88,7 @@ fn format_of(path: &Path) -> Option<Format> {
 /// # Errors
 /// [`Error::Usage`] for an ending that is no table's, [`Error::Unreadable`] for a damaged or encrypted file.
 pub fn open(file: &InputFile) -> Result<Table> {
+    file.check_name()?;
     match format_of(&file.path) {
         Some(Format::Parquet) => Ok(Table::Parquet(parquet::ParquetTable::open(&file.path, &file.name)?)),
         Some(Format::Text(syntax, compression)) => {

@@ -23,6 +23,7 @@ use super::page_header::{Coding, says_encrypted};
 use super::schema::Column;
 use super::score::{ScoreVisitor, visit_array};
 use crate::error::{Error, IoContext, Result};
+use crate::source::open_plain;
 
 /// A footer larger than this is refused before it is read.
 const MAX_FOOTER_BYTES: u64 = 512 << 20;
@@ -55,7 +56,7 @@ impl ParquetTable {
     /// # Errors
     /// [`Error::Unreadable`] for a file that is damaged, encrypted or no Parquet at all.
     pub fn open(path: &Path, name: &str) -> Result<Self> {
-        Self::of(File::open(path).at("open", path)?, path, name)
+        Self::of(open_plain(path)?, path, name)
     }
 
     /// Reads the footer of an open file, which messages call `path`.

@@ -6,7 +6,6 @@
 mod cells;
 mod lines;
 
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +18,7 @@ use self::lines::{Capped, LineEnd, Lines};
 use super::schema::{Column, Role};
 use crate::error::{Error, IoContext, Result};
 use crate::quarantine::Quarantined;
+use crate::source::open_plain;
 
 /// Largest window a zstd stream may ask for, as a power of two (128 MiB).
 const MAX_ZSTD_WINDOW_LOG: u32 = 27;
@@ -67,7 +67,7 @@ impl TextTable {
     /// # Errors
     /// [`Error::Unreadable`] if it does not decompress or has no header.
     pub fn open(path: &Path, name: &str, syntax: Syntax, compression: Compression) -> Result<Self> {
-        let bytes = std::fs::metadata(path).at("inspect", path)?.len();
+        let bytes = open_plain(path)?.metadata().at("inspect", path)?.len();
         let mut table =
             Self { path: path.to_path_buf(), name: name.to_owned(), bytes, syntax, compression, header: Vec::new() };
         table.header = match syntax {
@@ -116,7 +116,7 @@ impl TextTable {
     }
 
     fn stream(&self) -> Result<Box<dyn Read + Send>> {
-        let file = File::open(&self.path).at("open", &self.path)?;
+        let file = open_plain(&self.path)?;
         let stream: Box<dyn Read + Send> = match self.compression {
             Compression::None => Box::new(file),
             Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(1 << 16, file))),
