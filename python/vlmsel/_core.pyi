@@ -14,6 +14,7 @@ __all__ = [
     "Rows",
     "__version__",
     "doctor",
+    "accept_losses",
     "fingerprint",
     "index",
     "mean_into",
@@ -64,6 +65,7 @@ class Output:
     def close(self) -> None: ...
 
 def fingerprint(path: _Path, name: str) -> tuple[str, int, str]: ...
+def accept_losses(folder: _Path, max_bad_fraction: float, allow_bad_files: int, strict: bool) -> None: ...
 def verify(path: _Path, watch: _Watch | None = None) -> tuple[str, int, int, list[str]]: ...
 
 @final

@@ -62,7 +62,8 @@ def index(
         "output": os.fspath(output),
     }
     summary = call(_core.index, request, run, watch)
-    return Index(path=Path(summary.pop("output")), **summary)
+    summary.pop("output")  # Text; a path is bytes.
+    return Index(path=Path(output), **summary)
 
 
 @dataclass(frozen=True)

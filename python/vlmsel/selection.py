@@ -29,6 +29,7 @@ PathLike = str | os.PathLike[str]
 Watch = Callable[[int, int, int, int], None]
 
 DEFAULT_MEMORY_LIMIT = 4 << 30
+DEFAULT_OUTPUT = "selection"
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _real(name: str, value: Any) -> float:
 def options(
     scores: Any,
     *,
-    output: PathLike = "selection",
+    output: PathLike = DEFAULT_OUTPUT,
     k: int | None = None,
     fraction: float | str | Decimal | None = None,
     threshold: float | None = None,
@@ -223,8 +224,15 @@ def select(scores: Any, *, progress: Watch | None = None, **keywords: Any) -> Se
     """
     request, memory = options(scores, **keywords)
     found = json.loads(_core.select(request, memory, progress))
-    controls = {entry["control"]: _selection(entry) for entry in found["controls"]}
-    return _selection(found["selection"], controls)
+    # Not from the report, which is text: a path is bytes.
+    path = Path(keywords.get("output", DEFAULT_OUTPUT))
+    if not path.name or path.name == "..":
+        path = path.resolve()
+    controls = {
+        entry["control"]: _selection(path.with_name(f"{path.name}-{entry['control']}"), entry)
+        for entry in found["controls"]
+    }
+    return _selection(path, found["selection"], controls)
 
 
 def plan(scores: Any, **keywords: Any) -> dict[str, Any]:
@@ -234,9 +242,9 @@ def plan(scores: Any, **keywords: Any) -> dict[str, Any]:
     return planned
 
 
-def _selection(entry: dict[str, Any], controls: dict[str, Selection] | None = None) -> Selection:
+def _selection(path: Path, entry: dict[str, Any], controls: dict[str, Selection] | None = None) -> Selection:
     return Selection(
-        path=Path(entry["output"]),
+        path=path,
         input=entry["input"],
         selected=entry["selected"],
         rejected=entry["rejected"],

@@ -64,4 +64,5 @@ def shard(
         "image_root": path_of(image_root),
     }
     summary = call(_core.shard, request, run, watch)
-    return Shards(path=Path(summary.pop("output")), **summary)
+    summary.pop("output")  # Text; a path is bytes.
+    return Shards(path=Path(output), **summary)

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use vlmsel_shards::identity::Identity;
 
 pub use self::notes::Finding;
 use self::notes::{EXAMPLES, Seen};
@@ -63,7 +64,7 @@ struct Ward<'a> {
 
 /// Runs the command. Findings are a result, not an error; under `--strict` the front end turns them into exit 5.
 pub fn doctor(options: &DoctorOptions, progress: &Progress) -> Result<Findings> {
-    let sources = resolve(&options.data)?;
+    let sources = resolve(&options.data, &|| progress.check())?;
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
     let bytes = sources.shards.iter().map(|shard| size(&shard.path)).sum();
     progress.expect(0, bytes);
@@ -79,10 +80,19 @@ pub fn doctor(options: &DoctorOptions, progress: &Progress) -> Result<Findings> 
     let seen: Vec<Mutex<Seen>> = sources.shards.iter().map(|_| Mutex::default()).collect();
     RunOptions::each(pool.current_num_threads(), &sources.shards, |number, shard| {
         progress.check()?;
-        let found = match shard.kind {
-            Kind::Tar => tar_file::look_at(shard, &ward)?,
-            Kind::Json => json_file::look_at(shard, &sources.image_root(shard, &options.data), &ward)?,
+        let before = Identity::at(&shard.path).ok();
+        let mut found = match (&shard.fault, shard.kind) {
+            (Some(fault), _) => {
+                let mut seen = Seen::default();
+                seen.note("unreadable_file", || fault.clone());
+                seen
+            }
+            (None, Kind::Tar) => tar_file::look_at(shard, &ward)?,
+            (None, Kind::Json) => json_file::look_at(shard, &sources.image_root(shard, &options.data), &ward)?,
         };
+        if let Some(Err(changed)) = before.map(|before| before.check_unchanged(&shard.path)) {
+            found.note("changed_while_read", || changed.to_string());
+        }
         *seen[number].lock().unwrap_or_else(PoisonError::into_inner) = found;
         Ok(())
     })?;

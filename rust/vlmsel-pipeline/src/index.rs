@@ -1,6 +1,7 @@
 //! `index`: where every sample's bytes lie and what they hold, one part per shard.
 
 mod json_shard;
+mod sameness;
 mod tar_shard;
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,9 +15,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vlmsel_shards::error::IoContext;
 use vlmsel_shards::fingerprint::fingerprint;
+use vlmsel_shards::identity::Noted;
 use vlmsel_shards::index_table::IndexTableWriter;
-use vlmsel_shards::manifest::{InputRecord, Manifest, PartRecord};
-use vlmsel_shards::output::{Opening, Output, OutputSpec, Summary};
+use vlmsel_shards::manifest::{InputRecord, Losses, PartRecord};
+use vlmsel_shards::output::{Finished, Opening, Output, OutputSpec, Summary};
+use vlmsel_shards::paths;
 use vlmsel_shards::quarantine::{Quarantined, to_json_lines};
 
 use crate::error::{Error, Result};
@@ -34,6 +37,7 @@ pub struct IndexOptions {
     #[serde(default)]
     pub id_column: Option<String>,
     /// The output folder.
+    #[serde(deserialize_with = "paths::json::path")]
     pub output: PathBuf,
     /// Options that every command has.
     #[serde(default)]
@@ -44,6 +48,7 @@ pub struct IndexOptions {
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct IndexSummary {
     /// The output folder.
+    #[serde(serialize_with = "paths::json::as_text")]
     pub output: PathBuf,
     /// Records seen.
     pub input: u64,
@@ -105,12 +110,14 @@ impl Unit<'_> {
 /// Exit 3 where too much cannot be read (what was read is kept for the next run), 7 where inputs changed, and whatever
 /// [`Output::begin`] refuses.
 pub fn index(options: &IndexOptions, progress: &Progress) -> Result<IndexSummary> {
-    let sources = resolve(&options.data)?;
+    let sources = resolve(&options.data, &|| progress.check())?;
     let image_root =
         options.data.image_root.as_ref().map(|path| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone()));
     let pool = options.run.pool()?;
+    // Before anything of a file is read: what changes from here on will show.
+    let noted: HashMap<String, Noted> =
+        pool.install(|| sources.shards.par_iter().map(|shard| (shard.unit(), sameness::noted(shard))).collect());
     let inputs = pool.install(|| fingerprints(&sources, progress))?;
-    let sizes: HashMap<String, u64> = inputs.iter().map(|input| (input.name.clone(), input.bytes)).collect();
     let bytes: u64 = inputs.iter().map(|input| input.bytes).sum();
     progress.expect(0, bytes);
     if options.run.dry_run {
@@ -133,32 +140,85 @@ pub fn index(options: &IndexOptions, progress: &Progress) -> Result<IndexSummary
         extend: true,
         resume: true,
     };
+    let work =
+        Work { sources: &sources, options, image_root: image_root.as_deref(), noted: &noted, progress, pool: &pool };
     let output = match Output::begin(spec)? {
-        Opening::Finished(manifest) => {
-            left_to_do(&sources, manifest.parts.iter(), image_root.as_deref())?;
-            return judge(options, summary_of(options, &manifest, 0, true));
-        }
+        Opening::Finished(finished) => return stand(&work, *finished),
         Opening::Open(output) => output,
     };
-    let todo = left_to_do(&sources, output.committed().values(), image_root.as_deref())?;
-    let work =
-        Work { sources: &sources, options, image_root: image_root.as_deref(), output: &output, progress, pool: &pool };
-    RunOptions::each(pool.current_num_threads(), &todo, |_, shard| {
-        index_shard(shard, &work, sizes.get(&shard.unit()).copied().unwrap_or(0))
-    })?;
+    let mut todo = Vec::new();
+    for shard in &sources.shards {
+        let unit = shard.unit();
+        match output.committed().get(&unit) {
+            None => todo.push((shard, Purpose::Commit)),
+            Some(part) => {
+                refuse_other_files(shard, part, image_root.as_deref())?;
+                if work.is_same(shard, part, output.noted(&unit).as_ref())? {
+                    continue;
+                }
+                // What stands in a finished index is not changed unasked.
+                let stands = output.standing().is_some_and(|standing| standing.parts.contains(part));
+                if stands && !options.run.overwrite {
+                    todo.push((shard, Purpose::Compare));
+                } else {
+                    output.forget(&unit)?;
+                    todo.push((shard, Purpose::Commit));
+                }
+            }
+        }
+    }
+    work.each(&output, &todo)?;
 
     let parts: Vec<PartRecord> = output.committed().into_values().collect();
     let mut summary = summarise(options, &parts, todo.len() as u64, false);
     summary.bytes = bytes;
     let summary = judge(options, summary)?;
     let counts = [("input", summary.input), ("ok", summary.ok), ("quarantined", summary.quarantined)];
+    let bad_files = parts.iter().filter(|part| is_damaged(part)).map(|part| part.unit.clone()).collect();
     output.finish(Summary {
         counts: counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
         roots: sources.to_json(image_root.as_deref()),
         provenance: json!({}),
         run: json!({ "shards_read": summary.shards_read }),
+        losses: Losses::of(summary.input, summary.quarantined, bad_files, options.run.tolerance().tolerated),
     })?;
     Ok(summary)
+}
+
+/// What a unit is done for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To be part of the output.
+    Commit,
+    /// To see whether what stands is still what its files give.
+    Compare,
+}
+
+/// A finished index of the same inputs, by their fingerprints: units whose files may have changed all the same are done again
+/// and compared.
+fn stand(work: &Work<'_>, finished: Finished) -> Result<IndexSummary> {
+    let mut doubtful = Vec::new();
+    for shard in &work.sources.shards {
+        let unit = shard.unit();
+        let Some(part) = finished.manifest().parts.iter().find(|part| part.unit == unit) else { continue };
+        refuse_other_files(shard, part, work.image_root)?;
+        if !work.is_same(shard, part, finished.noted(&unit))? {
+            doubtful.push((shard, Purpose::Compare));
+        }
+    }
+    let mut summary = summarise(work.options, &finished.manifest().parts, 0, true);
+    summary.bytes = finished.manifest().inputs.iter().map(|input| input.bytes).sum();
+    let summary = judge(work.options, summary)?;
+    if !doubtful.is_empty() {
+        let output = finished.again()?;
+        work.each(&output, &doubtful)?;
+        output.stands()?;
+    }
+    Ok(summary)
+}
+
+fn is_damaged(part: &PartRecord) -> bool {
+    part.detail.get("damage").is_some_and(|damage| !damage.is_null())
 }
 
 fn judge(options: &IndexOptions, summary: IndexSummary) -> Result<IndexSummary> {
@@ -200,48 +260,35 @@ pub(crate) fn fingerprints(sources: &Sources, progress: &Progress) -> Result<Vec
     records
 }
 
-/// Shards without a committed part. A part made without the Parquet file that now lies beside its tar, or with the images of
-/// another root, is a mismatch.
-fn left_to_do<'a, 'p>(
-    sources: &'a Sources,
-    parts: impl Iterator<Item = &'p PartRecord>,
-    image_root: Option<&Path>,
-) -> Result<Vec<&'a ShardFile>> {
-    let parts: HashMap<&str, &PartRecord> = parts.map(|part| (part.unit.as_str(), part)).collect();
-    let mut todo = Vec::new();
-    for shard in &sources.shards {
-        let Some(part) = parts.get(shard.unit().as_str()) else {
-            todo.push(shard);
-            continue;
-        };
-        let had = part.detail.get("sidecar").and_then(Value::as_bool).unwrap_or(false);
-        if had != shard.sidecar.is_some() {
-            return Err(vlmsel_shards::Error::Mismatch(format!(
-                "{} was indexed {} the Parquet file beside it; index into another folder with -o, or again with --overwrite",
-                shard.path.display(),
-                if had { "with" } else { "without" }
-            ))
-            .into());
-        }
-        let root = root_text(image_root);
-        if let (Kind::Json, Some(before)) = (shard.kind, part.detail.get("image_root"))
-            && *before != json!(root)
-        {
-            let shown = |root: &Value| root.as_str().map_or_else(|| "none".to_owned(), ToOwned::to_owned);
-            return Err(vlmsel_shards::Error::Mismatch(format!(
-                "{} was indexed with --image-root {}, not {}; if the images moved, tell `score` and `shard` with --image-root, else index into another folder with -o, or again with --overwrite",
-                shard.path.display(),
-                shown(before),
-                shown(&json!(root))
-            ))
-            .into());
-        }
+/// A part made without the Parquet file that now lies beside its tar, or with the images of another root, is a mismatch.
+fn refuse_other_files(shard: &ShardFile, part: &PartRecord, image_root: Option<&Path>) -> Result<()> {
+    let had = part.detail.get("sidecar").and_then(Value::as_bool).unwrap_or(false);
+    if had != shard.sidecar.is_some() {
+        return Err(vlmsel_shards::Error::Mismatch(format!(
+            "{} was indexed {} the Parquet file beside it; index into another folder with -o, or again with --overwrite",
+            shard.path.display(),
+            if had { "with" } else { "without" }
+        ))
+        .into());
     }
-    Ok(todo)
+    let root = root_text(image_root);
+    if let (Kind::Json, Some(before)) = (shard.kind, part.detail.get("image_root"))
+        && *before != json!(root)
+    {
+        let shown = |root: &Value| root.as_str().map_or_else(|| "none".to_owned(), ToOwned::to_owned);
+        return Err(vlmsel_shards::Error::Mismatch(format!(
+            "{} was indexed with --image-root {}, not {}; if the images moved, tell `score` and `shard` with --image-root, else index into another folder with -o, or again with --overwrite",
+            shard.path.display(),
+            shown(before),
+            shown(&json!(root))
+        ))
+        .into());
+    }
+    Ok(())
 }
 
 fn root_text(image_root: Option<&Path>) -> Option<String> {
-    image_root.map(|path| path.to_string_lossy().into_owned())
+    image_root.map(paths::text_of)
 }
 
 /// The part's file name: readable, unique, and short whatever the shard is called.
@@ -258,14 +305,44 @@ struct Work<'a> {
     sources: &'a Sources,
     options: &'a IndexOptions,
     image_root: Option<&'a Path>,
-    output: &'a Output,
+    /// What the file system said of each unit's files before they were read.
+    noted: &'a HashMap<String, Noted>,
     progress: &'a Progress,
     pool: &'a ThreadPool,
 }
 
-/// `bytes` is the size that the shard had when its fingerprint was taken.
-fn index_shard(shard: &ShardFile, work: &Work<'_>, bytes: u64) -> Result<()> {
-    let &Work { sources, options, image_root, output, progress, pool } = work;
+impl Work<'_> {
+    fn noted(&self, shard: &ShardFile) -> Noted {
+        self.noted.get(&shard.unit()).cloned().unwrap_or_default()
+    }
+
+    /// Whether a part may be taken for what its files would give now.
+    fn is_same(&self, shard: &ShardFile, part: &PartRecord, before: Option<&Noted>) -> Result<bool> {
+        self.progress.check()?;
+        // What could not be read is tried again.
+        if is_damaged(part) || before.is_none_or(|before| before.files != self.noted(shard).files) {
+            return Ok(false);
+        }
+        match shard.kind {
+            Kind::Tar => Ok(true),
+            Kind::Json => {
+                let root = self.sources.image_root(shard, &self.options.data);
+                let now =
+                    json_shard::named_files(shard, &root, self.options.id_column.as_deref(), self.pool, self.progress)?;
+                Ok(now.is_some() && before.is_some_and(|before| before.named_files == now))
+            }
+        }
+    }
+
+    fn each(&self, output: &Output, todo: &[(&ShardFile, Purpose)]) -> Result<()> {
+        RunOptions::each(self.pool.current_num_threads(), todo, |_, (shard, purpose)| {
+            index_shard(shard, self, output, *purpose)
+        })
+    }
+}
+
+fn index_shard(shard: &ShardFile, work: &Work<'_>, output: &Output, purpose: Purpose) -> Result<()> {
+    let &Work { sources, options, image_root, progress, pool, .. } = work;
     progress.check()?;
     let name = part_name(&shard.unit());
     let (table_name, quarantine_name) = (format!("{name}.parquet"), format!("{name}.quarantine.jsonl"));
@@ -284,18 +361,17 @@ fn index_shard(shard: &ShardFile, work: &Work<'_>, bytes: u64) -> Result<()> {
         damage: None,
         detail: serde_json::Map::new(),
     };
-    match shard.kind {
-        Kind::Tar => tar_shard::read(&mut unit)?,
-        Kind::Json => {
-            json_shard::read(&mut unit, &sources.image_root(shard, &options.data), pool)?;
+    let mut noted = work.noted(shard);
+    match (&shard.fault, shard.kind) {
+        (Some(fault), _) => unit.damage = Some(fault.clone()),
+        (None, Kind::Tar) => tar_shard::read(&mut unit)?,
+        (None, Kind::Json) => {
+            noted.named_files = json_shard::read(&mut unit, &sources.image_root(shard, &options.data), pool)?;
             unit.detail.insert("image_root".to_owned(), json!(root_text(image_root)));
         }
     }
-    let now = std::fs::metadata(&shard.path).map_or(bytes, |meta| meta.len());
-    if now != bytes {
-        let text =
-            format!("changed while it was indexed: {bytes} bytes at first, then {now}; is it still being written?");
-        unit.damage.get_or_insert(text);
+    if let Err(changed) = sameness::check_unchanged(shard, &noted) {
+        unit.damage.get_or_insert(changed.to_string());
     }
     let Unit { table, quarantined, reasons, bad, rows, damage, mut detail, .. } = unit;
     let (written, writer) = table.finish()?;
@@ -314,14 +390,20 @@ fn index_shard(shard: &ShardFile, work: &Work<'_>, bytes: u64) -> Result<()> {
     detail.insert("sidecar".to_owned(), shard.sidecar.is_some().into());
     detail.insert("reasons".to_owned(), json!(reasons));
     detail.insert("damage".to_owned(), json!(damage));
-    output.commit(&shard.unit(), &names, rows, counts, detail.into())?;
+    let unit = shard.unit();
+    match purpose {
+        Purpose::Commit => output.commit(&unit, &names, rows, counts, detail.into())?,
+        Purpose::Compare => {
+            let names: Vec<_> = names.into_iter().map(|name| (name, None)).collect();
+            if !output.compare(&unit, &names, rows, counts, detail.into())? {
+                return Err(sameness::changed(shard).into());
+            }
+        }
+    }
+    if noted.named_files.is_some() || shard.kind == Kind::Tar {
+        output.note(&unit, noted);
+    }
     Ok(())
-}
-
-fn summary_of(options: &IndexOptions, manifest: &Manifest, read: u64, finished: bool) -> IndexSummary {
-    let mut summary = summarise(options, &manifest.parts, read, finished);
-    summary.bytes = manifest.inputs.iter().map(|input| input.bytes).sum();
-    summary
 }
 
 fn summarise(options: &IndexOptions, parts: &[PartRecord], read: u64, finished: bool) -> IndexSummary {

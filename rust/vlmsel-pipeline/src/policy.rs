@@ -1,9 +1,11 @@
 //! How much unreadable input a run puts up with, and on how many threads it works.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde::Deserialize;
+use vlmsel_shards::manifest::{Losses, Tolerated};
 use vlmsel_shards::quarantine::Quarantined;
 
 use crate::error::{Error, Result};
@@ -44,6 +46,55 @@ impl Default for RunOptions {
 
 /// What a thread may need at its worst: buffers, a row group and its encoded form.
 const THREAD_BYTES: u64 = 96 << 20;
+
+/// What a run or a reader puts up with.
+#[derive(Debug, Clone, Copy)]
+pub struct Tolerance {
+    /// How much may be lost.
+    pub tolerated: Tolerated,
+    /// Nothing may.
+    pub strict: bool,
+}
+
+impl Tolerance {
+    /// Refuses what is in `folder` if the run that made it lost more than this puts up with.
+    ///
+    /// # Errors
+    /// Exit 3, or 5 under `--strict`, with what to accept it with.
+    pub fn accept(&self, folder: &Path, losses: Option<&Losses>) -> Result<()> {
+        let Some(losses) = losses else { return Ok(()) };
+        let Losses { input, quarantined, bad_files, .. } = losses;
+        let Tolerated { max_bad_fraction, allow_bad_files } = self.tolerated;
+        let records = *quarantined as f64 > max_bad_fraction * *input as f64;
+        let files = bad_files.len() as u64 > allow_bad_files;
+        if !records && !files && !self.strict {
+            return Ok(());
+        }
+        let mut what = Vec::new();
+        let mut advice = Vec::new();
+        if *quarantined > 0 {
+            what.push(format!("{quarantined} of {input} records, which could not be used"));
+            let fraction = *quarantined as f64 / (*input).max(1) as f64;
+            advice.push(format!("--max-bad-fraction {:.4}", (fraction * 1e4).ceil() / 1e4));
+        }
+        if !bad_files.is_empty() {
+            let first = bad_files.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+            what.push(format!("{} file(s) that could not be read whole ({first})", bad_files.len()));
+            advice.push(format!("--allow-bad-files {}", bad_files.len()));
+        }
+        let text = format!("{} was made without {}", folder.display(), what.join(" and without "));
+        if self.strict {
+            return Err(Error::Strict(format!(
+                "{text}; without --strict it may be accepted with {}",
+                advice.join(" ")
+            )));
+        }
+        Err(Error::TooMuchUnreadable(format!(
+            "{text}; mend the data and make it again, or accept it with {}",
+            advice.join(" ")
+        )))
+    }
+}
 
 impl RunOptions {
     /// A pool of the asked size, smaller where the memory limit does not allow as many.
@@ -98,6 +149,12 @@ impl RunOptions {
             "{}{place}{key}: {} ({:?}); without --strict such records are put aside",
             bad.file, bad.reason, bad.detail
         )))
+    }
+
+    /// Which losses the run puts up with.
+    pub fn tolerance(&self) -> Tolerance {
+        let tolerated = Tolerated { max_bad_fraction: self.max_bad_fraction, allow_bad_files: self.allow_bad_files };
+        Tolerance { tolerated, strict: self.strict }
     }
 
     /// Judges a finished run: `damaged` names the files that could not be read to their end, and why.

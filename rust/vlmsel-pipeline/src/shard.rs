@@ -10,6 +10,7 @@ mod selection;
 mod write;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,14 +20,16 @@ use vlmsel_core::hash::to_hex;
 use vlmsel_shards::disk::free_bytes;
 use vlmsel_shards::error::IoContext;
 use vlmsel_shards::fingerprint::fingerprint;
-use vlmsel_shards::manifest::{Manifest, to_json};
+use vlmsel_shards::inputs::Check;
+use vlmsel_shards::manifest::{Losses, Manifest, to_json};
 use vlmsel_shards::npy::write_uids;
 use vlmsel_shards::output::{Opening, Output, OutputSpec, Summary};
+use vlmsel_shards::paths;
 use vlmsel_shards::quarantine::{Quarantined, to_json_lines};
 
 use self::locate::{Locations, locate};
 use self::origins::{Origins, Roots};
-use self::selection::{Order, read_selection};
+use self::selection::{Order, Selected, read_selection};
 use crate::error::{Error, Result};
 use crate::policy::RunOptions;
 use crate::progress::Progress;
@@ -36,10 +39,13 @@ use crate::progress::Progress;
 #[serde(deny_unknown_fields)]
 pub struct ShardOptions {
     /// A selection folder, a DataComp `.npy`, or a text file of ids.
+    #[serde(deserialize_with = "paths::json::path")]
     pub selection: PathBuf,
     /// The index that says where the samples lie.
+    #[serde(deserialize_with = "paths::json::path")]
     pub index: PathBuf,
     /// The output folder.
+    #[serde(deserialize_with = "paths::json::path")]
     pub output: PathBuf,
     /// Samples in each tar but the last.
     pub samples_per_shard: u64,
@@ -47,10 +53,10 @@ pub struct ShardOptions {
     #[serde(default)]
     pub shuffle: Option<u64>,
     /// `NAME=PATH`: where the data of a source lies now, if it moved since it was indexed.
-    #[serde(default)]
-    pub named_sources: Vec<String>,
+    #[serde(default, deserialize_with = "paths::json::words")]
+    pub named_sources: Vec<OsString>,
     /// Where images of JSON sources lie now.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "paths::json::optional_path")]
     pub image_root: Option<PathBuf>,
     /// Options that every command has.
     #[serde(default)]
@@ -61,6 +67,7 @@ pub struct ShardOptions {
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ShardSummary {
     /// The output folder.
+    #[serde(serialize_with = "paths::json::as_text")]
     pub output: PathBuf,
     /// Ids in the selection, repeats included.
     pub input: u64,
@@ -93,14 +100,18 @@ pub fn shard(options: &ShardOptions, progress: &Progress) -> Result<ShardSummary
     if options.samples_per_shard == 0 {
         return Err(Error::usage("--samples-per-shard must be at least 1"));
     }
-    let index = read_index_manifest(&options.index)?;
+    let check = || progress.check();
+    let index = read_index_manifest(&options.index, &check)?;
+    let tolerance = options.run.tolerance();
+    tolerance.accept(&options.index, index.losses.as_ref())?;
     let roots = Roots::new(&index.roots, &options.named_sources, options.image_root.as_deref())?;
-    let (selection_path, uids, bad) = read_selection(&options.selection, options.run.memory_limit)?;
+    let Selected { input, uids, bad } =
+        read_selection(&options.selection, options.run.memory_limit, &tolerance, &check)?;
     for record in &bad {
         options.run.refuse(record)?;
     }
     let order = Arc::new(Order::new(uids, options.shuffle, options.samples_per_shard));
-    let inputs = vec![fingerprint(&options.index, "index")?, fingerprint(&selection_path, "selection")?];
+    let inputs = vec![fingerprint(&options.index, "index")?, input];
     let config = json!({ "samples_per_shard": options.samples_per_shard, "shuffle": options.shuffle });
     let pool = options.run.pool()?;
     if options.run.dry_run {
@@ -129,7 +140,10 @@ pub fn shard(options: &ShardOptions, progress: &Progress) -> Result<ShardSummary
         resume: true,
     };
     let output = match Output::begin(spec)? {
-        Opening::Finished(manifest) => return Ok(finished(options, &manifest)),
+        Opening::Finished(found) => {
+            tolerance.accept(&options.output, found.manifest().losses.as_ref())?;
+            return Ok(finished(options, found.manifest()));
+        }
         Opening::Open(output) => output,
     };
     let scratch = output.scratch()?;
@@ -149,6 +163,7 @@ pub fn shard(options: &ShardOptions, progress: &Progress) -> Result<ShardSummary
     RunOptions::each(pool.current_num_threads(), &todo, |_, &shard| {
         write::write_shard(shard, &scratch, &origins, &output, progress)
     })?;
+    origins.check_unchanged()?;
     commit_summary(&output, &order, &locations, &bad, options)?;
     let counts = [("input", summary.input), ("written", summary.written), ("quarantined", summary.quarantined)];
     if summary.input != summary.written + summary.quarantined {
@@ -162,6 +177,7 @@ pub fn shard(options: &ShardOptions, progress: &Progress) -> Result<ShardSummary
         roots: json!({}),
         provenance: json!({}),
         run: json!({ "shards_written": summary.shards_written }),
+        losses: Losses::of(summary.input, summary.quarantined, Vec::new(), tolerance.tolerated),
     })?;
     Ok(summary)
 }
@@ -170,10 +186,9 @@ fn unit_name(shard: u64) -> String {
     format!("{shard:08}")
 }
 
-fn read_index_manifest(folder: &Path) -> Result<Manifest> {
-    let named = folder.to_string_lossy().into_owned();
+fn read_index_manifest(folder: &Path, check: Check<'_>) -> Result<Manifest> {
     let accept = |path: &Path| path.extension().is_some_and(|e| e == "parquet");
-    vlmsel_shards::inputs::expand(&[named], "index part", &accept)?;
+    vlmsel_shards::inputs::expand(&[folder.into()], "index part", &accept, check)?;
     match Manifest::read(folder)? {
         Some(manifest) if manifest.command == "index" => Ok(manifest),
         Some(manifest) => Err(Error::usage(format!(

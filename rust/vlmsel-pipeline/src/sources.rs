@@ -1,15 +1,16 @@
 //! From the SRC arguments to named roots and the shards below them.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use vlmsel_shards::error::IoContext;
 use vlmsel_shards::img2dataset::{is_img2dataset, sidecar_path};
-use vlmsel_shards::inputs::expand;
+use vlmsel_shards::inputs::{Check, InputFile, expand, unlisted};
 use vlmsel_shards::json_values::is_json_name;
+use vlmsel_shards::paths::{self, real_place, text_of};
 
 use crate::error::{Error, Result};
 
@@ -18,10 +19,13 @@ use crate::error::{Error, Result};
 #[serde(deny_unknown_fields)]
 pub struct SourceOptions {
     /// SRC arguments.
-    pub sources: Vec<String>,
+    #[serde(deserialize_with = "paths::json::words")]
+    pub sources: Vec<OsString>,
     /// `NAME=PATH` arguments.
-    pub named: Vec<String>,
+    #[serde(deserialize_with = "paths::json::words")]
+    pub named: Vec<OsString>,
     /// Folder that image paths in JSON records are relative to; the root of the JSON file if not given.
+    #[serde(deserialize_with = "paths::json::optional_path")]
     pub image_root: Option<PathBuf>,
 }
 
@@ -48,8 +52,10 @@ pub struct Root {
 pub struct ShardFile {
     /// Name of its source.
     pub source: String,
-    /// Path below the source's root, with `/`.
+    /// Path below the source's root, with `/`; bytes that are no UTF-8 are escaped.
     pub name: String,
+    /// Why it cannot be read, where its name alone says so.
+    pub fault: Option<String>,
     /// Where it lies.
     pub path: PathBuf,
     /// How to read it.
@@ -90,10 +96,10 @@ impl Sources {
 
     /// The manifest's `roots`.
     pub fn to_json(&self, image_root: Option<&Path>) -> Value {
-        let image_root = image_root.map(|path| path.to_string_lossy().into_owned());
+        let image_root = image_root.map(text_of);
         self.roots
             .iter()
-            .map(|root| (root.name.clone(), json!({ "path": root.path.to_string_lossy(), "image_root": image_root })))
+            .map(|root| (root.name.clone(), json!({ "path": text_of(&root.path), "image_root": image_root })))
             .collect::<serde_json::Map<_, _>>()
             .into()
     }
@@ -105,25 +111,18 @@ impl Sources {
 /// root is named after its last folder unless `NAME=PATH` says otherwise.
 ///
 /// # Errors
-/// Exit 2 for a path that is not there, a file of another kind, or two roots of one name.
-pub fn resolve(options: &SourceOptions) -> Result<Sources> {
+/// Exit 2 for a path that is not there, a file of another kind, or two roots of one name; and those of `check`, which is called
+/// often.
+pub fn resolve(options: &SourceOptions, check: Check<'_>) -> Result<Sources> {
     let SourceOptions { sources: arguments, named, image_root } = options;
     if let Some(root) = image_root.as_ref().filter(|root| !root.is_dir()) {
         return Err(vlmsel_shards::Error::NotFound { path: root.clone(), hint: " (--image-root)".to_owned() }.into());
     }
     let mut asked = Vec::new();
-    for argument in arguments {
-        asked.extend(unlist(argument, 0)?.into_iter().map(|argument| (None, argument)));
-    }
+    asked.extend(unlisted(arguments, check)?.into_iter().map(|argument| (None, argument)));
     for pair in named {
-        let (name, path) = pair
-            .split_once('=')
-            .filter(|(name, path)| !name.is_empty() && !path.is_empty())
-            .ok_or_else(|| Error::usage(format!("--source {pair}: write NAME=PATH, for example laion=/data/laion")))?;
-        if name.contains(['/', '\0']) {
-            return Err(Error::usage(format!("--source {pair}: a source's name holds no `/`")));
-        }
-        asked.extend(unlist(path, 0)?.into_iter().map(|argument| (Some(name.to_owned()), argument)));
+        let (name, path) = split_named(pair)?;
+        asked.extend(unlisted(&[path], check)?.into_iter().map(|argument| (Some(name.clone()), argument)));
     }
     if asked.is_empty() {
         return Err(Error::usage("nothing to read: name a tar, a JSONL file, a folder or a pattern"));
@@ -132,12 +131,12 @@ pub fn resolve(options: &SourceOptions) -> Result<Sources> {
     let (mut sources, mut seen) = (Sources::default(), HashSet::new());
     for (name, argument) in asked {
         let root = root_of(&argument);
-        let files = expand(std::slice::from_ref(&argument), "tar or JSONL file", &accepts)?;
+        let files = expand(std::slice::from_ref(&argument), "tar or JSONL file", &accepts, check)?;
         let has_tars = files.iter().any(|file| kind_of(&file.path) == Some(Kind::Tar));
         let is_folder = Path::new(&argument).is_dir();
         let name = match name {
             Some(name) => name,
-            None => root.file_name().map_or_else(|| "root".to_owned(), |n| n.to_string_lossy().into_owned()),
+            None => root.file_name().map_or_else(|| "root".to_owned(), |name| text_of(Path::new(name))),
         };
         match roots.get(&name) {
             Some(known) if *known != root => {
@@ -152,11 +151,11 @@ pub fn resolve(options: &SourceOptions) -> Result<Sources> {
         if is_folder {
             sources.guarded.push(PathBuf::from(&argument));
         }
-        let lost = if is_folder && has_tars { lost_tars(&root)? } else { Vec::new() };
+        let lost = if is_folder && has_tars { lost_tars(&root, check)? } else { Vec::new() };
         for path in lost {
-            let below = path.strip_prefix(&root).unwrap_or(&path).to_string_lossy().into_owned();
-            let sidecar = Some(path.with_extension("parquet"));
-            sources.shards.push(ShardFile { source: name.clone(), name: below, path, kind: Kind::Tar, sidecar });
+            let below = text_of(path.strip_prefix(&root).unwrap_or(&path));
+            let (source, sidecar) = (name.clone(), Some(path.with_extension("parquet")));
+            sources.shards.push(ShardFile { source, name: below, path, kind: Kind::Tar, sidecar, fault: None });
         }
         for file in files {
             let kind = kind_of(&file.path).ok_or_else(|| wrong_kind(&file.path))?;
@@ -164,9 +163,9 @@ pub fn resolve(options: &SourceOptions) -> Result<Sources> {
             if is_folder && has_tars && kind == Kind::Json {
                 continue;
             }
-            let real = fs::canonicalize(&file.path).at("resolve", &file.path)?;
-            let below = real.strip_prefix(&root).unwrap_or(Path::new(&file.name)).to_string_lossy().into_owned();
-            let below = if is_folder { file.name.clone() } else { below };
+            check()?;
+            let real = real_place(&file.path);
+            let below = if is_folder { file.name.clone() } else { below_root(&real, &root, &file) };
             if !seen.insert(real) {
                 continue;
             }
@@ -174,7 +173,9 @@ pub fn resolve(options: &SourceOptions) -> Result<Sources> {
             if !is_folder {
                 sources.guarded.push(file.path.clone());
             }
-            sources.shards.push(ShardFile { source: name.clone(), name: below, path: file.path, kind, sidecar });
+            let fault = file.check_name().err().map(|error| error.to_string());
+            let source = name.clone();
+            sources.shards.push(ShardFile { source, name: below, path: file.path, kind, sidecar, fault });
         }
     }
     sources.roots = roots.into_iter().map(|(name, path)| Root { name, path }).collect();
@@ -182,11 +183,35 @@ pub fn resolve(options: &SourceOptions) -> Result<Sources> {
     Ok(sources)
 }
 
+/// A file's name below its root.
+fn below_root(real: &Path, root: &Path, file: &InputFile) -> String {
+    real.strip_prefix(root).map_or_else(|_| file.name.clone(), text_of)
+}
+
+/// `NAME=PATH`, taken apart.
+///
+/// # Errors
+/// Usage, with an example.
+pub(crate) fn split_named(pair: &OsStr) -> Result<(String, OsString)> {
+    let shown = text_of(Path::new(pair));
+    let bytes = pair.as_bytes();
+    let parts = bytes.iter().position(|byte| *byte == b'=').map(|at| (&bytes[..at], &bytes[at + 1..]));
+    match parts.map(|(name, path)| (str::from_utf8(name), path)) {
+        Some((Ok(name), path)) if !name.is_empty() && !path.is_empty() => {
+            if name.contains(['/', '\0']) {
+                return Err(Error::usage(format!("--source {shown}: a source's name holds no `/`")));
+            }
+            Ok((name.to_owned(), OsStr::from_bytes(path).to_owned()))
+        }
+        _ => Err(Error::usage(format!("--source {shown}: write NAME=PATH, for example laion=/data/laion"))),
+    }
+}
+
 /// Tars that are not where img2dataset's Parquet files say they were: units that cannot be read, rather than no units.
-fn lost_tars(folder: &Path) -> Result<Vec<PathBuf>> {
+fn lost_tars(folder: &Path, check: Check<'_>) -> Result<Vec<PathBuf>> {
     let is_parquet = |path: &Path| path.extension().is_some_and(|e| e == "parquet");
     let is_lost = |path: &PathBuf| !path.with_extension("tar").exists() && is_img2dataset(path);
-    let tables = match expand(&[folder.to_string_lossy().into_owned()], "Parquet file", &is_parquet) {
+    let tables = match expand(&[folder.into()], "Parquet file", &is_parquet, check) {
         Ok(tables) => tables,
         Err(vlmsel_shards::Error::Usage(_)) => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),
@@ -194,36 +219,20 @@ fn lost_tars(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(tables.into_iter().map(|file| file.path).filter(is_lost).map(|path| path.with_extension("tar")).collect())
 }
 
-fn unlist(argument: &str, depth: usize) -> Result<Vec<String>> {
-    let Some(list) = argument.strip_prefix('@').filter(|_| !Path::new(argument).exists()) else {
-        return Ok(vec![argument.to_owned()]);
-    };
-    if depth >= 8 {
-        return Err(Error::usage(format!("{argument}: lists name each other more than 8 deep")));
-    }
-    let text = fs::read_to_string(list).at("open", list)?;
-    let mut out = Vec::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        out.extend(unlist(line, depth + 1)?);
-    }
-    Ok(out)
-}
-
 /// The real folder that shard names are relative to.
-fn root_of(argument: &str) -> PathBuf {
+fn root_of(argument: &OsStr) -> PathBuf {
     let path = Path::new(argument);
     let folder = if path.is_dir() {
         path.to_path_buf()
     } else {
-        let literal = match argument.find(['*', '?', '[', '{']).filter(|_| !path.exists()) {
-            Some(at) => &argument[..at],
-            None => argument,
-        };
-        let cut = literal.rfind('/').map_or("", |at| &literal[..=at]);
-        PathBuf::from(if cut.is_empty() { "." } else { cut })
+        let bytes = argument.as_bytes();
+        let wildcard = bytes.iter().position(|byte| b"*?[{".contains(byte)).filter(|_| !path.exists());
+        let literal = &bytes[..wildcard.unwrap_or(bytes.len())];
+        let cut = literal.iter().rposition(|byte| *byte == b'/').map_or(&b"."[..], |at| &literal[..=at]);
+        PathBuf::from(OsStr::from_bytes(cut))
     };
     // A folder that is not there is reported by `expand`, in better words.
-    fs::canonicalize(&folder).unwrap_or(folder)
+    real_place(&folder)
 }
 
 fn kind_of(path: &Path) -> Option<Kind> {
@@ -252,6 +261,8 @@ fn wrong_kind(path: &Path) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -263,8 +274,9 @@ mod tests {
             fs::write(at(name), "").unwrap();
         }
         let units = |arguments: &[String], named: &[String]| {
-            let options = SourceOptions { sources: arguments.to_vec(), named: named.to_vec(), image_root: None };
-            resolve(&options)
+            let words = |texts: &[String]| texts.iter().map(OsString::from).collect();
+            let options = SourceOptions { sources: words(arguments), named: words(named), image_root: None };
+            resolve(&options, &|| Ok(()))
                 .map(|s| s.shards.iter().map(ShardFile::unit).collect::<Vec<_>>())
                 .map_err(|e| e.to_string())
         };

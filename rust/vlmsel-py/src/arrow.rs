@@ -1,6 +1,6 @@
 //! Tables across the door by Arrow's `PyCapsule` interface, without copies.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsString};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,12 +11,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 use vlmsel_pipeline::Error;
 use vlmsel_pipeline::shortlist::open_parquet;
-use vlmsel_shards::inputs::expand;
 use vlmsel_shards::tables::schema::Column;
-use vlmsel_shards::tables::{KINDS, is_table};
 
 use crate::door::{raise, raise_shards};
-use crate::rows::columns_of;
+use crate::rows::{columns_of, tables};
 
 const STREAM: &CStr = c"arrow_array_stream";
 
@@ -69,8 +67,8 @@ impl ArrowTable {
 /// Reads Parquet tables (files, folders, patterns) into memory.
 #[pyfunction]
 #[pyo3(signature = (paths, columns=Vec::new()))]
-fn read_table(py: Python<'_>, paths: Vec<String>, columns: Vec<String>) -> PyResult<ArrowTable> {
-    let files = expand(&paths, KINDS, &is_table).map_err(|error| raise_shards(py, error))?;
+fn read_table(py: Python<'_>, paths: Vec<OsString>, columns: Vec<String>) -> PyResult<ArrowTable> {
+    let files = tables(py, &paths)?;
     let mut schema: Option<SchemaRef> = None;
     let mut batches = Vec::new();
     for file in files {

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use pyo3::prelude::*;
 use serde_json::Value;
 use vlmsel_pipeline::Error;
+use vlmsel_pipeline::policy::Tolerance;
+use vlmsel_shards::manifest::{Manifest, Tolerated};
 use vlmsel_shards::output::{Opening, OutputSpec, Summary};
 
 use crate::door::{enter, raise, raise_shards};
@@ -53,8 +55,8 @@ impl Output {
         let inputs = parse(py, "inputs", inputs)?;
         let spec = OutputSpec { path: path.clone(), command, config, inputs, guarded, overwrite, extend, resume };
         match enter(py, None, |_| Ok(vlmsel_shards::output::Output::begin(spec)?))? {
-            Opening::Finished(manifest) => {
-                let manifest = serde_json::to_string(&manifest).ok();
+            Opening::Finished(found) => {
+                let manifest = serde_json::to_string(found.manifest()).ok();
                 Ok(Self { inner: None, path, finished: true, manifest })
             }
             Opening::Open(output) => {
@@ -117,6 +119,7 @@ impl Output {
             roots: parse(py, "roots", roots)?,
             provenance: parse(py, "provenance", provenance)?,
             run: parse(py, "run", run)?,
+            losses: None,
         };
         let Some(output) = self.inner.take() else {
             return Err(raise(py, &Error::usage("this output is closed")));
@@ -145,6 +148,21 @@ fn fingerprint(py: Python<'_>, path: PathBuf, name: &str) -> PyResult<(String, u
     Ok((record.name, record.bytes, record.fingerprint))
 }
 
+/// Refuses a folder whose run lost more than this puts up with; nothing happens where it is no folder of ours.
+#[pyfunction]
+fn accept_losses(
+    py: Python<'_>,
+    folder: PathBuf,
+    max_bad_fraction: f64,
+    allow_bad_files: u64,
+    strict: bool,
+) -> PyResult<()> {
+    let manifest = Manifest::read(&folder).map_err(|error| raise_shards(py, error))?;
+    let tolerance = Tolerance { tolerated: Tolerated { max_bad_fraction, allow_bad_files }, strict };
+    let losses = manifest.as_ref().and_then(|manifest| manifest.losses.as_ref());
+    tolerance.accept(&folder, losses).map_err(|error| raise(py, &error))
+}
+
 /// Re-reads an output folder; returns `(command, files, bytes, problems)`.
 #[pyfunction]
 #[pyo3(signature = (path, watch=None))]
@@ -163,5 +181,6 @@ fn verify(py: Python<'_>, path: PathBuf, watch: Option<Py<PyAny>>) -> PyResult<(
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Output>()?;
     module.add_function(wrap_pyfunction!(fingerprint, module)?)?;
+    module.add_function(wrap_pyfunction!(accept_losses, module)?)?;
     module.add_function(wrap_pyfunction!(verify, module)?)
 }

@@ -1,6 +1,7 @@
 //! Rows of Parquet tables as dictionaries, one at a time: what is held is a batch, never a table.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::OsString;
 use std::sync::{Mutex, PoisonError};
 
 use arrow_array::cast::AsArray;
@@ -130,11 +131,16 @@ impl Rows {
     }
 }
 
+/// The tables that words name; Ctrl-C stops the search.
+pub fn tables(py: Python<'_>, words: &[OsString]) -> PyResult<Vec<InputFile>> {
+    enter(py, None, |progress| Ok(expand(words, KINDS, &is_table, &|| progress.check())?))
+}
+
 /// Rows of Parquet tables (files, folders, patterns) as dictionaries: all, or those whose `uid` is in `uids`.
 #[pyfunction]
 #[pyo3(signature = (paths, columns=Vec::new(), uids=None))]
-fn read_rows(py: Python<'_>, paths: Vec<String>, columns: Vec<String>, uids: Option<Vec<Vec<u8>>>) -> PyResult<Rows> {
-    let files = expand(&paths, KINDS, &is_table).map_err(|error| raise_shards(py, error))?;
+fn read_rows(py: Python<'_>, paths: Vec<OsString>, columns: Vec<String>, uids: Option<Vec<Vec<u8>>>) -> PyResult<Rows> {
+    let files = tables(py, &paths)?;
     let uids = uids.map(|uids| uids.into_iter().collect());
     let walk = Walk { files: files.into(), names: columns, uids, table: None, group: 0, batches: None };
     Ok(Rows { state: Mutex::new((walk, None, 0)) })
@@ -165,7 +171,7 @@ fn pick(py: Python<'_>, (kind, n, seed, cut): Wish) -> PyResult<(Pick, usize)> {
 #[allow(clippy::too_many_arguments, reason = "keywords on the Python side")]
 fn shortlist(
     py: Python<'_>,
-    paths: Vec<String>,
+    paths: Vec<OsString>,
     columns: Vec<String>,
     score_column: String,
     picks: Vec<Wish>,
@@ -175,11 +181,7 @@ fn shortlist(
     memory_limit: u64,
     watch: Option<Py<PyAny>>,
 ) -> PyResult<(u64, Vec<Vec<Bound<'_, PyDict>>>)> {
-    let files = if paths.is_empty() {
-        Vec::new()
-    } else {
-        expand(&paths, KINDS, &is_table).map_err(|error| raise_shards(py, error))?
-    };
+    let files = tables(py, &paths)?;
     let picks = picks.into_iter().map(|wish| pick(py, wish)).collect::<PyResult<Vec<_>>>()?;
     let request = Request { files, score_column, descending, perplexities, picks, threads, memory_limit };
     let found = enter(py, watch, |progress| find(&request, progress))?;

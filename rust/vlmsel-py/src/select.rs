@@ -1,5 +1,6 @@
 //! `_core.select` and `_core.plan_select`: options as JSON, tables in memory as Arrow streams, the report as JSON.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatchReader;
@@ -13,17 +14,20 @@ use vlmsel_pipeline::progress::Progress;
 use vlmsel_pipeline::select::{Control, Order, Request, SelectionReport, Size, plan, select};
 use vlmsel_shards::inputs::expand;
 use vlmsel_shards::manifest::InputRecord;
+use vlmsel_shards::paths;
 use vlmsel_shards::tables::stream::{Intake, Place};
 use vlmsel_shards::tables::{KINDS, Table, is_table};
 
 use crate::arrow::import_stream;
-use crate::door::{enter, raise, raise_shards};
+use crate::door::{enter, raise};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(clippy::struct_excessive_bools, reason = "the wire form of Request")]
 struct Options {
-    scores: Vec<String>,
+    #[serde(deserialize_with = "paths::json::words")]
+    scores: Vec<OsString>,
+    #[serde(deserialize_with = "paths::json::path")]
     output: PathBuf,
     id_column: String,
     score_column: String,
@@ -32,7 +36,9 @@ struct Options {
     non_negative: bool,
     min_tokens: Option<u64>,
     max_tokens: Option<u64>,
+    #[serde(deserialize_with = "paths::json::paths")]
     include: Vec<PathBuf>,
+    #[serde(deserialize_with = "paths::json::paths")]
     exclude: Vec<PathBuf>,
     repeats: String,
     keep_columns: Vec<String>,
@@ -76,7 +82,7 @@ fn take_stream(
     reader: RecordBatchStreamReader,
     progress: &Progress,
 ) -> Result<(Table, InputRecord), Error> {
-    let beside = std::path::absolute(&options.output).unwrap_or_else(|_| options.output.clone());
+    let beside = paths::place_of_output(&options.output);
     let beside = beside.ancestors().skip(1).find(|folder| folder.is_dir()).map(Path::to_path_buf);
     let place = Place { room: options.memory_limit / 2, scratch: beside.unwrap_or_else(std::env::temp_dir) };
     let mut required = vec![options.id_column.as_str(), options.score_column.as_str()];
@@ -114,7 +120,7 @@ fn request(py: Python<'_>, options: &str, memory: Vec<(String, Bound<'_, PyAny>)
         v if v == second => Ok(false),
         other => Err(raise(py, &Error::usage(format!("--{option} {other:?}: {first} or {second}")))),
     };
-    let files = expand(&options.scores, KINDS, &is_table).map_err(|error| raise_shards(py, error))?;
+    let files = enter(py, None, |progress| Ok(expand(&options.scores, KINDS, &is_table, &|| progress.check())?))?;
     Ok(Request {
         files,
         streams,
@@ -150,7 +156,7 @@ fn report(report: &SelectionReport) -> Value {
     }
     let count = |name: &str| report.counts.get(name).copied().unwrap_or(0);
     json!({
-        "output": report.output,
+        "output": paths::text_of(&report.output),
         "control": report.control.map(Control::suffix),
         "already_done": report.already_done,
         "input": count("input"),
@@ -190,7 +196,7 @@ fn plan_select(py: Python<'_>, options: &str, memory: Vec<(String, Bound<'_, PyA
         "memory_bytes": plan.memory_bytes,
         "scratch_bytes": plan.scratch_bytes,
         "config": plan.config,
-        "outputs": plan.outputs,
+        "outputs": plan.outputs.iter().map(|path| paths::text_of(path)).collect::<Vec<_>>(),
     })
     .to_string())
 }

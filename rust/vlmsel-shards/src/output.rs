@@ -125,7 +125,7 @@ pub struct Output {
     noted: Mutex<BTreeMap<String, Noted>>,
     /// Whether what cannot be resumed goes with this object: from when it is known to be this run's until it is published.
     discard: bool,
-    /// What this is compared with, and never published in the place of.
+    /// What this extends, or is compared with.
     standing: Option<Box<Manifest>>,
     lock: Lock,
 }
@@ -199,6 +199,7 @@ impl Output {
             && extends(&manifest.inputs, &output.spec.inputs)
         {
             output.adopt(&manifest)?;
+            output.standing = Some(Box::new(manifest));
         }
         Ok(Opening::Open(Box::new(output)))
     }
@@ -525,7 +526,7 @@ impl Output {
         Ok(*standing)
     }
 
-    /// The manifest of what this is compared with.
+    /// The manifest of what this extends or is compared with.
     pub fn standing(&self) -> Option<&Manifest> {
         self.standing.as_deref()
     }

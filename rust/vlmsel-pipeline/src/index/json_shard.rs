@@ -7,6 +7,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 use vlmsel_core::hash::{Hash128, ImageHasher, image_hash, text_hash, uid};
 use vlmsel_shards::Error as ShardError;
+use vlmsel_shards::identity::Identity;
 use vlmsel_shards::image_header::{ImageHeader, read_header};
 use vlmsel_shards::index_table::{ImageRow, IndexRow};
 use vlmsel_shards::json_values::{JsonValues, Value};
@@ -15,7 +16,10 @@ use vlmsel_shards::quarantine::Quarantined;
 use vlmsel_shards::source::{LocalFile, ReadAt};
 
 use super::Unit;
+use super::sameness::NamedFiles;
 use crate::error::Result;
+use crate::progress::Progress;
+use crate::sources::ShardFile;
 
 /// A record with its pictures, or why it is bad.
 type Parsed = std::result::Result<(Record, Vec<ImageRow>), Bad>;
@@ -28,23 +32,32 @@ const BLOCK_BYTES: usize = 1 << 20;
 
 type Bad = (&'static str, String);
 
-pub(super) fn read(unit: &mut Unit<'_>, image_root: &Path, pool: &ThreadPool) -> Result<()> {
-    let mut values = match JsonValues::open(&unit.shard.path) {
-        Ok(values) => values,
-        Err(error) if error.is_of_file() => {
-            unit.damage = Some(error.to_string());
-            return Ok(());
+/// The records of a file, some at a time.
+struct Batches {
+    values: JsonValues,
+    /// Why the file cannot be read further.
+    damage: Option<String>,
+    ended: bool,
+}
+
+impl Batches {
+    /// `Err` with the reason for a file that cannot be opened.
+    fn open(path: &Path) -> Result<std::result::Result<Self, String>> {
+        match JsonValues::open(path) {
+            Ok(values) => Ok(Ok(Self { values, damage: None, ended: false })),
+            Err(error) if error.is_of_file() => Ok(Err(error.to_string())),
+            Err(error) => Err(error.into()),
         }
-        Err(error) => return Err(error.into()),
-    };
-    let total = std::fs::metadata(&unit.shard.path).map_or(0, |meta| meta.len());
-    let mut passed = 0;
-    // By the key's hash, which is smaller; keys that share one would only get ordinals that nobody needed.
-    let mut ordinals: HashMap<Hash128, u64> = HashMap::new();
-    loop {
-        let (mut batch, mut bytes, mut ended) = (Vec::new(), 0, false);
+    }
+
+    /// The next records with their numbers, and their bytes; `None` behind the last.
+    fn next(&mut self) -> Result<Option<(Vec<(u64, Value)>, usize)>> {
+        if self.ended {
+            return Ok(None);
+        }
+        let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < BATCH_ROWS && bytes < BATCH_BYTES {
-            match values.read_next() {
+            match self.values.read_next() {
                 Ok(Some((row, value))) => {
                     if let Value::Json(json) = &value {
                         bytes += json.len();
@@ -52,30 +65,55 @@ pub(super) fn read(unit: &mut Unit<'_>, image_root: &Path, pool: &ThreadPool) ->
                     batch.push((row, value));
                 }
                 Ok(None) => {
-                    ended = true;
+                    self.ended = true;
                     break;
                 }
                 Err(error) if error.is_of_file() => {
-                    unit.damage = Some(error.to_string());
-                    ended = true;
+                    self.damage = Some(error.to_string());
+                    self.ended = true;
                     break;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        let id_field = unit.options.id_column.as_deref();
-        let progress = unit.progress;
-        let read: Vec<(u64, Parsed)> = pool.install(|| {
+        Ok(Some((batch, bytes)))
+    }
+}
+
+/// Indexes the records; returns the hash over the images that they name.
+pub(super) fn read(unit: &mut Unit<'_>, image_root: &Path, pool: &ThreadPool) -> Result<Option<String>> {
+    let mut batches = match Batches::open(&unit.shard.path)? {
+        Ok(batches) => batches,
+        Err(damage) => {
+            unit.damage = Some(damage);
+            return Ok(None);
+        }
+    };
+    let total = std::fs::metadata(&unit.shard.path).map_or(0, |meta| meta.len());
+    let mut passed = 0;
+    let mut named = NamedFiles::new();
+    // By the key's hash, which is smaller; keys that share one would only get ordinals that nobody needed.
+    let mut ordinals: HashMap<Hash128, u64> = HashMap::new();
+    let id_field = unit.options.id_column.as_deref();
+    let progress = unit.progress;
+    while let Some((batch, bytes)) = batches.next()? {
+        let read: Vec<(u64, Parsed, Vec<Named>)> = pool.install(|| {
             batch
                 .into_par_iter()
-                .map(|(row, value)| Ok((row, take_apart(value, id_field, image_root)?)))
+                .map(|(row, value)| {
+                    let parsed = parse_value(&value, id_field);
+                    // Looked at before it is read: what changes from here on will show.
+                    let files = named_by(&parsed, image_root);
+                    Ok((row, with_images(parsed, image_root)?, files))
+                })
                 .collect::<vlmsel_shards::Result<_>>()
         })?;
         // A compressed file is read faster than its own size tells: the counter never runs past it.
         let step = (bytes as u64).min(total - passed);
         passed += step;
         progress.add(0, step)?;
-        for (row, result) in read {
+        for (row, result, files) in read {
+            files.iter().for_each(|(name, identity)| named.add(name, *identity));
             match result {
                 Ok((record, images)) => push(unit, row, record, images, &mut ordinals)?,
                 Err((reason, detail)) => {
@@ -83,19 +121,51 @@ pub(super) fn read(unit: &mut Unit<'_>, image_root: &Path, pool: &ThreadPool) ->
                 }
             }
         }
-        if ended {
-            return Ok(progress.add(0, total - passed)?);
-        }
+    }
+    unit.damage = batches.damage;
+    progress.add(0, total - passed)?;
+    Ok(named.finish())
+}
+
+/// Hash over the images that the records name, without reading one.
+pub(super) fn named_files(
+    shard: &ShardFile,
+    image_root: &Path,
+    id_field: Option<&str>,
+    pool: &ThreadPool,
+    progress: &Progress,
+) -> Result<Option<String>> {
+    let Ok(mut batches) = Batches::open(&shard.path)? else { return Ok(None) };
+    let mut named = NamedFiles::new();
+    while let Some((batch, _)) = batches.next()? {
+        progress.check()?;
+        let files: Vec<Vec<Named>> = pool.install(|| {
+            batch.into_par_iter().map(|(_, value)| named_by(&parse_value(&value, id_field), image_root)).collect()
+        });
+        files.iter().flatten().for_each(|(name, identity)| named.add(name, *identity));
+    }
+    Ok(named.finish().filter(|_| batches.damage.is_none()))
+}
+
+/// A file that a record names, and what the file system says of it, if it is there.
+type Named = (String, Option<Identity>);
+
+fn named_by(parsed: &std::result::Result<Record, Bad>, image_root: &Path) -> Vec<Named> {
+    let images = parsed.iter().flat_map(|record| &record.images);
+    images.map(|below| (below.clone(), Identity::at(&image_root.join(below)).ok())).collect()
+}
+
+fn parse_value(value: &Value, id_field: Option<&str>) -> std::result::Result<Record, Bad> {
+    match value {
+        Value::Refused(reason) => Err((reason, String::new())),
+        Value::Json(json) => parse(json, id_field),
     }
 }
 
-fn take_apart(value: Value, id_field: Option<&str>, image_root: &Path) -> vlmsel_shards::Result<Parsed> {
-    let record = match value {
-        Value::Refused(reason) => return Ok(Err((reason, String::new()))),
-        Value::Json(json) => match parse(&json, id_field) {
-            Ok(record) => record,
-            Err(bad) => return Ok(Err(bad)),
-        },
+fn with_images(parsed: std::result::Result<Record, Bad>, image_root: &Path) -> vlmsel_shards::Result<Parsed> {
+    let record = match parsed {
+        Ok(record) => record,
+        Err(bad) => return Ok(Err(bad)),
     };
     let mut images = Vec::with_capacity(record.images.len());
     for path in &record.images {
@@ -140,7 +210,11 @@ fn push(
 
 /// The picture at a path below the root, or why it is bad. Links are followed: the folder is the user's own.
 fn open_image(root: &Path, below: &str) -> vlmsel_shards::Result<std::result::Result<ImageRow, Bad>> {
-    let read = LocalFile::open(&root.join(below)).and_then(|file| Ok((file.size_bytes(), hash_image(&file)?)));
+    let read = LocalFile::open(&root.join(below)).and_then(|file| {
+        let hashed = hash_image(&file)?;
+        file.check_unchanged()?;
+        Ok((file.size_bytes(), hashed))
+    });
     let (size, (hash, header)) = match read {
         Ok(read) => read,
         Err(ShardError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {

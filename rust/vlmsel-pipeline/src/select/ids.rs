@@ -1,14 +1,17 @@
 //! Lists of ids to include or exclude: text, Parquet, CSV, JSON lines, or DataComp's `.npy` subset files.
 
 use std::collections::HashSet;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
+use vlmsel_shards::error::IoContext;
 use vlmsel_shards::inputs::InputFile;
 use vlmsel_shards::npy::read_uids;
+use vlmsel_shards::source::open_plain;
 use vlmsel_shards::tables::schema::{Role, Wanted, resolve};
 use vlmsel_shards::tables::{Table, is_table, open};
 
@@ -132,11 +135,8 @@ impl IdSet {
     }
 
     fn read_text(&mut self, path: &Path, id_type: &DataType) -> Result<()> {
-        let bytes = std::fs::read(path).map_err(|source| vlmsel_shards::Error::Io {
-            action: "read",
-            path: path.to_path_buf(),
-            source,
-        })?;
+        let mut bytes = Vec::new();
+        open_plain(path)?.read_to_end(&mut bytes).at("read", path)?;
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -163,8 +163,7 @@ impl IdSet {
     }
 
     fn read_table(&mut self, path: &Path, id_column: &str) -> Result<()> {
-        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let table = open(&InputFile { path: path.to_path_buf(), name, folder: None })?;
+        let table = open(&InputFile::named(path))?;
         let find = |name: &str, required| {
             resolve(std::slice::from_ref(&table), &[Wanted { name: name.to_owned(), role: Role::Id, required }])
         };

@@ -18,6 +18,7 @@ mod ranks;
 mod report;
 mod rows;
 mod run;
+mod sameness;
 mod scan;
 mod sorter;
 mod target;

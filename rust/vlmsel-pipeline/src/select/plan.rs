@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use vlmsel_core::quantity::Decimal;
 use vlmsel_shards::inputs::InputFile;
-use vlmsel_shards::manifest::InputRecord;
+use vlmsel_shards::manifest::{InputRecord, Tolerated};
 use vlmsel_shards::tables::schema::{Column, Role, Wanted, resolve};
 use vlmsel_shards::tables::{Table, open};
 
 use super::ids::IdSet;
 use crate::error::{Error, Result};
+use crate::policy::Tolerance;
 
 /// Which end of the scores is best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +157,10 @@ pub fn resolve_request(request: &Request) -> Result<Resolved> {
         match open(file) {
             Ok(table) => tables.push(table),
             Err(error @ vlmsel_shards::Error::Unreadable { .. }) => unopened.push((file.clone(), error.to_string())),
+            // What is named by itself was refused before; this lies in a folder.
+            Err(error @ vlmsel_shards::Error::NotPlain { .. }) if file.folder.is_some() => {
+                unopened.push((file.clone(), error.to_string()));
+            }
             Err(error) => return Err(error.into()),
         }
     }
@@ -272,6 +277,8 @@ impl Request {
         let size = match &self.size {
             Size::Count(k) => json!({"k": k}),
             Size::Fraction(f) => json!({"fraction": f.to_string()}),
+            // JSON has no infinities, and both would be the same null.
+            Size::Threshold(t) if t.is_infinite() => json!({"threshold": t.to_string()}),
             Size::Threshold(t) => json!({"threshold": t}),
             Size::Band(low, high) => json!({"band": format!("{low}:{high}")}),
             Size::TokenBudget(tokens) => json!({"token_budget": tokens}),
@@ -288,9 +295,13 @@ impl Request {
             "keep_columns": self.keep_columns,
             "control": control.map(Control::suffix),
             "mix_provenance": self.mix_provenance,
-            "strict": self.strict,
-            "allow_bad_files": self.allow_bad_files,
         })
+    }
+
+    /// Which losses the selection puts up with.
+    pub fn tolerance(&self) -> Tolerance {
+        let tolerated = Tolerated { max_bad_fraction: self.max_bad_fraction, allow_bad_files: self.allow_bad_files };
+        Tolerance { tolerated, strict: self.strict }
     }
 
     /// Whether scores below zero are bad.

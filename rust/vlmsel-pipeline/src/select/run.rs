@@ -1,20 +1,22 @@
 //! A selection from request to committed folder, with its controls.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use vlmsel_shards::fingerprint::fingerprint;
-use vlmsel_shards::manifest::InputRecord;
+use vlmsel_shards::manifest::{InputRecord, Losses};
 use vlmsel_shards::output::{Opening, Output, OutputSpec, Summary, hash_file};
+use vlmsel_shards::paths::{beside, place_of_output, text_of};
 use vlmsel_shards::quarantine::to_json_lines;
+use vlmsel_shards::source::open_plain;
 
 use super::gather::{Decoder, Layout};
 use super::plan::{Control, Order, Request, Resolved, Size, check_bad_files, resolve_request};
 use super::ranks::guess_cut;
 use super::report::{Outcome, SelectionReport, already_done, sample_values, score_value};
 use super::rows::{Chosen, Collector, choose};
+use super::sameness::{Files, changed};
 use super::scan::{Keying, REASONS, Scan, Sink, Tally};
 use super::target::Target;
 use super::write::{SelectionWriter, write_quarantine};
@@ -26,12 +28,12 @@ const UNIT: &str = "selection";
 
 /// Where a control goes: beside the selection.
 pub fn control_path(request: &Request, control: Option<Control>) -> PathBuf {
-    match control {
-        None => request.output.clone(),
-        Some(control) => {
-            let name = request.output.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            request.output.with_file_name(format!("{name}-{}", control.suffix()))
-        }
+    let Some(control) = control else { return request.output.clone() };
+    let suffix = format!("-{}", control.suffix());
+    match request.output.file_name() {
+        Some(_) => beside(&request.output, "", &suffix),
+        // `x/..` and the like: beside the folder that it leads to.
+        None => beside(&place_of_output(&request.output), "", &suffix),
     }
 }
 
@@ -65,14 +67,29 @@ pub fn select(request: &Request, progress: &Progress) -> Result<Outcome> {
     if let Some(twice) = request.controls.iter().find(|control| !seen.insert(**control)) {
         return Err(Error::usage(format!("--control {} is asked for twice", twice.suffix())));
     }
+    let tolerance = request.tolerance();
+    let mut folders = std::collections::BTreeSet::new();
+    for file in &request.files {
+        if let Some(folder) = file.folder.as_ref().filter(|folder| folders.insert((*folder).clone())) {
+            tolerance.accept(folder, file.losses.as_deref())?;
+        }
+    }
+    // Before anything is read: what changes from here on will show.
+    let files = Files::look(&request.files, request.include.iter().chain(&request.exclude).cloned());
     let resolved = resolve_request(request)?;
     let inputs = inputs(request, &resolved, progress)?;
-    let mut run = Run { request, resolved: &resolved, progress, left_out: BTreeMap::new(), inputs };
-    let selection = run.one(None, None)?;
-    let selected = selection.counts.get("selected").copied().unwrap_or(0);
-    let controls =
-        request.controls.iter().map(|control| run.one(Some(*control), Some(selected))).collect::<Result<Vec<_>>>()?;
-    Ok(Outcome { selection, controls })
+    let mut run = Run { request, resolved: &resolved, progress, left_out: BTreeMap::new(), inputs, files };
+    // All places first: what is in the way of a control must not be found when the selection is committed already.
+    let controls = std::iter::once(None).chain(request.controls.iter().copied().map(Some));
+    let places = controls.map(|control| Ok((control, run.begin(control)?))).collect::<Result<Vec<_>>>()?;
+    let mut made: Vec<SelectionReport> = Vec::new();
+    for (control, opening) in places {
+        let selected = made.first().map(|selection| selection.counts.get("selected").copied().unwrap_or(0));
+        made.push(run.one(control, opening, selected)?);
+    }
+    let mut made = made.into_iter();
+    let selection = made.next().ok_or_else(|| Error::Bug("no selection was made".to_owned()))?;
+    Ok(Outcome { selection, controls: made.collect() })
 }
 
 fn inputs(request: &Request, resolved: &Resolved, progress: &Progress) -> Result<Vec<InputRecord>> {
@@ -89,12 +106,8 @@ fn inputs(request: &Request, resolved: &Resolved, progress: &Progress) -> Result
     records.extend(request.streams.iter().map(|(_, record)| record.clone()));
     for (option, set) in [("include", &resolved.include), ("exclude", &resolved.exclude)] {
         for path in set.iter().flat_map(super::ids::IdSet::files) {
-            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            let file = File::open(path).map_err(|source| vlmsel_shards::Error::Io {
-                action: "open",
-                path: path.clone(),
-                source,
-            })?;
+            let name = path.file_name().map(|name| text_of(Path::new(name))).unwrap_or_default();
+            let file = open_plain(path)?;
             let bytes = file.metadata().map_or(0, |meta| meta.len());
             let hash = hash_file(file, path)?;
             records.push(InputRecord {
@@ -117,14 +130,13 @@ pub struct Run<'a> {
     /// Tables that broke while they were read, and are allowed to.
     left_out: BTreeMap<usize, String>,
     inputs: Vec<InputRecord>,
+    files: Files,
 }
 
 impl Run<'_> {
-    /// Makes the selection (`control` is `None`), or a control of `selected` rows.
-    fn one(&mut self, control: Option<Control>, selected: Option<u64>) -> Result<SelectionReport> {
-        let path = control_path(self.request, control);
-        let spec = OutputSpec {
-            path: path.clone(),
+    fn begin(&self, control: Option<Control>) -> Result<Opening> {
+        Ok(Output::begin(OutputSpec {
+            path: control_path(self.request, control),
             command: "select".to_owned(),
             config: self.request.config(control),
             inputs: self.inputs.clone(),
@@ -132,10 +144,22 @@ impl Run<'_> {
             overwrite: self.request.overwrite,
             extend: false,
             resume: false,
-        };
-        let output = match Output::begin(spec)? {
-            Opening::Open(output) => output,
-            Opening::Finished(manifest) => return Ok(already_done(path, control, &manifest)),
+        })?)
+    }
+
+    /// Makes the selection (`control` is `None`), or a control of `selected` rows.
+    fn one(&mut self, control: Option<Control>, opening: Opening, selected: Option<u64>) -> Result<SelectionReport> {
+        let path = control_path(self.request, control);
+        let (output, doubtful) = match opening {
+            Opening::Open(output) => (output, Vec::new()),
+            Opening::Finished(found) => {
+                self.request.tolerance().accept(&path, found.manifest().losses.as_ref())?;
+                let doubtful = self.files.doubtful(found.noted(UNIT), self.progress)?;
+                if doubtful.is_empty() {
+                    return Ok(already_done(path, control, found.manifest()));
+                }
+                (Box::new(found.again()?), doubtful)
+            }
         };
         let (tally, chosen, writer) = loop {
             // Without a result a table broke that may be left out: the same again without it, so that nothing of it shows.
@@ -143,7 +167,7 @@ impl Run<'_> {
                 break done;
             }
         };
-        self.commit(output, control, &tally, chosen, writer)
+        self.commit(output, control, &tally, chosen, writer, &doubtful)
     }
 
     fn guarded(&self) -> Vec<PathBuf> {
@@ -247,6 +271,7 @@ impl Run<'_> {
         tally: &Tally,
         chosen: Chosen,
         writer: SelectionWriter,
+        doubtful: &[PathBuf],
     ) -> Result<SelectionReport> {
         let wide = self.resolved.columns.id.working == arrow_schema::DataType::FixedSizeBinary(16);
         let (mut names, rows, last_score) = {
@@ -290,15 +315,26 @@ impl Run<'_> {
             None => Value::Null,
         };
         let detail = json!({"threshold": threshold, "bad_files": bad_files});
+        self.files.check_unchanged()?;
+        let path = control_path(self.request, control);
+        if output.standing().is_some() {
+            let names: Vec<_> = names.into_iter().map(|(name, hash)| (name, Some(hash))).collect();
+            if !output.compare(UNIT, &names, rows, counts, detail)? {
+                return Err(changed(&path, doubtful).into());
+            }
+            output.note(UNIT, self.files.noted());
+            return Ok(already_done(path, control, &output.stands()?));
+        }
         output.commit_hashed(UNIT, &names, rows, counts.clone(), detail)?;
-        let path = output.path().to_path_buf();
+        output.note(UNIT, self.files.noted());
         let provenance = match self.resolved.provenances.as_slice() {
             [] => Value::Null,
             [one] => one.clone(),
             several => json!({ "mixed": several }),
         };
         self.progress.check()?;
-        output.finish(Summary { counts: counts.clone(), roots: Value::Null, provenance, run: json!({}) })?;
+        let losses = Losses::of(tally.input, tally.quarantined, bad_files.clone(), self.request.tolerance().tolerated);
+        output.finish(Summary { counts: counts.clone(), roots: Value::Null, provenance, run: json!({}), losses })?;
         let mut sample = Vec::new();
         if control.is_none() {
             let turned = self.request.order == Order::Descending;

@@ -118,7 +118,7 @@ pub(super) fn locate(
     progress: &Progress,
 ) -> Result<Locations> {
     let accept = |path: &Path| path.extension().is_some_and(|e| e == "parquet");
-    let mut parts = expand(&[index.to_string_lossy().into_owned()], "index part", &accept)?;
+    let mut parts = expand(&[index.into()], "index part", &accept, &|| progress.check())?;
     parts.sort_by(|a, b| a.name.cmp(&b.name));
     let shards = order.shards() as usize;
     let mut locations = Locations {

@@ -1,15 +1,18 @@
 //! Where the selected samples come from: the folders of the sources as they lie now, and their tars, opened once.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 use vlmsel_shards::Error as ShardError;
 use vlmsel_shards::manifest::Manifest;
+use vlmsel_shards::paths::below;
 use vlmsel_shards::source::{LocalFile, ReadAt, most_open_files};
 
 use crate::error::{Error, Result};
+use crate::sources::split_named;
 
 /// Where sources lie now.
 #[derive(Debug)]
@@ -19,38 +22,39 @@ pub(super) struct Roots {
 }
 
 impl Roots {
-    pub fn new(recorded: &Value, moved: &[String], image_root: Option<&Path>) -> Result<Self> {
+    pub fn new(recorded: &Value, moved: &[OsString], image_root: Option<&Path>) -> Result<Self> {
         let (mut paths, mut images) = (BTreeMap::new(), BTreeMap::new());
         for (name, root) in recorded.as_object().into_iter().flatten() {
             let path = root.get("path").and_then(Value::as_str).unwrap_or_default();
             let own = root.get("image_root").and_then(Value::as_str).unwrap_or(path);
-            paths.insert(name.clone(), PathBuf::from(path));
-            images.insert(name.clone(), image_root.map_or_else(|| PathBuf::from(own), Path::to_path_buf));
+            let place = |text: &str| below(Path::new(""), text);
+            paths.insert(name.clone(), place(path));
+            images.insert(name.clone(), image_root.map_or_else(|| place(own), Path::to_path_buf));
         }
         for pair in moved {
-            let Some((name, path)) = pair.split_once('=') else {
-                return Err(Error::usage(format!("--source {pair}: write NAME=PATH")));
-            };
-            let Some(known) = paths.get_mut(name) else {
+            let (name, path) = split_named(pair)?;
+            let path = PathBuf::from(path);
+            let Some(known) = paths.get_mut(&name) else {
                 let names: Vec<&str> = paths.keys().map(String::as_str).collect();
                 return Err(Error::usage(format!(
-                    "--source {pair}: the index has no source {name:?}, only {}",
+                    "--source {name}={}: the index has no source {name:?}, only {}",
+                    path.display(),
                     names.join(", ")
                 )));
             };
-            if images.get(name) == Some(known) {
-                images.insert(name.to_owned(), PathBuf::from(path));
+            if images.get(&name) == Some(known) {
+                images.insert(name, path.clone());
             }
-            *known = PathBuf::from(path);
+            *known = path;
         }
         Ok(Self { paths, images })
     }
 
     /// A shard's place.
-    pub fn shard(&self, source: &str, below: &str) -> Result<PathBuf> {
+    pub fn shard(&self, source: &str, name: &str) -> Result<PathBuf> {
         self.paths
             .get(source)
-            .map(|root| root.join(below))
+            .map(|root| below(root, name))
             .ok_or_else(|| Error::usage(format!("the index does not say where source {source} lies")))
     }
 
@@ -105,10 +109,16 @@ impl<'a> Origins<'a> {
             .into());
         }
         if open.len() >= self.most {
-            open.clear();
+            open.drain().try_for_each(|(_, file)| file.check_unchanged())?;
         }
         open.insert(shard, Arc::clone(&file));
         Ok(file)
+    }
+
+    /// For whoever has read all: whether the tars are still those that were opened. (Images are compared by their hashes.)
+    pub fn check_unchanged(&self) -> Result<()> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(open.values().try_for_each(|file| file.check_unchanged())?)
     }
 
     /// The place of an image file that a record of `shard` names.

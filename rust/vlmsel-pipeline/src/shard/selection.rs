@@ -1,29 +1,51 @@
 //! Which samples, and in which place each one goes.
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use vlmsel_core::hash::parse_uid;
 use vlmsel_core::random::random_key;
 use vlmsel_shards::error::IoContext;
-use vlmsel_shards::inputs::expand;
+use vlmsel_shards::fingerprint::fingerprint;
+use vlmsel_shards::identity::Identity;
+use vlmsel_shards::inputs::{Check, expand};
+use vlmsel_shards::manifest::InputRecord;
 use vlmsel_shards::npy::read_uids;
+use vlmsel_shards::output::hash_file;
 use vlmsel_shards::quarantine::Quarantined;
+use vlmsel_shards::source::open_plain;
 
 use super::locate::Locations;
 use crate::error::{Error, Result};
+use crate::policy::Tolerance;
 
 /// A line of a text file of ids is not longer than this.
 const MAX_LINE_BYTES: u64 = 4096;
 
-/// The selected ids, sorted, with repeats; beside them the file they came from and the lines that are no ids.
-pub(super) fn read_selection(path: &Path, memory_limit: u64) -> Result<(PathBuf, Vec<u128>, Vec<Quarantined>)> {
+/// The selected ids.
+pub(super) struct Selected {
+    /// The folder or file that they came from, as an input.
+    pub input: InputRecord,
+    /// Sorted, with repeats.
+    pub uids: Vec<u128>,
+    /// Lines that are no ids.
+    pub bad: Vec<Quarantined>,
+}
+
+pub(super) fn read_selection(
+    path: &Path,
+    memory_limit: u64,
+    tolerance: &Tolerance,
+    check: Check<'_>,
+) -> Result<Selected> {
     let accept = |file: &Path| file.file_name().is_some_and(|name| name == "uids.npy");
-    let files = expand(&[path.to_string_lossy().into_owned()], "uids.npy (ids of 128 bits)", &accept)?;
+    let files = expand(&[path.into()], "uids.npy (ids of 128 bits)", &accept, check)?;
     let [file] = files.as_slice() else {
         return Err(Error::usage(format!("{}: give one selection folder, .npy or text file of ids", path.display())));
     };
-    let size = std::fs::metadata(&file.path).at("inspect", &file.path)?.len();
+    tolerance.accept(path, file.losses.as_deref())?;
+    let before = Identity::at(&file.path).at("inspect", &file.path)?;
+    let size = before.bytes;
     if memory_limit > 0 && size / 16 * 24 > memory_limit {
         let text = format!(
             "{} ids need {} bytes of memory, the limit is {memory_limit}; raise --memory-limit",
@@ -43,12 +65,21 @@ pub(super) fn read_selection(path: &Path, memory_limit: u64) -> Result<(PathBuf,
         _ => read_lines(&file.path)?,
     };
     uids.sort_unstable();
-    let whole = if file.folder.is_some() { path.to_path_buf() } else { file.path.clone() };
-    Ok((whole, uids, bad))
+    let input = if file.folder.is_some() { fingerprint(path, "selection")? } else { whole(&file.path)? };
+    before.check_unchanged(&file.path)?;
+    Ok(Selected { input, uids, bad })
+}
+
+/// A list of ids as an input: no fingerprint of parts of it, which would miss a line changed in the middle.
+fn whole(path: &Path) -> Result<InputRecord> {
+    let file = open_plain(path)?;
+    let bytes = file.metadata().at("inspect", path)?.len();
+    let fingerprint = hash_file(file, path)?.to_hex()[..32].to_owned();
+    Ok(InputRecord { name: "selection".to_owned(), bytes, fingerprint })
 }
 
 fn read_lines(path: &Path) -> Result<(Vec<u128>, Vec<Quarantined>)> {
-    let mut reader = BufReader::with_capacity(1 << 20, std::fs::File::open(path).at("open", path)?);
+    let mut reader = BufReader::with_capacity(1 << 20, open_plain(path)?);
     let (mut uids, mut bad, mut line, mut number) = (Vec::new(), Vec::new(), Vec::new(), 0);
     loop {
         line.clear();
