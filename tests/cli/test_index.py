@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import shutil
 import tarfile
+import time
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -135,7 +137,12 @@ def test_new_shards_alone_are_read_and_changed_ones_noticed(tmp_path: Path) -> N
     before = tree(tmp_path / "index")
     again = run_json("index", tmp_path / "p", "-o", tmp_path / "index")
     assert again["already_finished"] and tree(tmp_path / "index") == before
-    corpus(tmp_path / "p", shards=4)
+    corpus(tmp_path / "more" / "p", shards=4)
+    for name in ("00002.tar", "00003.tar"):
+        (tmp_path / "more" / "p" / name).rename(tmp_path / "p" / name)
+    for old in (tmp_path / "p").glob("0000[01].tar"):
+        os.utime(old, ns=(time.time_ns() - 60 * 10**9,) * 2)
+    run_json("index", tmp_path / "p" / "00000.tar", tmp_path / "p" / "00001.tar", "-o", tmp_path / "index")
     grown = run_json("index", tmp_path / "p", "-o", tmp_path / "index")
     assert (grown["shards"], grown["shards_read"], grown["ok"]) == (4, 2, 48)
     run_json("index", tmp_path / "p", "-o", tmp_path / "fresh")

@@ -308,8 +308,8 @@ def test_every_path_of_a_command_line_is_taken_as_bytes(tmp_path: Path, name: by
     run("index", folder + b"/" + name + b".tar", *workspace)
     uid = os.fsencode(tmp_path) + b"/ids-" + name
     index = next(path for path in (Path(os.fsdecode(folder)) / "index").iterdir() if path.suffix == ".parquet")
-    with open(uid, "w") as out:
-        out.write(pq.read_table(pa.PythonFile(open(index, "rb")))["uid"][0].as_py().hex() + "\n")
+    with open(uid, "w") as out, open(index, "rb") as part:
+        out.write(pq.read_table(part)["uid"][0].as_py().hex() + "\n")
     run("shard", "--selection", uid, *workspace)
     run("doctor", folder + b"/" + name + b".tar")
     run("verify", folder + b"/shards")

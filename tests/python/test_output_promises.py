@@ -71,8 +71,8 @@ def test_killed_at_any_moment_then_run_again(scores: Path, tmp_path: Path) -> No
         subprocess.run([*command, "overwrite"], check=True)
         assert (tree_hash(tmp_path / "out"), tree_hash(tmp_path / "out-random-s0")) == golden
     assert killed > 0
-    left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == ["golden", "golden-random-s0", "out", "out-random-s0"]
+    left = {path.name for path in tmp_path.iterdir() if path.suffix != ".identities"}
+    assert left == {"golden", "golden-random-s0", "out", "out-random-s0"}
 
 
 def test_two_runs_on_one_output(tmp_path: Path) -> None:
@@ -217,3 +217,32 @@ def test_ctrl_c_ends_the_run_and_keeps_the_output(scores: Path, tmp_path: Path) 
         assert process.returncode == status, errors
         assert "Traceback" not in errors
         assert subprocess.run([sys.executable, "-c", code, *arguments, "-q"], capture_output=True).returncode == 0
+
+
+FORK = """
+import os, sys, vlmsel
+output = vlmsel.Output.begin(sys.argv[1], command="score", config={}, inputs=[], resume=sys.argv[2] == "resume")
+output.temporary("a.txt").write_text("a")
+child = os.fork()
+if child == 0:
+    for call in (lambda: output.temporary("b.txt"), lambda: output.commit("a", ["a.txt"], rows=1), lambda: output.finish(counts={})):
+        try:
+            call()
+        except ValueError as error:
+            assert "forked" in str(error), error
+        else:
+            os._exit(3)
+    del output, call
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert os.path.exists(os.path.join(os.path.dirname(sys.argv[1]), ".out.lock")), "the child took the lock away"
+output.commit("a", ["a.txt"], rows=1, counts={"ok": 1})
+output.finish(counts={"ok": 1})
+"""
+
+
+@pytest.mark.parametrize("mode", ["resume", "restart"])
+def test_a_forked_child_neither_writes_nor_takes_away(tmp_path: Path, mode: str) -> None:
+    subprocess.run([sys.executable, "-c", FORK, str(tmp_path / "out"), mode], check=True, timeout=60)
+    assert vlmsel.verify(tmp_path / "out").problems == []
+    assert (tmp_path / "out/a.txt").read_text() == "a"
