@@ -118,7 +118,11 @@ def test_partial_folders_and_noted_identities_are_never_written_through_a_link(t
     fails(vlmsel("select", "s.parquet", "-k", "5", "-o", "out", cwd=tmp_path), 2, "out.partial is in the way (a link)")
     os.unlink(tmp_path / "out.partial")
     os.symlink(elsewhere / "precious", tmp_path / ".out.identities")
-    assert vlmsel("select", "s.parquet", "-k", "5", "-o", "out", cwd=tmp_path).returncode == 0
+    fails(vlmsel("select", "s.parquet", "-k", "5", "-o", "out", cwd=tmp_path), 2, ".out.identities is in the way")
+    os.unlink(tmp_path / ".out.identities")
+    (tmp_path / ".out.identities").write_text("my notes")
+    fails(vlmsel("select", "s.parquet", "-k", "5", "-o", "out", cwd=tmp_path), 2, ".out.identities is in the way")
+    assert (tmp_path / ".out.identities").read_text() == "my notes"
     assert [path.name for path in elsewhere.iterdir()] == ["precious"]
     assert (elsewhere / "precious").read_text() == "mine"
 

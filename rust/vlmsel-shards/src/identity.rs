@@ -6,16 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
-use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::manifest::{MANIFEST, to_json};
-use crate::output::write_atomically;
 use crate::paths::beside;
 use crate::source::open_plain;
 
@@ -112,23 +111,46 @@ impl Identities {
         beside(output, ".", ".identities")
     }
 
-    /// Those noted with the manifest of this checksum. Whatever is wrong with the file, nothing is believed then.
-    pub fn read(output: &Path, manifest: &str) -> Self {
-        let path = Self::path(output);
-        let is_ours = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_BYTES);
-        let read = || -> Option<Self> {
-            let file = open_plain(&path).ok().filter(|_| is_ours)?;
-            serde_json::from_reader(io::BufReader::new(file)).ok()
-        };
-        read().filter(|found| found.manifest == manifest).unwrap_or_default()
-    }
-
-    /// Writes them beside the output.
+    /// Those noted with the manifest of this checksum. If they are missing or another manifest's, nothing is believed.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Usage`] if something that is not ours lies at their place: it would be overwritten later.
+    pub fn read(output: &Path, manifest: &str) -> Result<Self> {
+        Ok(Self::find(output)?.filter(|found| found.manifest == manifest).unwrap_or_default())
+    }
+
+    fn find(output: &Path) -> Result<Option<Self>> {
+        let path = Self::path(output);
+        let foreign = || {
+            let path = path.display();
+            Error::Usage(format!(
+                "{path} is in the way and vlmsel did not make it; move it or choose another output with -o"
+            ))
+        };
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).at("inspect", &path),
+            Ok(meta) if !meta.is_file() || meta.len() > MAX_BYTES => return Err(foreign()),
+            Ok(_) => {}
+        }
+        let file = io::BufReader::new(open_plain(&path)?);
+        serde_json::from_reader(file).map(Some).map_err(|_| foreign())
+    }
+
+    /// Writes them beside the output: whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and as [`Identities::read`].
     pub fn write(&self, output: &Path) -> Result<()> {
-        write_atomically(&Self::path(output), &to_json(self)?)
+        Self::find(output)?;
+        let path = Self::path(output);
+        let folder = path.parent().unwrap_or(Path::new("."));
+        // A name that nobody can foresee. Losing it costs work and no more, so nothing waits for the disk.
+        let mut file =
+            tempfile::Builder::new().prefix(".identities-").tempfile_in(folder).at("create a file in", folder)?;
+        file.write_all(&to_json(self)?).at("write", &path)?;
+        file.persist(&path).map_err(|error| error.error).at("rename to", &path)?;
+        Ok(())
     }
 }
 
@@ -161,14 +183,22 @@ mod tests {
         let units = BTreeMap::from([("u".to_owned(), Noted { files, named_files: None })]);
         let noted = Identities { manifest: "sum".to_owned(), units };
         noted.write(&output).unwrap();
-        assert_eq!(Identities::read(&output, "sum"), noted);
-        assert_eq!(Identities::read(&output, "other"), Identities::default());
-        fs::write(Identities::path(&output), "{").unwrap();
-        assert_eq!(Identities::read(&output, "sum"), Identities::default());
-        let elsewhere = folder.path().join("elsewhere");
-        noted.write(&elsewhere).unwrap();
-        fs::remove_file(Identities::path(&output)).unwrap();
-        std::os::unix::fs::symlink(Identities::path(&elsewhere), Identities::path(&output)).unwrap();
-        assert_eq!(Identities::read(&output, "sum"), Identities::default());
+        assert_eq!(Identities::read(&output, "sum").unwrap(), noted);
+        assert_eq!(Identities::read(&output, "other").unwrap(), Identities::default());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        let place = Identities::path(&output);
+        let precious = folder.path().join("precious");
+        fs::write(&precious, "mine").unwrap();
+        fs::remove_file(&place).unwrap();
+        assert_eq!(Identities::read(&output, "sum").unwrap(), Identities::default());
+        std::os::unix::fs::symlink(&precious, &place).unwrap();
+        assert!(Identities::read(&output, "sum").is_err() && noted.write(&output).is_err());
+        fs::remove_file(&place).unwrap();
+        fs::write(&place, "my notes").unwrap();
+        assert!(Identities::read(&output, "sum").is_err() && noted.write(&output).is_err());
+        assert_eq!(
+            (fs::read_to_string(&place).unwrap(), fs::read_to_string(&precious).unwrap()),
+            ("my notes".into(), "mine".into())
+        );
     }
 }

@@ -169,6 +169,8 @@ impl Output {
         fs::create_dir_all(&parent).at("create", &parent)?;
         let lock = Lock::acquire(&spec.path, &spec.command)?;
         let finished = finished_output(&spec)?;
+        let checksum = finished.as_ref().map(Manifest::checksum).transpose()?.unwrap_or_default();
+        let noted = Identities::read(&spec.path, &checksum)?;
         if let Some(manifest) = &finished {
             let same = manifest.config == spec.config && manifest.inputs == spec.inputs;
             if same && !spec.overwrite {
@@ -178,7 +180,6 @@ impl Output {
                     // Published, then killed before tidying up.
                     remove_partial(&partial)?;
                 }
-                let noted = Identities::read(&spec.path, &manifest.checksum()?);
                 let manifest = manifest.clone();
                 return Ok(Opening::Finished(Box::new(Finished { spec, manifest, noted, lock })));
             }
@@ -198,7 +199,7 @@ impl Output {
             && manifest.config == output.spec.config
             && extends(&manifest.inputs, &output.spec.inputs)
         {
-            output.adopt(&manifest)?;
+            output.adopt(&manifest, &noted)?;
             output.standing = Some(Box::new(manifest));
         }
         Ok(Opening::Open(Box::new(output)))
@@ -299,8 +300,7 @@ impl Output {
     }
 
     /// Takes over the parts of the finished output that this run extends; hard links, so nothing is copied.
-    fn adopt(&self, manifest: &Manifest) -> Result<()> {
-        let noted = Identities::read(&self.spec.path, &manifest.checksum()?);
+    fn adopt(&self, manifest: &Manifest, noted: &Identities) -> Result<()> {
         for part in &manifest.parts {
             if self.is_committed(&part.unit) {
                 continue;
