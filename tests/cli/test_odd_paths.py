@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 DEADLINE_S = 60
+heavy = pytest.mark.heavy
 
 
 def vlmsel(
@@ -63,9 +64,7 @@ def fails(done: subprocess.CompletedProcess[str], code: int, text: str) -> None:
 # --- what an output may not touch -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "output", ["new/../sel1", "new/x/../../sel1", "./sel1/../sel1", "sel1/inside", "new/../sel1/inside"]
-)
+@pytest.mark.parametrize("output", ["new/../sel1", "./sel1/../sel1", "new/../sel1/inside"])
 def test_an_output_that_leads_to_an_input_is_refused(tmp_path: Path, output: str) -> None:
     write_scores(tmp_path / "s.parquet")
     assert vlmsel("select", "s.parquet", "-k", "50", "-o", "sel1", cwd=tmp_path).returncode == 0
@@ -85,7 +84,7 @@ def test_an_output_behind_dots_lies_where_they_lead(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "a")) == [".out-worst.identities", ".out.identities", "b", "out", "out-worst"]
 
 
-@pytest.mark.parametrize("name", [".out.lock", "out.partial", ".out.identities", ".out.check"])
+@pytest.mark.parametrize("name", ["out.partial", ".out.check"])
 def test_an_input_at_a_name_that_the_output_needs_is_refused(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.mkdir()
@@ -182,7 +181,6 @@ def special(folder: Path, kind: str, name: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["fifo", "socket", "device"])
 @pytest.mark.parametrize(
     "words",
     [
@@ -203,11 +201,13 @@ def special(folder: Path, kind: str, name: str) -> Path:
     ],
     ids=" ".join,
 )
-def test_special_files_are_refused_at_once(tmp_path: Path, kind: str, words: list[str]) -> None:
+def test_special_files_are_refused_at_once(tmp_path: Path, words: list[str]) -> None:
     write_scores(tmp_path / "s.parquet")
     write_tar(tmp_path / "0.tar")
     if words[0] == "shard":
         assert vlmsel("index", "0.tar", "-o", "index", cwd=tmp_path).returncode == 0
+    # One kind for each way in; all of them go through one opener, whose own test has every kind.
+    kind = ["fifo", "socket", "device"][sum(map(len, words)) % 3]
     given = []
     for word in words:
         head, brace, rest = word.partition("{")
@@ -216,7 +216,7 @@ def test_special_files_are_refused_at_once(tmp_path: Path, kind: str, words: lis
     fails(done, 2, {"fifo": "a named pipe (FIFO)", "socket": "a socket", "device": "a device"}[kind])
 
 
-@pytest.mark.parametrize("kind", ["fifo", "socket", "device"])
+@pytest.mark.parametrize("kind", ["fifo", pytest.param("socket", marks=heavy), pytest.param("device", marks=heavy)])
 def test_special_files_in_a_folder_are_bad_files(tmp_path: Path, kind: str) -> None:
     data = tmp_path / "d"
     data.mkdir()
@@ -254,15 +254,20 @@ def test_links_in_circles_are_walked_once(tmp_path: Path) -> None:
         assert (done.returncode, json.loads(done.stdout)["input"]) == (0, 100), done.stderr
 
 
-@pytest.mark.parametrize("word", ["{a}" * 20_000, "{" * 20_000, "{a,b}" * 40, "{0..9999999}{0..9999999}"])
-def test_braces_without_end_are_refused(tmp_path: Path, word: str) -> None:
-    for command in (["select", word, "-k", "5"], ["index", word]):
-        done = vlmsel(*command, cwd=tmp_path)
-        fails(done, 2, "braces")
+@pytest.mark.parametrize("command", [["select", "-k", "5"], ["index"]], ids=" ".join)
+def test_braces_without_end_are_refused(tmp_path: Path, command: list[str]) -> None:
+    fails(vlmsel(*command, "{a}" * 20_000, cwd=tmp_path), 2, "braces")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("command", ["select", "index"])
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [
+        ("select", signal.SIGINT, 130),
+        ("index", signal.SIGTERM, 143),
+        pytest.param("select", signal.SIGTERM, 143, marks=heavy),
+        pytest.param("index", signal.SIGINT, 130, marks=heavy),
+    ],
+)
 def test_signals_act_while_words_are_expanded(tmp_path: Path, command: str, number: int, code: int) -> None:
     # A list that names a hundred thousand patterns, each of which looks through a folder of two thousand files.
     folder = tmp_path / "f"
@@ -278,7 +283,7 @@ def test_signals_act_while_words_are_expanded(tmp_path: Path, command: str, numb
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
     )
-    time.sleep(3)
+    time.sleep(1.5)
     if process.poll() is not None:
         pytest.fail(f"it ended by itself: {process.communicate()[1]!r}")
     process.send_signal(number)
@@ -292,10 +297,19 @@ ODD = b"caf\xe9"
 UTF8 = "café".encode()
 
 
+ASCII_ALONE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
 @pytest.mark.parametrize(
-    "locale", [{}, {"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+    ("name", "locale"),
+    [
+        (ODD, {}),
+        (UTF8, ASCII_ALONE),
+        pytest.param(ODD, ASCII_ALONE, marks=heavy),
+        pytest.param(ODD, {"LC_ALL": "C"}, marks=heavy),
+        pytest.param(UTF8, {"LC_ALL": "C"}, marks=heavy),
+    ],
 )
-@pytest.mark.parametrize("name", [ODD, UTF8])
 def test_every_path_of_a_command_line_is_taken_as_bytes(tmp_path: Path, name: bytes, locale: dict[str, str]) -> None:
     folder = os.fsencode(tmp_path) + b"/" + name
     os.mkdir(folder)
@@ -381,7 +395,7 @@ def test_a_lossy_index_is_read_by_those_who_accept_it(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("number", [2**63, 2**64 - 1, 2**54])
+@pytest.mark.parametrize("number", [2**63, 2**54])
 def test_numbers_that_make_no_sense_are_no_panic(tmp_path: Path, number: int) -> None:
     write_scores(tmp_path / "s.parquet")
     assert vlmsel("select", "s.parquet", "-k", "5", cwd=tmp_path).returncode == 0

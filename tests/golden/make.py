@@ -15,9 +15,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("cli", "trainer/scoring", "trainer/soup")]
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pair_corpus import pairs, picture, run, write_tar
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+from pair_corpus import pairs, picture, run, write_tar  # noqa: E402
 
 
 def make_data(data: Path) -> None:
