@@ -12,9 +12,9 @@ use vlmsel_shards::tables::schema::{Column, Role};
 use vlmsel_shards::tables::{Table, text::TextTable};
 
 use self::sift::Sifter;
+use super::arena::Arena;
 use super::gather::Encoder;
 use super::scan::{Chunk, Keying, Scan, Sink, Tally};
-use super::sorter::Arena;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
