@@ -10,6 +10,7 @@ mod blend;
 mod doctor;
 mod door;
 mod index;
+mod memory;
 mod output;
 mod rows;
 mod select;
