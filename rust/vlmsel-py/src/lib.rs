@@ -20,6 +20,7 @@ use pyo3::prelude::*;
 
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    memory::prepare();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     output::register(module)?;
     arrow::register(module)?;
