@@ -333,6 +333,38 @@ def test_budgets_over_rows_in_any_order(tmp_path: Path) -> None:
             check(found, expected, len(rows))
 
 
+@pytest.mark.parametrize("arrangement", ["sorted", "reversed", "shuffled"])
+@pytest.mark.parametrize("ids", [1, 300, 50_000])
+def test_massive_repeats_within_any_memory(tmp_path: Path, ids: int, arrangement: str) -> None:
+    """Rows enough to be cut back, set aside and spilled many times: equal ones, of few ids, and of ids that fill the memory."""
+    rng = random.Random(ids)
+    numbers = (rng.randrange(ids) for _ in range(120_000))
+    rows = [Row(n.to_bytes(16, "big"), float(rng.randrange(40)), None, (), rng.choice([1, 1, 7])) for n in numbers]
+    if arrangement != "shuffled":
+        rows.sort(key=lambda row: (row.score, row.id), reverse=arrangement == "reversed")
+    folder = write(rows, tmp_path / "in", pa.binary(16), pa.float64(), files=2, group_rows=20_000, kept=False)
+    sizes: list[dict[str, Any]] = [
+        {"k": 200},
+        {"k": 60_000},
+        {"token_budget": 900},
+        {"token_budget": 10**9},
+        {"threshold": 12.0},
+        {"band": ("10", "60")},
+    ]
+    for at, size in enumerate(sizes):
+        expected = select(rows, **size)
+        for memory_limit in (1, 16 << 20, 4 << 30):
+            found = vlmsel.select(
+                folder,
+                score_column="score",
+                memory_limit=memory_limit,
+                threads=2,
+                output=tmp_path / f"out{at}-{memory_limit}",
+                **size,
+            )
+            check(found, expected, len(rows))
+
+
 @pytest.mark.parametrize("band", [("0", "50"), ("20", "50"), ("0", "100")])
 def test_a_band_may_end_among_ties(tmp_path: Path, band: tuple[str, str]) -> None:
     rows = [Row(f"{n:05}", 1.0) for n in range(60_000)]

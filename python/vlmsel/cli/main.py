@@ -210,7 +210,7 @@ def _failed(error: Exception) -> int:
     if isinstance(error, VlmselError) and error.exit_code != EXIT_BUG:
         _complain(f"Error: {error}")
         return error.exit_code
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and _is_for_want_of_memory(error)):
         _complain(
             "Error: out of memory; lower --memory-limit or --threads, or free memory, and run the same command again"
         )
@@ -224,6 +224,12 @@ def _failed(error: Exception) -> int:
         "Set VLMSEL_TRACEBACK=1, run it again, and report what it prints."
     )
     return EXIT_BUG
+
+
+def _is_for_want_of_memory(error: ImportError) -> bool:
+    """Whether a library could not be loaded because there is no room for it; the loader says so in words alone."""
+    words = str(error).lower()
+    return "failed to map segment" in words or "cannot allocate memory" in words
 
 
 def _complain(text: str) -> None:

@@ -15,3 +15,4 @@ pub mod policy;
 pub mod shard;
 pub mod shortlist;
 pub mod sources;
+pub mod threads;

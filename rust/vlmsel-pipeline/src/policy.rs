@@ -9,6 +9,7 @@ use vlmsel_shards::manifest::{Losses, Tolerated};
 use vlmsel_shards::quarantine::Quarantined;
 
 use crate::error::{Error, Result};
+use crate::threads::{cannot_start, start};
 
 /// Options that every command over shards has; none of them decides what a finished output holds.
 #[derive(Debug, Clone, Deserialize)]
@@ -105,7 +106,7 @@ impl RunOptions {
         rayon::ThreadPoolBuilder::new()
             .num_threads(wanted.min(afforded as usize))
             .build()
-            .map_err(|error| Error::Shards(vlmsel_shards::Error::Resource(format!("cannot start threads: {error}"))))
+            .map_err(|error| cannot_start(&error).into())
     }
 
     /// Does `work` for every item (it gets the item's number too), each in one of `threads` threads of its own, which may
@@ -130,8 +131,8 @@ impl RunOptions {
         };
         std::thread::scope(|scope| {
             for _ in 0..threads.clamp(1, items.len().max(1)) {
-                if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, run) {
-                    fail(vlmsel_shards::Error::Resource(format!("cannot start a thread: {error}")).into());
+                if let Err(error) = start(scope, run) {
+                    fail(error);
                 }
             }
         });

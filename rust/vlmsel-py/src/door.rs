@@ -8,6 +8,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use vlmsel_pipeline::Error;
 use vlmsel_pipeline::progress::Progress;
+use vlmsel_pipeline::threads::start;
 use vlmsel_shards::error::Class;
 
 /// How often progress is shown and signals are looked at.
@@ -26,10 +27,13 @@ pub fn enter<T: Send>(
     let outcome = std::thread::scope(|scope| {
         let (send, receive) = channel();
         let shared = &progress;
-        scope.spawn(move || {
+        let started = start(scope, move || {
             let result = catch_unwind(AssertUnwindSafe(|| work(shared)));
             let _ = send.send(result);
         });
+        if let Err(error) = started {
+            return Some(Ok(Err(error)));
+        }
         // The receiver may not move into `detach` on every platform; a Mutex makes it shareable at no cost here.
         let receive = std::sync::Mutex::new(receive);
         loop {

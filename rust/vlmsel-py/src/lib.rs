@@ -10,6 +10,7 @@ mod blend;
 mod doctor;
 mod door;
 mod index;
+mod memory;
 mod output;
 mod rows;
 mod select;
@@ -19,6 +20,7 @@ use pyo3::prelude::*;
 
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    memory::prepare();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     output::register(module)?;
     arrow::register(module)?;

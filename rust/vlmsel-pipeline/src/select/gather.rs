@@ -11,10 +11,10 @@ use vlmsel_shards::tables::cast_whole;
 use vlmsel_shards::tables::schema::{Column, MAX_ID_BYTES};
 use vlmsel_shards::tables::score::{scores_from_keys, share_keys};
 
+use super::arena::Arena;
 use super::plan::Columns;
 use super::rows::{IdPlace, KEY_BYTES, Row, key_of};
 use super::scan::Keying;
-use super::sorter::Arena;
 use crate::error::{Error, Result};
 
 /// A kept value longer than this is refused: one hostile cell must not fill the memory.

@@ -3,18 +3,20 @@
 //! ```text
 //! plan      which tables, which columns, which filters           plan.rs, ids.rs
 //! scan      every score once, in blocks; who may win is encoded  scan.rs, worker.rs
-//! collect   the rows that may win, cut back as they pile up      rows.rs; past the memory limit: sorter.rs
+//! collect   the rows that may win, cut back as they pile up      rows.rs, repeats.rs; past the memory limit: sorter.rs
 //! walk      best first: size, repeats, ranks                     walk.rs
 //! write     selection.parquet, uids.npy, manifest                write.rs
 //! ```
 //! The result is a function of the rows and the options alone: any number of threads, order of files or memory limit
 //! gives the same bytes.
 
+mod arena;
 mod dry_run;
 mod gather;
 mod ids;
 mod plan;
 mod ranks;
+mod repeats;
 mod report;
 mod rows;
 mod run;

@@ -14,6 +14,7 @@ use super::plan::{Request, Resolved};
 use super::scan::{Keying, Scan, Sink};
 use crate::error::Result;
 use crate::progress::Progress;
+use crate::threads::in_pool;
 
 /// Row groups that the first guess looks into.
 const SAMPLED_GROUPS: usize = 16;
@@ -84,11 +85,14 @@ pub fn guess_cut(
         Ok((keys, seen))
     };
     // A broken table is reported by the pass itself.
-    let looks: Vec<(Vec<u64>, u64)> = sampled
-        .into_par_iter()
-        .map_init(PageBuffers::default, look_into)
-        .collect::<vlmsel_shards::error::Result<_>>()
-        .ok()?;
+    let looks = in_pool(|parallel| -> vlmsel_shards::error::Result<Vec<(Vec<u64>, u64)>> {
+        if parallel {
+            return sampled.into_par_iter().map_init(PageBuffers::default, look_into).collect();
+        }
+        let mut buffers = PageBuffers::default();
+        sampled.into_iter().map(|group| look_into(&mut buffers, group)).collect()
+    });
+    let looks = looks.ok()?;
     let seen: u64 = looks.iter().map(|(_, seen)| seen).sum();
     let mut sample: Vec<u64> = looks.into_iter().flat_map(|(keys, _)| keys).collect();
     let expected = sample.len() as f64

@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::sorter::{Arena, Merge, Sorter};
+use super::arena::Arena;
+use super::repeats::{Counted, Repeats};
+use super::sorter::{Merge, Sorter};
 use super::walk::{Limit, Rule, Verdict, Walk};
 use crate::error::Result;
 
@@ -94,11 +96,13 @@ pub enum Collected {
     Disk(Merge),
 }
 
-/// What cuts left out.
+/// What is not among the collected rows any more.
 #[derive(Debug, Default)]
 pub struct Dropped {
-    /// Whether there is any such row.
+    /// Whether cuts dropped any row.
     pub any: bool,
+    /// Rows whose id a better row has.
+    repeats: Counted,
     /// Up to this row, which a token budget ended at, all are there.
     behind: Option<Vec<u8>>,
 }
@@ -128,7 +132,10 @@ pub struct Collector {
 
 struct State {
     arena: Arena,
+    /// Rows from which on a cut is looked for.
+    enough: usize,
     disk: Sorter,
+    repeats: Repeats,
     /// The best row that a token budget ended at when rows behind it were dropped.
     ended_at: Option<Vec<u8>>,
 }
@@ -143,15 +150,23 @@ impl Collector {
             Limit::Tokens(_) => 0,
             Limit::All => usize::MAX,
         };
+        let room = room.max(LEAST_ROWS);
+        let state = State {
+            arena: Arena::default(),
+            enough: room,
+            disk: Sorter::new(scratch, budget),
+            repeats: Repeats::new(scratch, budget / 4),
+            ended_at: None,
+        };
         Self {
             rule,
             first_rank,
             budget,
-            room: room.max(LEAST_ROWS),
+            room,
             may_cut,
             cut: AtomicU64::new(guess.unwrap_or(u64::MAX)),
             dropped: AtomicBool::new(false),
-            state: Mutex::new(State { arena: Arena::default(), disk: Sorter::new(scratch, budget), ended_at: None }),
+            state: Mutex::new(state),
         }
     }
 
@@ -172,20 +187,26 @@ impl Collector {
     pub fn take(&self, rows: &mut Arena) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         state.arena.append(rows);
-        if state.arena.len() >= self.room.min(MOST_ROWS) || state.arena.memory_bytes() > self.budget {
+        let memory_bytes = state.arena.memory_bytes() + state.repeats.memory_bytes();
+        if state.arena.len() >= state.enough.min(MOST_ROWS) || memory_bytes > self.budget {
             self.cut_back(&mut state)?;
         }
         Ok(())
     }
 
+    /// Whether a row whose id a better row has can be taken out: where ranks count, it counts as well.
+    fn sets_repeats_aside(&self) -> bool {
+        self.rule.distinct && self.rule.start_rank == 0 && self.rule.end_rank.is_none()
+    }
+
     fn cut_back(&self, state: &mut State) -> Result<()> {
         state.arena.sort();
-        if self.may_cut {
-            let (needed, stopped) = walk(&state.arena, self.rule, self.first_rank);
+        if self.may_cut || self.sets_repeats_aside() {
+            let Walked { needed, stopped, repeats, is_repeat } = walk(&state.arena, self.rule, self.first_rank);
             // The row that a budget ends at is kept: without it the next walk would go on to what is behind.
             let is_budget = matches!(self.rule.limit, Limit::Tokens(_));
             let kept = needed + usize::from(is_budget);
-            if stopped && kept < state.arena.len() {
+            if self.may_cut && stopped && kept < state.arena.len() {
                 let bound = if kept == 0 { 0 } else { key_of(state.arena.get(kept - 1).0) };
                 self.cut.fetch_min(bound, Ordering::Relaxed);
                 self.note_dropped();
@@ -195,11 +216,21 @@ impl Collector {
                 }
                 state.arena.truncate(kept);
             }
+            // A few cost less where they are.
+            if self.sets_repeats_aside() && repeats >= state.arena.len() / 4 {
+                for at in (0..state.arena.len()).filter(|at| is_repeat[*at]) {
+                    state.repeats.add(state.arena.get(at).0)?;
+                }
+                state.arena.remove(&is_repeat);
+            }
         }
         if state.arena.memory_bytes() > self.budget / 2 || state.arena.len() >= MOST_ROWS / 2 {
             state.disk.add_run(&state.arena)?;
             state.arena.clear();
         }
+        // Where little could be cut, the next sort waits until there is as much again, so that all sorts together cost
+        // about what the last one does.
+        state.enough = self.room.max(state.arena.len().saturating_mul(2));
         Ok(())
     }
 
@@ -209,9 +240,9 @@ impl Collector {
     /// Those of the scratch disk.
     pub fn finish(self) -> Result<(Collected, Dropped)> {
         let any = self.dropped.load(Ordering::Relaxed);
-        let State { mut arena, mut disk, ended_at } =
+        let State { mut arena, mut disk, repeats, ended_at, .. } =
             self.state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let dropped = Dropped { any, behind: ended_at };
+        let dropped = Dropped { any, behind: ended_at, repeats: repeats.finish()? };
         arena.sort();
         if !disk.has_runs() {
             return Ok((Collected::Memory(arena), dropped));
@@ -275,17 +306,33 @@ impl<'a, S: BuildHasher> Seen<'a, S> {
     }
 }
 
-/// How many of the sorted rows a walk needs, and whether it stopped before or at the last.
-fn walk(arena: &Arena, rule: Rule, first_rank: u64) -> (usize, bool) {
+/// What a walk over sorted rows came to.
+struct Walked {
+    /// Rows that it needs.
+    needed: usize,
+    /// Whether it stopped before or at the last row.
+    stopped: bool,
+    /// How many of the needed rows are repeats.
+    repeats: usize,
+    /// Which they are.
+    is_repeat: Vec<bool>,
+}
+
+fn walk(arena: &Arena, rule: Rule, first_rank: u64) -> Walked {
     let mut walk = Walk::new(rule, first_rank);
     let mut seen = Seen::new(arena, &rule, DefaultHashBuilder::default());
+    let (mut repeats, mut is_repeat) = (0, vec![false; arena.len()]);
     for at in 0..arena.len() {
-        let verdict = walk.judge(tokens_of(arena.get(at).0, &rule), || Ok::<_, Infallible>(seen.is_repeat(at)));
-        if verdict == Ok(Verdict::Stop) {
-            return (at, true);
+        match walk.judge(tokens_of(arena.get(at).0, &rule), || Ok::<_, Infallible>(seen.is_repeat(at))) {
+            Ok(Verdict::Stop) => return Walked { needed: at, stopped: true, repeats, is_repeat },
+            Ok(Verdict::Repeated) => {
+                repeats += 1;
+                is_repeat[at] = true;
+            }
+            _ => {}
         }
     }
-    (arena.len(), false)
+    Walked { needed: arena.len(), stopped: false, repeats, is_repeat }
 }
 
 /// What a walk over all collected rows came to.
@@ -330,10 +377,14 @@ fn choose_in_memory<'a>(
     let mut chosen = Chosen::default();
     let mut seen = Seen::new(arena, &rule, hasher);
     let mut picked = Picked::new(emit);
+    let mut last_row = None;
     for at in 0..arena.len() {
         let (row, tag) = arena.get(at);
         match walk.judge(tokens_of(row, &rule), || Ok::<_, crate::Error>(seen.is_repeat(at)))? {
-            Verdict::Selected => picked.push((Cow::Borrowed(row), tag))?,
+            Verdict::Selected => {
+                last_row = Some(row);
+                picked.push((Cow::Borrowed(row), tag))?;
+            }
             Verdict::Stop => {
                 chosen.complete = dropped.nothing_before(row);
                 break;
@@ -344,7 +395,7 @@ fn choose_in_memory<'a>(
     picked.finish()?;
     chosen.complete |= walk.is_over() && dropped.behind.is_none();
     chosen.selected = walk.selected;
-    chosen.repeated = walk.repeated();
+    chosen.repeated = walk.repeated() + last_row.map_or(Ok(0), |last| dropped.repeats.before(last))?;
     Ok(chosen)
 }
 
@@ -376,7 +427,7 @@ impl<'e, 'a> Picked<'e, 'a> {
 }
 
 /// The same with disk in place of memory: the set of seen ids becomes a sort by id, which finds each id's first row, and
-/// a sort back into the total order. Repeats are kept aside and counted when the last selected row is known.
+/// a sort back into the total order. Repeats are set aside and counted when the last selected row is known.
 fn choose_on_disk<'a>(
     mut merge: Merge,
     dropped: &Dropped,
@@ -400,14 +451,14 @@ fn choose_on_disk<'a>(
     }
     chosen.complete = ranks.is_over();
     drop(merge);
-    let mut repeats = Sorter::new(scratch, budget / 3);
+    let mut repeats = Repeats::new(scratch, budget / 3);
     if rule.distinct {
         let mut by_id = by_id.finish()?;
         let mut last: Option<Vec<u8>> = None;
         while let Some((record, tag)) = by_id.next()? {
             let (id, row) = record.split_at(IdPlace::of_tag(tag).length);
             if last.as_deref() == Some(id) {
-                repeats.push(&[row], tag)?;
+                repeats.add(row)?;
             } else {
                 rows.push(&[row], tag)?;
                 last = Some(id.to_vec());
@@ -430,12 +481,8 @@ fn choose_on_disk<'a>(
     }
     picked.finish()?;
     chosen.complete |= walk.is_over() && dropped.behind.is_none();
-    let mut repeats = repeats.finish()?;
-    while let (Some((row, _)), Some(last)) = (repeats.next()?, &last_row) {
-        if row >= *last {
-            break;
-        }
-        chosen.repeated += 1;
+    if let Some(last) = &last_row {
+        chosen.repeated = repeats.finish()?.before(last)? + dropped.repeats.before(last)?;
     }
     chosen.selected = walk.selected;
     Ok(chosen)
@@ -487,6 +534,158 @@ mod tests {
         assert_eq!(together, [8, 8, 4]);
     }
 
+    /// A row for the reference: its bytes, and what of them matters.
+    #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+    struct Plain {
+        key: u64,
+        id: Vec<u8>,
+        rest: u8,
+        tokens: u64,
+    }
+
+    impl Plain {
+        fn bytes(&self) -> Vec<u8> {
+            [&self.key.to_be_bytes(), self.id.as_slice(), &[self.rest], &self.tokens.to_be_bytes()].concat()
+        }
+
+        fn push(&self, arena: &mut Arena) {
+            arena.push(&[&self.bytes()], IdPlace::new(KEY_BYTES, self.id.len()).tag());
+        }
+    }
+
+    /// Few different keys and ids, and often the same row again: most are repeats. An id ends with a zero and has none before
+    /// it, as encoded ones say where they end.
+    fn repetitive() -> impl Strategy<Value = Vec<Plain>> {
+        let id = prop_oneof![Just(Vec::new()), Just(vec![1]), Just(vec![1, 2]), (1_u8..30).prop_map(|id| vec![3, id])];
+        let row = (0_u64..6, id, 0_u8..3, 0_u64..5).prop_map(|(key, mut id, rest, tokens)| {
+            id.push(0);
+            Plain { key, id, rest, tokens }
+        });
+        let times = prop_oneof![3 => Just(1_usize), 1 => 2_usize..60];
+        let arrangement = prop_oneof![Just(0), Just(1), Just(2)];
+        (prop::collection::vec((row, times), 0..80), arrangement).prop_map(|(rows, arrangement)| {
+            let mut rows: Vec<Plain> =
+                rows.into_iter().flat_map(|(row, times)| std::iter::repeat_n(row, times)).collect();
+            match arrangement {
+                0 => rows.sort(),
+                1 => rows.sort_by(|a, b| b.cmp(a)),
+                _ => {}
+            }
+            rows
+        })
+    }
+
+    fn rules() -> impl Strategy<Value = Rule> {
+        let limit =
+            prop_oneof![(0_u64..50).prop_map(Limit::Rows), (0_u64..120).prop_map(Limit::Tokens), Just(Limit::All)];
+        let ranks = prop_oneof![3 => Just((0, None)), 1 => (0_u64..40, prop::option::of(0_u64..60))];
+        (limit, ranks, prop::bool::weighted(0.8)).prop_map(|(limit, (start_rank, end_rank), distinct)| Rule {
+            start_rank,
+            end_rank,
+            distinct,
+            limit,
+        })
+    }
+
+    /// Sorts, and goes through the rows one by one.
+    fn sorted_and_counted(rows: &[Plain], rule: Rule) -> (Vec<Vec<u8>>, u64) {
+        let mut sorted = rows.to_vec();
+        sorted.sort();
+        let end = rule.end_rank.unwrap_or(u64::MAX).min(sorted.len() as u64) as usize;
+        let start = (rule.start_rank as usize).min(end);
+        let (mut taken, mut selected) = (Vec::new(), Vec::new());
+        let (mut repeated, mut waiting, mut tokens_left) =
+            (0, 0, if let Limit::Tokens(all) = rule.limit { all } else { 0 });
+        for row in &sorted[start..end] {
+            if matches!(rule.limit, Limit::Rows(k) if selected.len() as u64 >= k) {
+                break;
+            }
+            if rule.distinct && taken.contains(&row.id) {
+                waiting += 1;
+                continue;
+            }
+            if matches!(rule.limit, Limit::Tokens(_)) {
+                if row.tokens > tokens_left {
+                    break;
+                }
+                tokens_left -= row.tokens;
+            }
+            taken.push(row.id.clone());
+            selected.push(row.bytes());
+            repeated += std::mem::take(&mut waiting);
+        }
+        (selected, repeated)
+    }
+
+    /// As a pass and the walk behind it do; a second time without a guess if the first was cut too short.
+    fn collected_and_chosen(
+        rows: &[Plain],
+        rule: Rule,
+        (budget, room, share, guess): (u64, usize, usize, Option<u64>),
+    ) -> (Vec<Vec<u8>>, u64) {
+        let folder = tempfile::tempdir().unwrap();
+        for (guess, may_cut) in [(guess, true), (None, !matches!(rule.limit, Limit::Tokens(_)))] {
+            let mut collector = Collector::new(rule, 0, budget, folder.path(), guess, may_cut);
+            collector.room = room;
+            collector.state.get_mut().unwrap().enough = room;
+            for part in rows.chunks(share) {
+                let mut arena = Arena::default();
+                for row in part {
+                    if row.key <= collector.cut() {
+                        row.push(&mut arena);
+                    } else {
+                        collector.note_dropped();
+                    }
+                }
+                collector.take(&mut arena).unwrap();
+            }
+            let (mut collected, dropped) = collector.finish().unwrap();
+            let mut selected = Vec::new();
+            let emit = &mut |picked: Vec<Row<'_>>| {
+                selected.extend(picked.into_iter().map(|(row, _)| row.into_owned()));
+                Ok(())
+            };
+            let chosen = choose(&mut collected, &dropped, (rule, 0), folder.path(), budget, emit).unwrap();
+            if chosen.complete || !dropped.any {
+                assert_eq!(chosen.selected, selected.len() as u64);
+                return (selected, chosen.repeated);
+            }
+        }
+        panic!("rows were dropped that the selection needed");
+    }
+
+    #[test]
+    fn one_row_however_often_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let rule = Rule { start_rank: 0, end_rank: None, distinct: true, limit: Limit::Rows(1000) };
+        let collector = Collector::new(rule, 0, 1 << 30, folder.path(), None, true);
+        let row = Plain { key: 1, id: vec![7, 0], rest: 0, tokens: 0 };
+        for _ in 0..40 {
+            let mut arena = Arena::default();
+            (0..LEAST_ROWS / 10).for_each(|_| row.push(&mut arena));
+            collector.take(&mut arena).unwrap();
+            assert!(collector.state.lock().unwrap().arena.len() < LEAST_ROWS + LEAST_ROWS / 10);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_cut_is_sorted_again_only_when_there_is_twice_as_much() {
+        let folder = tempfile::tempdir().unwrap();
+        // A budget has no number of rows; all of these fit into it.
+        let rule = Rule { start_rank: 0, end_rank: None, distinct: false, limit: Limit::Tokens(u64::MAX) };
+        let collector = Collector::new(rule, 0, 1 << 30, folder.path(), None, true);
+        let mut sorts = std::collections::BTreeSet::new();
+        for share in 0..100_u64 {
+            let mut arena = Arena::default();
+            for at in 0..LEAST_ROWS as u64 / 8 {
+                Plain { key: at, id: share.to_be_bytes().to_vec(), rest: 0, tokens: 1 }.push(&mut arena);
+            }
+            collector.take(&mut arena).unwrap();
+            sorts.insert(collector.state.lock().unwrap().enough);
+        }
+        assert!(sorts.len() <= 6, "{sorts:?}");
+    }
+
     proptest! {
         #[test]
         fn a_hash_that_is_always_zero_changes_nothing(
@@ -513,6 +712,21 @@ mod tests {
             }
             let found: Vec<Vec<u8>> = usual.0.iter().map(|row| row[KEY_BYTES..].to_vec()).collect();
             prop_assert_eq!(found, ids);
+        }
+
+        #[test]
+        fn any_room_and_budget_choose_what_sorting_does(
+            rows in repetitive(),
+            rule in rules(),
+            room in 1_usize..80,
+            budget in prop_oneof![Just(1 << 30), 1_u64..3000],
+            share in 1_usize..60,
+            guess in prop::option::of(0_u64..7),
+        ) {
+            // A guess is made for rows alone.
+            let guess = guess.filter(|_| matches!(rule.limit, Limit::Rows(_)));
+            let found = collected_and_chosen(&rows, rule, (budget, room, share, guess));
+            prop_assert_eq!(found, sorted_and_counted(&rows, rule));
         }
     }
 }

@@ -14,6 +14,7 @@ use super::rows::Collector;
 use super::worker::Worker;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::threads::start;
 
 /// Why a row is not eligible, in the order of precedence.
 pub const REASONS: [&str; 8] =
@@ -131,25 +132,29 @@ impl Scan<'_> {
         let next = AtomicUsize::new(0);
         let total = Mutex::new(Tally::default());
         let failure: Mutex<Option<Error>> = Mutex::new(None);
+        let failed = || failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let work = || {
+            let outcome = Worker::new(self, sink, progress).and_then(|mut worker| {
+                while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if failed().is_some() {
+                        break;
+                    }
+                    worker.read(*chunk)?;
+                }
+                worker.finish()
+            });
+            match outcome {
+                Ok(tally) => total.lock().unwrap_or_else(PoisonError::into_inner).add(tally),
+                Err(error) => {
+                    failed().get_or_insert(error);
+                }
+            }
+        };
         std::thread::scope(|scope| {
             for _ in 0..self.request.threads.clamp(1, chunks.len().max(1)) {
-                scope.spawn(|| {
-                    let outcome = Worker::new(self, sink, progress).and_then(|mut worker| {
-                        while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                            if failure.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
-                                break;
-                            }
-                            worker.read(*chunk)?;
-                        }
-                        worker.finish()
-                    });
-                    match outcome {
-                        Ok(tally) => total.lock().unwrap_or_else(PoisonError::into_inner).add(tally),
-                        Err(error) => {
-                            failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                        }
-                    }
-                });
+                if let Err(error) = start(scope, work) {
+                    failed().get_or_insert(error);
+                }
             }
         });
         if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {

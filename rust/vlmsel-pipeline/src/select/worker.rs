@@ -12,9 +12,9 @@ use vlmsel_shards::tables::schema::{Column, Role};
 use vlmsel_shards::tables::{Table, text::TextTable};
 
 use self::sift::Sifter;
+use super::arena::Arena;
 use super::gather::Encoder;
 use super::scan::{Chunk, Keying, Scan, Sink, Tally};
-use super::sorter::Arena;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
@@ -276,7 +276,7 @@ impl<'a> Worker<'a> {
             .collect();
         let strict = self.scan.request.strict;
         let mut failed: Option<Error> = None;
-        let mut bad = Vec::new();
+        let (mut bad, mut bad_count) = (Vec::new(), 0);
         let stop = || vlmsel_shards::Error::Cancelled;
         let outcome = table.read(
             &wanted,
@@ -297,7 +297,10 @@ impl<'a> Worker<'a> {
                 self.progress.add(batch.num_rows() as u64, 0)
             },
             &mut |record| {
-                bad.push(record);
+                bad_count += 1;
+                if bad.len() < vlmsel_shards::quarantine::LISTED {
+                    bad.push(record);
+                }
                 if strict { Err(stop()) } else { Ok(()) }
             },
         );
@@ -313,9 +316,8 @@ impl<'a> Worker<'a> {
         if let Some(error) = failed {
             return Err(error);
         }
-        self.tally.input += bad.len() as u64;
-        self.tally.quarantined += bad.len() as u64;
-        bad.truncate(vlmsel_shards::quarantine::LISTED);
+        self.tally.input += bad_count;
+        self.tally.quarantined += bad_count;
         self.tally.listed.entry(at).or_default().append(&mut bad);
         outcome?;
         self.progress.add(0, table.bytes)?;

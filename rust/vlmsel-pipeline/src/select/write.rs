@@ -17,6 +17,7 @@ use super::ids::parse_hex;
 use super::rows::Row;
 use super::sorter::Sorter;
 use crate::error::{Error, Result};
+use crate::threads::{in_pool, start};
 
 /// The table's name in a selection folder.
 pub const TABLE: &str = "selection.parquet";
@@ -61,7 +62,8 @@ impl Uids {
     fn write(mut self, path: &Path, rows: u64) -> Result<blake3::Hash> {
         use rayon::slice::ParallelSliceMut;
         if self.room > 0 || rows == 0 {
-            self.memory.par_sort_unstable();
+            let memory = &mut self.memory;
+            in_pool(|parallel| if parallel { memory.par_sort_unstable() } else { memory.sort_unstable() });
             return Ok(write_uids(path, rows, self.memory.into_iter().map(Ok))?);
         }
         let mut merge = self.disk.finish()?;
@@ -113,13 +115,13 @@ impl SelectionWriter {
     ) -> Result<(T, Self)> {
         std::thread::scope(|scope| {
             let (batches, received) = std::sync::mpsc::sync_channel::<RecordBatch>(QUEUED_BATCHES);
-            let writing = scope.spawn(move || {
+            let writing = start(scope, move || {
                 let mut writer = self;
                 for batch in received {
                     writer.write(&batch)?;
                 }
                 Ok::<_, Error>(writer)
-            });
+            })?;
             let mut rank = 0;
             let produced = produce(&mut |rows| {
                 let batch = decoder.decode(&rows, rank)?;
@@ -173,8 +175,11 @@ impl SelectionWriter {
         let Self { table, uids, uids_path, rows, last_score } = self;
         let uids = uids.filter(|_| rows > 0 || has_wide_ids);
         // Both hash and write megabytes, and neither waits for the other.
-        let (table, uids) =
-            rayon::join(|| table.finish(), || uids.map(|uids| uids.write(&uids_path, rows)).transpose());
+        let (table, uids) = in_pool(|parallel| {
+            let table = || table.finish();
+            let uids = || uids.map(|uids| uids.write(&uids_path, rows)).transpose();
+            if parallel { rayon::join(table, uids) } else { (table(), uids()) }
+        });
         let mut names = vec![(TABLE, table?)];
         names.extend(uids?.map(|hash| (UIDS, hash)));
         Ok(Written { files: names, rows, last_score })

@@ -24,6 +24,7 @@ use super::locate::{Located, Piece, scratch_path};
 use super::origins::Origins;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::threads::start;
 
 /// Small enough that a chunk is still in the cache when it is written.
 const CHUNK_BYTES: usize = 512 << 10;
@@ -76,9 +77,7 @@ fn write_behind(mut sink: Sink, mut fill: impl FnMut(&mut Chunk) -> Result<()>) 
             }
             sink.finish()
         };
-        let writer = std::thread::Builder::new()
-            .spawn_scoped(scope, write)
-            .map_err(|error| ShardError::Resource(format!("cannot start a thread: {error}")))?;
+        let writer = start(scope, write)?;
         // The channels close where either side fails; the error itself comes back from the thread.
         let filled = loop {
             let Ok(mut chunk) = to_fill.recv() else { break Ok(()) };

@@ -8,6 +8,7 @@ pub mod batches;
 pub mod chunk_pages;
 pub(crate) mod column_bytes;
 mod constant;
+mod dictionaries;
 mod hybrid;
 mod id_pages;
 mod native_scores;
@@ -143,7 +144,8 @@ pub fn to_working(
     let working = if array.data_type() == &column.working {
         array.clone()
     } else {
-        cast_whole(array, &column.working).map_err(wrong)?
+        let array = dictionaries::narrowed(array).map_err(wrong)?;
+        cast_whole(&array, &column.working).map_err(wrong)?
     };
     // Whether keys may be shared depends on how many digits the type says that there are.
     if let DataType::Decimal128(precision, _) = &column.working {

@@ -12,6 +12,7 @@ use arrow_array::{Array, RecordBatch};
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
+use super::dictionaries::narrowed;
 use super::parquet::ParquetTable;
 use super::{MemoryTable, Table};
 use crate::error::{Error, IoContext, Result};
@@ -157,7 +158,8 @@ impl RowHasher {
         let batch = batch.project(&self.columns)?;
         for start in (0..batch.num_rows()).step_by(HASHED_ROWS) {
             let slice = batch.slice(start, (batch.num_rows() - start).min(HASHED_ROWS));
-            for row in &self.converter.convert_columns(slice.columns())? {
+            let columns = slice.columns().iter().map(narrowed).collect::<std::result::Result<Vec<_>, _>>()?;
+            for row in &self.converter.convert_columns(&columns)? {
                 self.hasher.update(row.as_ref());
                 self.bytes += row.as_ref().len() as u64;
             }
