@@ -96,11 +96,24 @@ def read_plain(path: PathLike, max_bytes: int = MAX_CONFIG_BYTES) -> bytes:
     return data
 
 
-def explain(error: OSError, path: PathLike) -> Exception:
-    """The error of the family for a file that the user named and that cannot be opened; others are returned as they are."""
+def check_folder(path: PathLike) -> None:
+    """Raises NotFoundError unless ``path`` is there, and UsageError unless it is a folder."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise explain(error, path, "no such folder") from error
+    if not stat.S_ISDIR(mode):
+        raise UsageError(f"{os.fspath(path)} is {kind_of(mode)}, not a folder")
+
+
+def explain(error: OSError, path: PathLike, missing: str = "no such file") -> Exception:
+    """The error of the family for a path that the user named and that cannot be opened; others are returned as they are.
+
+    ``missing`` is what to say of a path that does not exist.
+    """
     name = os.fspath(path)
     if isinstance(error, FileNotFoundError):
-        what = "a link to what is not there" if os.path.islink(path) else "no such file"
+        what = "a link to what is not there" if os.path.islink(path) else missing
         return NotFoundError(f"{name}: {what}")
     if isinstance(error, PermissionError) or error.errno in IMPOSSIBLE_PATH_ERRNOS:
         return UsageError(f"{shortened(name)}: {error.strerror}")
@@ -114,14 +127,18 @@ def shortened(path: PathLike) -> str:
 
 
 def create_plain(path: PathLike) -> int:
-    """A descriptor of a new, empty file for writing, in place of whatever had that name; follows no link.
+    """A descriptor of a new, empty file for writing, in place of a file or a link that had that name; follows no link.
 
-    For temporary files whose names can be foreseen: a link planted there must not lead the bytes elsewhere.
+    For temporary files whose names can be foreseen: a link planted there must not lead the bytes elsewhere. Raises
+    NotPlainError for a folder, a pipe or a device, which are left alone, and OSError as ``open`` does.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         return os.open(path, flags, 0o666)
     except FileExistsError:
+        mode = os.lstat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            raise NotPlainError(path, kind_of(mode)) from None
         os.unlink(path)
         return os.open(path, flags, 0o666)
 

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from vlmsel.errors import ResourceError
+from vlmsel.files import NotPlainError, open_plain
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,9 +67,11 @@ def read_picture(
         return BadPicture(f"too large: {size_bytes:,} bytes")
     _check_memory(size_bytes, memory_limit, f"{path}: a picture of {size_bytes:,} bytes")
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             file.seek(image["offset"])
             content = file.read(size_bytes)
+    except NotPlainError as error:
+        return BadPicture(f"is {error.kind}")
     except (OSError, OverflowError) as error:
         return BadPicture(getattr(error, "strerror", None) or "not readable")
     if len(content) < size_bytes:

@@ -31,7 +31,7 @@ from vlmsel.errors import (
     UnreadableError,
     UsageError,
 )
-from vlmsel_trainer.scoring import run, samples, scorer
+from vlmsel_trainer.scoring import run, samples, scorer, table
 from vlmsel_trainer.scoring.model import LoadedModel
 from vlmsel_trainer.scoring.options import ScoreOptions
 
@@ -363,17 +363,14 @@ def test_model_with_code_of_its_own_is_refused(model: Path, index: Path, tmp_pat
 def test_full_disk_names_the_file_and_keeps_what_was_committed(
     model: Path, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, parts = run.write_part, []
-    # By a link: pyarrow removes what it could not write.
-    full = tmp_path / "full.parquet"
-    full.symlink_to("/dev/full")
+    original, parts = table.create_plain, []
 
-    def fill_up(path: Path, *rest: Any, **keywords: Any) -> None:
+    def fill_up(path: Path) -> int:
         parts.append(path)
-        original(full if len(parts) == 3 else path, *rest, **keywords)
+        return os.open("/dev/full", os.O_WRONLY) if len(parts) == 3 else original(path)
 
-    monkeypatch.setattr(run, "write_part", fill_up)
-    with pytest.raises(ResourceError, match=r"full\.parquet, .* bytes of scores, cannot be written .*No space left"):
+    monkeypatch.setattr(table, "create_plain", fill_up)
+    with pytest.raises(ResourceError, match=r"\.parquet\.tmp, .* bytes of scores, cannot be written .*No space left"):
         run.score(model, index=index, output=tmp_path / "scores", options=OPTIONS, max_bad_fraction=0.5)
     assert not (tmp_path / "scores").exists()
     summary = run.score(model, index=index, output=tmp_path / "scores", options=OPTIONS, max_bad_fraction=0.5)

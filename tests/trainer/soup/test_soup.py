@@ -245,19 +245,18 @@ def test_checks_the_disk_first(models: list[Path], tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_disk_that_fills_up_names_path_and_bytes() -> None:
-    from vlmsel_trainer.choosing.soup.write_behind import WriteBehind
+def test_a_disk_that_fills_up_names_path_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vlmsel_trainer.choosing.soup import write_behind
 
-    class Full(WriteBehind):
-        """``/dev/full`` takes no bytes and cannot be cut to a size."""
-
-    original = os.ftruncate
-    os.ftruncate = lambda *_: None  # type: ignore[assignment]
-    try:
-        with pytest.raises(ResourceError, match=r"/dev/full \(12 bytes\).*full"), Full(Path("/dev/full"), 12) as file:
-            file.write(b"x" * 12, 0)
-    finally:
-        os.ftruncate = original
+    # ``/dev/full`` takes no bytes and cannot be cut to a size.
+    monkeypatch.setattr(write_behind, "create_plain", lambda _: os.open("/dev/full", os.O_WRONLY))
+    monkeypatch.setattr(os, "ftruncate", lambda *_: None)
+    words = r"model\.safetensors \(12 bytes\).*full"
+    with (
+        pytest.raises(ResourceError, match=words),
+        write_behind.WriteBehind(Path("model.safetensors"), 12) as file,
+    ):
+        file.write(b"x" * 12, 0)
 
 
 def test_memory_limit_too_small_says_so(models: list[Path], tmp_path: Path) -> None:
