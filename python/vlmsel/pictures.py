@@ -117,11 +117,27 @@ def _check_memory(needed_bytes: int, memory_limit: int, what: str) -> None:
 
 
 def _in_colour(picture: Image.Image) -> Image.Image:
-    if picture.mode == "RGB":
+    transparent = picture.info.get("transparency")
+    if picture.mode == "RGB" and transparent is None:
         return picture.convert("RGB")
-    if picture.mode.startswith("I;16"):
-        picture = picture.convert("I").point(lambda value: value / 257).convert("L")
+    if picture.mode.startswith("I"):
+        return _in_eight_bits(picture, transparent)
     return picture.convert("RGBA")
+
+
+def _in_eight_bits(picture: Image.Image, transparent: int | None) -> Image.Image:
+    """Grey of 16 bits (`I;16`, in older Pillows `I`): Pillow would cut it off at 255, and of the transparent grey too."""
+    wide = picture.convert("I")
+    grey = wide.point([value // 257 for value in range(1 << 16)], "L")
+    grey.info.pop("transparency", None)
+    if transparent is None:
+        del wide  # Four bytes for a pixel: one copy at a time is what the caller's limit allows for.
+        return grey.convert("RGBA")
+    alpha = wide.point([0 if value == transparent else 255 for value in range(1 << 16)], "L")
+    del wide
+    coloured = grey.convert("RGBA")
+    coloured.putalpha(alpha)
+    return coloured
 
 
 def _on_white(picture: Image.Image) -> Image.Image:

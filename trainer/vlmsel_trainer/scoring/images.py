@@ -192,7 +192,7 @@ def decode(data: bytes, limits: ImageLimits, decoding: ByteBudget | None = None)
 def _in_rgb(picture: Image.Image, max_pixels: int | None) -> Image.Image:
     picture.load()
     turned = ImageOps.exif_transpose(picture)
-    if turned.mode.startswith("I;16"):
+    if turned.mode.startswith("I"):  # `I;16`; in older Pillows `I`
         # Pillow cuts 16 bits off at 255, which is white; the upper 8 are the picture.
         turned = turned.convert("I").point(lambda value: value / 257).convert("L")
     colour = turned.convert("RGB")
