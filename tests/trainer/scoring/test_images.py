@@ -7,9 +7,9 @@ import os
 import struct
 import subprocess
 import sys
-import threading
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -132,20 +132,15 @@ def test_many_threads_read_many_files(tmp_path: Path) -> None:
     """More files than are kept open, read at once: every range is right though files are closed under way."""
     for i in range(100):
         (tmp_path / f"{i}").write_bytes(bytes([i]) * 1000)
-    reader, wrong = ByteReader(), []
+    reader = ByteReader()
 
-    def read(seed: int) -> None:
-        for i in np.random.default_rng(seed).integers(0, 100, 300).tolist():
-            if reader.read(ImageLocation(tmp_path / f"{i}", 100, 50)) != bytes([i]) * 50:
-                wrong.append(i)
+    def read(seed: int) -> list[bool]:
+        numbers = np.random.default_rng(seed).integers(0, 100, 300).tolist()
+        return [reader.read(ImageLocation(tmp_path / f"{i}", 100, 50)) == bytes([i]) * 50 for i in numbers]
 
-    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    assert wrong == []
-    assert not any(thread.is_alive() for thread in threads)
+    with ThreadPoolExecutor(8) as pool:  # Whose results raise what their thread raised.
+        right = [same for found in pool.map(read, range(8), timeout=60) for same in found]
+    assert right == [True] * 2400
 
 
 FORKED = """

@@ -128,7 +128,9 @@ def test_schema_and_provenance_of_every_part(model: Path, index: Path, tmp_path:
     options = replace(OPTIONS, no_image_pass=True)
     run.score(model, index=index, output=tmp_path / "scores", options=options, max_bad_fraction=0.5)
     manifest = json.loads((tmp_path / "scores" / "manifest.json").read_text())
-    for part in (tmp_path / "scores").glob("*.parquet"):
+    parts = list((tmp_path / "scores").glob("*.parquet"))
+    assert len(parts) == 5
+    for part in parts:
         schema = pq.read_schema(part)
         assert json.loads(schema.metadata[b"vlmsel.provenance"]) == manifest["provenance"]
         assert {field.name: field.type for field in schema} == {
