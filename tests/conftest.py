@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 # Before anything imports torch or tokenizers: they read these once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,6 +33,33 @@ hypothesis.settings.register_profile("everyday", deadline=None, derandomize=True
 # `HYPOTHESIS_PROFILE=search` looks for new examples.
 hypothesis.settings.register_profile("search", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "everyday"))
+
+
+@pytest.fixture
+def special(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], Path]:
+    """Puts a thing that is no plain file at a path: a pipe, a socket, a device, a folder, or a link to one or to nothing."""
+
+    def put(place: Path, kind: str) -> Path:
+        if kind == "pipe":
+            os.mkfifo(place)
+        elif kind == "socket":
+            # By a relative name: that of a socket must not be long.
+            with monkeypatch.context() as patch, socket.socket(socket.AF_UNIX) as listening:
+                patch.chdir(place.parent)
+                listening.bind(place.name)
+        elif kind == "device":
+            place.symlink_to("/dev/zero")
+        elif kind == "folder":
+            place.mkdir()
+        elif kind == "link to a pipe":
+            os.mkfifo(place.with_name("a-pipe"))
+            place.symlink_to("a-pipe")
+        else:
+            assert kind == "link to nothing"
+            place.symlink_to("nothing")
+        return place
+
+    return put
 
 
 @pytest.fixture(autouse=True, scope="session")

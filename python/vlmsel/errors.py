@@ -6,6 +6,7 @@ says what happened, where, and what to try. Codes: ARCHITECTURE.md, "Errors and 
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 __all__ = [
@@ -66,3 +67,11 @@ class MismatchError(VlmselError):
     """Other inputs or options than those of the run it would resume, an unfinished input, or mixed provenance."""
 
     exit_code: ClassVar[int] = 7
+
+
+def is_memory_shortage(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out, also where the loader of libraries or torch's allocator says it in words."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    words = ("failed to map segment", "cannot allocate memory", "can't allocate memory")
+    return isinstance(error, ImportError | OSError | RuntimeError) and any(word in str(error).lower() for word in words)

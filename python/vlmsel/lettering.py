@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from pathlib import Path
 
 from PIL import ImageFont
 
-from vlmsel.errors import NotFoundError, UsageError
+from vlmsel.errors import UsageError
+from vlmsel.files import check_plain, explain
 
 MAX_CHARACTERS = 400
 """How much of a text is looked at; the rest is an ellipsis."""
 
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _ELLIPSIS = "..."
+
+
+def check_font(font: str) -> None:
+    """Raises NotFoundError where ``font`` is not there, and UsageError for what is no plain file: FreeType would wait for it."""
+    try:
+        check_plain(font)
+    except OSError as error:
+        raise explain(error, font, "no such font file") from error
 
 
 class Lettering:
@@ -30,9 +38,8 @@ class Lettering:
         """Whether a character had to be escaped because the font lacks it."""
         if font is None:
             self.font = _default_font(size_px)
-        elif not Path(font).is_file():
-            raise NotFoundError(f"{font}: no such font file")
         else:
+            check_font(font)
             try:
                 self.font = ImageFont.truetype(font, size_px, layout_engine=ImageFont.Layout.BASIC)
             except OSError as error:

@@ -15,8 +15,11 @@ from typing import Any
 
 from vlmsel import _core
 from vlmsel.errors import MismatchError, NotFoundError
+from vlmsel.files import check_folder, read_plain
 
 PathLike = str | os.PathLike[str]
+# A manifest has a line for every file of an output; ten million shards fit.
+_MAX_MANIFEST_BYTES = 4 << 30
 
 
 class Output:
@@ -170,17 +173,22 @@ def fingerprint(path: PathLike, name: str | None = None) -> dict[str, Any]:
 def read_manifest(folder: PathLike) -> dict[str, Any]:
     """The manifest of a finished output folder.
 
-    Raises NotFoundError without the folder and MismatchError if vlmsel did not finish it.
+    Raises NotFoundError without the folder, MismatchError if vlmsel did not finish it, and UsageError for what is no
+    plain file in the manifest's place.
     """
     path = Path(folder)
-    if not path.is_dir():
-        raise NotFoundError(f"{path}: no such folder")
+    check_folder(path)
+    place = path / "manifest.json"
     try:
-        manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        text = read_plain(place, _MAX_MANIFEST_BYTES)
+    except NotFoundError:
         raise MismatchError(
             f"{path} has no manifest.json: vlmsel did not finish it; run the command that makes it"
         ) from None
-    except ValueError as error:
-        raise MismatchError(f"{path / 'manifest.json'}: not a manifest that vlmsel wrote ({error})") from None
+    try:
+        manifest = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MismatchError(f"{place}: not a manifest that vlmsel wrote ({error})") from None
+    if not isinstance(manifest, dict):
+        raise MismatchError(f"{place}: not a manifest that vlmsel wrote (it is no JSON object)")
     return manifest

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from vlmsel.errors import ResourceError
+from vlmsel.files import NotPlainError, open_plain
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,9 +67,11 @@ def read_picture(
         return BadPicture(f"too large: {size_bytes:,} bytes")
     _check_memory(size_bytes, memory_limit, f"{path}: a picture of {size_bytes:,} bytes")
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             file.seek(image["offset"])
             content = file.read(size_bytes)
+    except NotPlainError as error:
+        return BadPicture(f"is {error.kind}")
     except (OSError, OverflowError) as error:
         return BadPicture(getattr(error, "strerror", None) or "not readable")
     if len(content) < size_bytes:
@@ -114,11 +117,27 @@ def _check_memory(needed_bytes: int, memory_limit: int, what: str) -> None:
 
 
 def _in_colour(picture: Image.Image) -> Image.Image:
-    if picture.mode == "RGB":
+    transparent = picture.info.get("transparency")
+    if picture.mode == "RGB" and transparent is None:
         return picture.convert("RGB")
-    if picture.mode.startswith("I;16"):
-        picture = picture.convert("I").point(lambda value: value / 257).convert("L")
+    if picture.mode.startswith("I"):
+        return _in_eight_bits(picture, transparent)
     return picture.convert("RGBA")
+
+
+def _in_eight_bits(picture: Image.Image, transparent: int | None) -> Image.Image:
+    """Grey of 16 bits (`I;16`, in older Pillows `I`): Pillow would cut it off at 255, and of the transparent grey too."""
+    wide = picture.convert("I")
+    grey = wide.point([value // 257 for value in range(1 << 16)], "L")
+    grey.info.pop("transparency", None)
+    if transparent is None:
+        del wide  # Four bytes for a pixel: one copy at a time is what the caller's limit allows for.
+        return grey.convert("RGBA")
+    alpha = wide.point([0 if value == transparent else 255 for value in range(1 << 16)], "L")
+    del wide
+    coloured = grey.convert("RGBA")
+    coloured.putalpha(alpha)
+    return coloured
 
 
 def _on_white(picture: Image.Image) -> Image.Image:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmsel import _core
 from vlmsel.errors import UsageError
+from vlmsel.files import check_plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +65,7 @@ class Selection:
         path = self.path / "uids.npy"
         if not path.exists():
             raise UsageError(f"{self.path}: these ids are not 128 bits wide; read the uid column of table() instead")
+        check_plain(path)
         ids: npt.NDArray[np.void] = np.load(path, mmap_mode="r" if self.selected else None, allow_pickle=False)
         return ids
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from vlmsel import tables
 from vlmsel.errors import NotFoundError, ResourceError, StrictError, UsageError
+from vlmsel.files import IMPOSSIBLE_PATH_ERRNOS, explain, kind_of, real_place, shortened
 from vlmsel.outputs import PathLike, read_manifest
 from vlmsel.sheet_bands import Band, Reading, Watch, choose_bands, part_files, uid_bytes
 
@@ -83,7 +84,7 @@ def sheet(
     `watch(rows, ...)` is called while tables are read.
 
     Raises NotFoundError for a missing folder, MismatchError for an unfinished one, UsageError for an `output` that exists
-    (unless `overwrite`) or lies inside an input, ResourceError where it cannot be written. A picture that cannot be shown is a
+    (unless `overwrite`), lies inside an input or is a link, a pipe or the like, ResourceError where it cannot be written. A picture that cannot be shown is a
     marked cell; under `strict` it is a StrictError and nothing is written.
     """
     from vlmsel import sheet_drawing
@@ -93,6 +94,8 @@ def sheet(
     destination = _guard(Path(output), folders, overwrite=overwrite)
     target_manifest, index_manifest = read_manifest(target), read_manifest(index)
     lettering = sheet_drawing.letterings(layout, font)
+    if font is not None and destination.exists() and destination.samefile(font):
+        raise UsageError(f"{output} is the font; choose another place with -o")
     reading = Reading(layout.cells, seed, threads, memory_limit, watch)
     bands, notes = choose_bands(target, target_manifest, scores, reading)
     uids = {uid for band in bands for entry in band.entries if (uid := uid_bytes(entry.uid)) is not None}
@@ -107,7 +110,7 @@ def sheet(
     if any(face.escaped for face in lettering):
         notes.append("characters that the font lacks are shown as \\u{...}; --font FILE takes another font")
     _commit(destination, drawing.image.save, overwrite=overwrite)
-    return Sheet(destination, *drawing.image.size, tuple(bands), drawing.bad_pictures, tuple(notes))
+    return Sheet(place_to_report(output), *drawing.image.size, tuple(bands), drawing.bad_pictures, tuple(notes))
 
 
 def plan_sheet(
@@ -141,6 +144,12 @@ def plan_sheet(
     }
 
 
+def place_to_report(output: PathLike) -> Path:
+    """The picture's path as the user gave it, unless it goes back by ``..``: that may lead nowhere but for us."""
+    path = Path(output)
+    return real_place(path.parent) / path.name if ".." in path.parts else path
+
+
 def caption_of(sample: Mapping[str, Any]) -> str | None:
     """What stands under a sample's picture: its text, or the turns of its conversation; None where it has neither."""
     if sample["text"] is not None:
@@ -155,18 +164,35 @@ def caption_of(sample: Mapping[str, Any]) -> str | None:
         return str(sample["conversations"])
 
 
-def _guard(destination: Path, folders: Sequence[Path], *, overwrite: bool) -> Path:
-    if destination.is_dir():
-        raise UsageError(f"{destination} is a folder; -o wants the name of a picture, such as sheet.png")
+def _guard(output: Path, folders: Sequence[Path], *, overwrite: bool) -> Path:
+    """The place to write to, its folder resolved: what is checked here is what is written to, whatever links are on the way."""
+    parent, name = os.path.split(os.fspath(output))
+    if name in ("", ".", ".."):
+        raise UsageError(f"{output} is a folder; -o wants the name of a picture, such as sheet.png")
+    destination = real_place(parent) / name
+    kind = _kind_at(destination, output)
+    if kind == "a folder":
+        raise UsageError(f"{output} is a folder; -o wants the name of a picture, such as sheet.png")
+    if kind not in (None, "a plain file"):
+        raise UsageError(f"{shortened(output)} is {kind}; -o wants the name of a new picture, such as sheet.png")
     if not destination.parent.is_dir():
-        raise NotFoundError(f"{destination.parent}: no such folder to write {destination.name} in")
-    place = destination.resolve()
+        raise NotFoundError(f"{destination.parent}: no such folder to write {name} in")
     for folder in folders:
-        if place.is_relative_to(folder.resolve()):
-            raise UsageError(f"{destination} lies inside the input {folder}; choose another place with -o")
-    if destination.exists() and not overwrite:
-        raise UsageError(f"{destination} exists; --overwrite replaces it")
+        if destination.is_relative_to(real_place(folder)):
+            raise UsageError(f"{output} lies inside the input {folder}; choose another place with -o")
+    if kind and not overwrite:
+        raise UsageError(f"{output} exists; --overwrite replaces it")
     return destination
+
+
+def _kind_at(destination: Path, output: Path) -> str | None:
+    """What lies at the picture's place, a link not followed; None for nothing."""
+    try:
+        return kind_of(destination.lstat().st_mode)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise explain(error, output) from error
 
 
 def _guard_sources(destination: Path, roots: Mapping[str, Any], sample: Mapping[str, Any]) -> None:
@@ -183,7 +209,8 @@ def _guard_sources(destination: Path, roots: Mapping[str, Any], sample: Mapping[
 def _commit(destination: Path, save: Callable[..., None], *, overwrite: bool) -> None:
     """Write beside the destination and rename: the old picture or the new one, never a part of one."""
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{destination.name}.", suffix=".partial", dir=destination.parent)
+        # A random name, opened only if it is new; short, because the picture's own may be as long as names can be.
+        handle, name = tempfile.mkstemp(prefix=".vlmsel-sheet-", suffix=".partial", dir=destination.parent)
     except OSError as error:
         raise ResourceError(f"{destination.parent}: cannot write here ({error.strerror})") from error
     temporary = Path(name)
@@ -201,6 +228,8 @@ def _commit(destination: Path, save: Callable[..., None], *, overwrite: bool) ->
     except FileExistsError:
         raise UsageError(f"{destination} exists; --overwrite replaces it") from None
     except OSError as error:
+        if error.errno in IMPOSSIBLE_PATH_ERRNOS:
+            raise explain(error, destination) from error
         raise ResourceError(f"{destination}: cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)

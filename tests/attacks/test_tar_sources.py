@@ -206,7 +206,9 @@ def test_shards_of_every_layout_hold_the_same_bytes(tmp_path: Path, form: int) -
     run_json("index", path.parent, "-w", tmp_path)
     for flags in (["--samples-per-shard", "3"], ["--samples-per-shard", "100", "--threads", "1", "--overwrite"]):
         assert shard_all(tmp_path, *flags) == expected
-    for path in (tmp_path / "shards").glob("*.tar"):
+    written_tars = list((tmp_path / "shards").glob("*.tar"))
+    assert written_tars
+    for path in written_tars:
         with tarfile.open(path) as tar:
             ends = [member.offset_data + member.size for member in tar]
         written = path.read_bytes()

@@ -137,6 +137,17 @@ def test_broken_plug_in_breaks_nothing_else(
     assert "planted_planted:command" in error
 
 
+@pytest.mark.parametrize(
+    "source", ["raise MemoryError", "raise ImportError('a.so: failed to map segment from shared object')"]
+)
+def test_a_plug_in_that_finds_no_memory_is_not_called_broken(
+    source: str, plug_in: PlugIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plug_in("planted", source)
+    assert run(["planted"]) == 6
+    assert "out of memory" in capsys.readouterr().err
+
+
 def test_plug_in_cannot_take_the_place_of_a_built_in_command(plug_in: PlugIn) -> None:
     plug_in("verify", CLICK_COMMAND)
     context = click.Context(commands)
@@ -169,6 +180,19 @@ def raising(error: BaseException) -> click.Command:
         (MemoryError(), 6, "out of memory"),
         (OSError(errno.ENOSPC, "No space left on device", "a/b.parquet"), 6, "a/b.parquet: No space left on device"),
         (OSError(errno.ENOTTY, "odd", "x"), 1, "this is a bug"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 900), 2, "(900 characters): File name too long"),
+        (OSError(errno.ELOOP, "Too many levels of symbolic links", "a"), 2, "a: Too many levels of symbolic links"),
+        (OSError(errno.ENXIO, "No such device or address", "a.sock"), 2, "a.sock: No such device or address"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), 2, "a/b: Not a directory"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "a"), 2, "a: Is a directory"),
+        (FileExistsError(errno.EEXIST, "File exists", "a"), 2, "a: File exists"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", b"\xff"), 2, r"\udcff: No such file"),
+        (PermissionError(errno.EACCES, "Permission denied"), 2, "a path of this command: Permission denied"),
+        (ImportError("libtorch.so: failed to map segment from shared object"), 6, "out of memory (libtorch.so: failed"),
+        (ImportError("a.so: cannot allocate memory in static TLS block"), 6, "out of memory"),
+        (ImportError("no module named a"), 1, "this is a bug"),
+        (OSError("libtorch.so: failed to map segment from shared object"), 6, "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 6, "out of memory"),
         (ZeroDivisionError("by zero"), 1, "this is a bug in vlmsel: ZeroDivisionError: by zero"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (click.Abort(), 130, "interrupted"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -72,19 +74,47 @@ def test_the_thread_ends_with_the_run() -> None:
     assert threading.active_count() == before
 
 
-def test_a_closed_stderr_does_not_stop_the_work() -> None:
-    log = Log()
-    log.close()
+@pytest.mark.parametrize(
+    "error", [BrokenPipeError(), OSError(errno.ENOSPC, "full"), ValueError("I/O operation on closed file")], ids=repr
+)
+def test_a_closed_stderr_does_not_stop_the_work(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread gives up by itself: it neither dies of the error, which Python would tell on stderr, nor tries for ever."""
+    died: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", died.append)
 
     class Closed(Log):
         def write(self, text: str) -> int:
             self.written.set()
-            raise BrokenPipeError
+            raise error
 
     closed = Closed()
     with Progress("select", stream=closed, interval_s=0.001) as shown:
+        [thread] = [thread for thread in threading.enumerate() if thread.name == "vlmsel-progress"]
         assert closed.written.wait(30)
+        thread.join(30)
+        assert not thread.is_alive()
         shown.update(1, 2)
+    assert died == []
+
+
+def test_a_terminal_that_goes_away_does_not_stop_the_work() -> None:
+    """The bar is drawn at the end too, when the command has done its work."""
+    leader, follower = os.openpty()
+    code = f"import sys\n{BAR}\n    print('drawn', file=sys.__stdout__, flush=True)\n    sys.stdin.readline()\nprint('done', flush=True)\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=follower,
+        env={**os.environ, "TERM": "xterm"},
+        text=True,
+    ) as process:
+        os.close(follower)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "drawn\n"
+        os.close(leader)
+        out, _ = process.communicate("\n", timeout=60)
+    assert (process.returncode, out) == (0, "done\n")
 
 
 BAR = """

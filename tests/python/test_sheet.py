@@ -10,6 +10,8 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -328,9 +330,21 @@ def test_pictures_come_from_their_byte_ranges(tmp_path: Path) -> None:
 
 
 def test_same_bytes_again_and_another_draw_by_seed(workspace: Workspace) -> None:
-    first = workspace.draw("a.png").path.read_bytes()
-    assert workspace.draw("b.png").path.read_bytes() == first
-    assert workspace.draw("c.png", seed=1).path.read_bytes() != first
+    """The bytes differ by the seed in the title alone, so the samples that were drawn are compared."""
+    first, again = workspace.draw("a.png"), workspace.draw("b.png")
+    assert again.path.read_bytes() == first.path.read_bytes()
+    assert again.bands == first.bands
+    best, _, cut, worst = first.bands
+    draws = []
+    for seed in range(5):
+        drawn = workspace.draw(f"{seed}.png", seed=seed)
+        assert (drawn.bands[0], *drawn.bands[2:]) == (best, cut, worst)
+        draws.append(frozenset(entry.uid for entry in drawn.bands[1].entries))
+    # Two of 230,300 possible draws of 4 out of 50 are hardly ever the same.
+    assert len(set(draws)) == len(draws)
+    assert draws[0] == {entry.uid for entry in first.bands[1].entries}
+    # A draw of the whole is not the best by another name.
+    assert all(draw != {entry.uid for entry in best.entries} for draw in draws)
 
 
 HOSTILE = {
@@ -379,16 +393,58 @@ def test_empty_selection_and_empty_scores_make_a_sheet(tmp_path: Path) -> None:
     assert workspace.draw("scores.png", target=workspace.scores, scores=None).path.is_file()
 
 
-def test_every_mode_of_picture_is_shown() -> None:
-    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
-        content = io.BytesIO()
-        Image.new(mode, (3, 2)).save(content, "PNG")
-        assert not isinstance(pictures.decode(content.getvalue(), 64), pictures.BadPicture), mode
+WHITE = (255, 255, 255)
+# Mode, value of each of two pixels, how it is stored, and the colours on white that a reader must see.
+MODES: dict[str, tuple[str, Any, Any, dict[str, Any], tuple[int, ...], tuple[int, ...]]] = {
+    "1": ("1", 0, 1, {}, (0, 0, 0), WHITE),
+    "L": ("L", 100, 7, {}, (100, 100, 100), (7, 7, 7)),
+    "L, one grey transparent": ("L", 100, 7, {"transparency": 100}, WHITE, (7, 7, 7)),
+    "LA": ("LA", (100, 128), (100, 255), {}, (177, 177, 177), (100, 100, 100)),
+    "P": ("P", 1, 2, {}, (10, 200, 30), (255, 0, 9)),
+    "P, one entry transparent": ("P", 1, 2, {"transparency": 1}, WHITE, (255, 0, 9)),
+    "RGB": ("RGB", (1, 2, 3), (250, 128, 0), {}, (1, 2, 3), (250, 128, 0)),
+    "RGB, one colour transparent": ("RGB", (1, 2, 3), (9, 9, 9), {"transparency": (1, 2, 3)}, WHITE, (9, 9, 9)),
+    "RGBA": ("RGBA", (200, 0, 0, 128), (0, 0, 0, 0), {}, (227, 127, 127), WHITE),
+    "I;16": ("I;16", 25700, 65535, {}, (100, 100, 100), WHITE),
+    "I;16, dark": ("I;16", 0, 300, {}, (0, 0, 0), (1, 1, 1)),
+    # Its lower byte is that of the other grey.
+    "I;16, one grey transparent": ("I;16", 0x1234, 0x3434, {"transparency": 0x1234}, WHITE, (52, 52, 52)),
+    "P as GIF": ("P", 1, 2, {"format": "GIF"}, (10, 200, 30), (255, 0, 9)),
+    "L as JPEG": ("L", 100, 100, {"format": "JPEG"}, (100, 100, 100), (100, 100, 100)),
+    "CMYK as JPEG": ("CMYK", (0, 255, 255, 0), (0, 255, 255, 0), {"format": "JPEG"}, (255, 0, 0), (255, 0, 0)),
+    "RGBA as WebP": (
+        "RGBA",
+        (200, 0, 0, 128),
+        (0, 0, 9, 255),
+        {"format": "WEBP", "lossless": True},
+        (227, 127, 127),
+        (0, 0, 9),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_every_mode_of_picture_is_shown(name: str) -> None:
+    mode, left, right, how, *expected = MODES[name]
+    picture = Image.new(mode, (16, 8), left)
+    for x, y in product(range(8, 16), range(8)):
+        picture.putpixel((x, y), right)
+    if mode == "P":
+        picture.putpalette([0, 0, 0, 10, 200, 30, 255, 0, 9])
+    content = io.BytesIO()
+    picture.save(content, how.get("format", "PNG"), **{key: value for key, value in how.items() if key != "format"})
+    shown = pictures.decode(content.getvalue(), 64)
+    assert isinstance(shown, Image.Image)
+    assert shown.mode == "RGB"
+    for x, colour in zip((3, 12), expected, strict=True):
+        found = shown.getpixel((x, 4))
+        # A step is what blending and JPEG may round away.
+        assert all(abs(a - b) <= 1 for a, b in zip(found, colour, strict=True)), (x, found, colour)
 
 
 def test_mutated_pictures_never_raise() -> None:
     rng = random.Random(0)
-    seeds = []
+    seeds, outcomes = [], set()
     for form in ("PNG", "JPEG", "GIF", "WEBP"):
         content = io.BytesIO()
         Image.effect_noise((24, 24), 40).convert("RGB").save(content, form)
@@ -397,7 +453,12 @@ def test_mutated_pictures_never_raise() -> None:
         content = bytearray(rng.choice(seeds))
         for _ in range(rng.randint(1, 8)):
             content[rng.randrange(len(content))] = rng.randrange(256)
-        pictures.decode(bytes(content[: rng.randint(1, len(content))] if rng.random() < 0.3 else content), 32)
+        shown = pictures.decode(bytes(content[: rng.randint(1, len(content))] if rng.random() < 0.3 else content), 16)
+        if isinstance(shown, Image.Image):
+            assert shown.mode == "RGB"
+            assert max(shown.size) <= 16
+        outcomes.add(type(shown))
+    assert outcomes == {Image.Image, pictures.BadPicture}
 
 
 def test_paths_that_leave_their_root_are_not_opened(tmp_path: Path) -> None:
@@ -460,6 +521,75 @@ def test_a_failed_write_leaves_the_old_picture(workspace: Workspace, monkeypatch
         workspace.draw(overwrite=True, seed=5)
     assert (workspace.path / "sheet.png").read_bytes() == old
     assert not list(workspace.path.glob(".*"))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "socket", "device", "folder", "link to nothing"])
+def test_what_is_no_picture_is_not_written_to(
+    kind: str, overwrite: bool, workspace: Workspace, special: Callable[[Path, str], Path]
+) -> None:
+    place = special(workspace.path / "sheet.png", kind)
+    before = place.lstat()
+    with pytest.raises(UsageError, match=r"sheet\.png is a (named pipe|link|socket|folder); -o wants"):
+        workspace.draw(overwrite=overwrite)
+    assert place.lstat().st_ino == before.st_ino
+    assert not (workspace.path / "nothing").exists()
+
+
+def test_a_link_to_a_picture_is_neither_followed_nor_replaced(workspace: Workspace) -> None:
+    (workspace.path / "mine.png").write_bytes(b"mine")
+    (workspace.path / "sheet.png").symlink_to("mine.png")
+    with pytest.raises(UsageError, match="is a link"):
+        workspace.draw(overwrite=True)
+    assert (workspace.path / "mine.png").read_bytes() == b"mine"
+
+
+def test_a_place_behind_a_folder_that_is_not_there(workspace: Workspace) -> None:
+    """`new/..` is where `new` would be made, so that a way round a guard by a folder that does not exist is none."""
+    for way in ("new/../scores", "new/a/../../scores", "scores/new/.."):
+        with pytest.raises(UsageError, match="inside the input"):
+            workspace.draw(f"{way}/sheet.png")
+    drawn = workspace.draw("new/../sheet.png")
+    assert drawn.path == workspace.path.resolve() / "sheet.png"
+    assert drawn.path.read_bytes().startswith(b"\x89PNG")
+    assert not (workspace.path / "new").exists()
+    (workspace.path / "link").symlink_to("scores")
+    with pytest.raises(UsageError, match="inside the input"):
+        workspace.draw("link/sheet.png")
+    with pytest.raises(UsageError, match="is a folder"):
+        workspace.draw("new/..")
+
+
+def test_places_that_cannot_be_are_usage_errors(workspace: Workspace) -> None:
+    (workspace.path / "file").touch()
+    (workspace.path / "circle").symlink_to("circle")
+    for name, words in (
+        (f"{'x' * 300}.png", r"\.png \(\d+ characters\): File name too long"),
+        (f"{'x' * 300}/sheet.png", "File name too long"),
+        ("file/sheet.png", "Not a directory"),
+        ("circle/sheet.png", "symbolic links"),
+    ):
+        for overwrite in (False, True):
+            with pytest.raises(UsageError, match=words):
+                workspace.draw(name, overwrite=overwrite)
+    # As long as a name may be: what is written on the way has a name of its own.
+    longest = f"{'x' * 251}.png"
+    assert workspace.draw(longest).path.name == longest
+    assert not list(workspace.path.glob(".*"))
+
+
+def test_the_font_is_not_replaced(workspace: Workspace) -> None:
+    from matplotlib import get_data_path
+
+    font = workspace.path / "font.ttf"
+    font.write_bytes((Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf").read_bytes())
+    before = font.read_bytes()
+    (workspace.path / "linked.png").hardlink_to(font)
+    for name in ("font.ttf", "linked.png"):
+        with pytest.raises(UsageError, match="is the font"):
+            workspace.draw(name, font=str(font), overwrite=True)
+    assert font.read_bytes() == before
 
 
 def test_outputs_inside_or_linked_to_inputs_are_refused(workspace: Workspace) -> None:

@@ -21,7 +21,9 @@ import click
 
 from vlmsel.cli.options import WORKSPACE_KEY
 from vlmsel.cli.report import printable
-from vlmsel.errors import ResourceError, VlmselError
+from vlmsel.cli.streams import let_go_of_output, open_standard_streams
+from vlmsel.errors import ResourceError, UsageError, VlmselError, is_memory_shortage
+from vlmsel.files import shortened
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -55,6 +57,19 @@ _RESOURCE_ERRNOS = {
     errno.EROFS,
 }
 
+# A path that cannot be what it was named for, met in Python code that did not say it better.
+_PATH_ERRNOS = {
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENXIO,
+    errno.EPERM,
+}
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM: ends a command the way Ctrl-C does, with the exit code of its own signal."""
@@ -67,6 +82,7 @@ class BrokenCommand(click.Command):
         reason = printable(f"{type(error).__name__}: {error}".splitlines()[0])
         super().__init__(name, short_help=f"(cannot be loaded: {reason})", add_help_option=False)
         self.context_settings = {"ignore_unknown_options": True, "allow_extra_args": True}
+        self._shortage = error if is_memory_shortage(error) else None
         self._message = (
             f"the command {name!r} comes from {printable(where)}, which cannot be imported ({reason}); "
             "install that distribution again, in the version that fits this vlmsel"
@@ -74,6 +90,8 @@ class BrokenCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> NoReturn:
         """Explain."""
+        if self._shortage is not None:
+            raise MemoryError(str(self._shortage)) from self._shortage
         raise click.UsageError(self._message, ctx)
 
 
@@ -164,12 +182,12 @@ def commands(ctx: click.Context, workspace: Path | None) -> None:
     ctx.meta[WORKSPACE_KEY] = workspace
 
 
-def run(args: Sequence[str] | None = None) -> int:
+def run(args: Sequence[str] | None = None, command: click.Command = commands, name: str = "vlmsel") -> int:
     """Run one command line (``sys.argv`` unless given); print what went wrong and return the exit code."""
     try:
         try:
-            with commands.make_context("vlmsel", list(sys.argv[1:] if args is None else args)) as ctx:
-                commands.invoke(ctx)
+            with command.make_context(name, list(sys.argv[1:] if args is None else args)) as ctx:
+                command.invoke(ctx)
         finally:
             # Here, where a full disk or a closed pipe behind stdout can still be told; at exit it could not.
             sys.stdout.flush()
@@ -210,11 +228,16 @@ def _failed(error: Exception) -> int:
     if isinstance(error, VlmselError) and error.exit_code != EXIT_BUG:
         _complain(f"Error: {error}")
         return error.exit_code
-    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and _is_for_want_of_memory(error)):
+    if is_memory_shortage(error):
+        detail = f" ({first_line})" if (first_line := str(error).strip().partition("\n")[0]) else ""
         _complain(
-            "Error: out of memory; lower --memory-limit or --threads, or free memory, and run the same command again"
+            f"Error: out of memory{detail}; lower --memory-limit or --threads, or free memory, and run the same command again"
         )
         return ResourceError.exit_code
+    if isinstance(error, OSError) and error.errno in _PATH_ERRNOS:
+        where = shortened(os.fsdecode(error.filename)) if error.filename else "a path of this command"
+        _complain(f"Error: {where}: {error.strerror}; look at the paths of the command")
+        return UsageError.exit_code
     if isinstance(error, OSError) and error.errno in _RESOURCE_ERRNOS:
         where = f"{error.filename}: " if error.filename else ""
         _complain(f"Error: {where}{error.strerror}; see to that and run the same command again")
@@ -226,12 +249,6 @@ def _failed(error: Exception) -> int:
     return EXIT_BUG
 
 
-def _is_for_want_of_memory(error: ImportError) -> bool:
-    """Whether a library could not be loaded because there is no room for it; the loader says so in words alone."""
-    words = str(error).lower()
-    return "failed to map segment" in words or "cannot allocate memory" in words
-
-
 def _complain(text: str) -> None:
     with suppress(OSError):  # Where nobody reads stderr, the exit code still tells.
         print(printable(text, newlines=True), file=sys.stderr, flush=True)
@@ -241,15 +258,14 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise Terminated
 
 
-def main() -> NoReturn:
-    """The console script."""
+def main(command: click.Command = commands, name: str = "vlmsel") -> NoReturn:
+    """The console script, and how another program of ours runs its one command."""
+    open_standard_streams()
     if "_VLMSEL_COMPLETE" in os.environ:
-        commands.main(prog_name="vlmsel")  # A shell asks for completions; click answers and ends the process.
+        command.main(prog_name=name)  # A shell asks for completions; click answers and ends the process.
     signal.signal(signal.SIGTERM, _terminate)
-    code = run()
-    if code == EXIT_BROKEN_PIPE or sys.stdout.closed:
-        # The reader of stdout is gone: without this, Python's flush at exit would complain about it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    code = run(command=command, name=name)
+    let_go_of_output()
     sys.exit(code)
 
 

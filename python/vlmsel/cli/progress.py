@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
@@ -134,7 +134,10 @@ class Progress:
             return self
         face: Face
         if watched(self._stream):
-            face = self._stack.enter_context(BarFace(self._title, self._unit, self._stream))
+            try:
+                face = self._stack.enter_context(BarFace(self._title, self._unit, self._stream))
+            except (OSError, ValueError):
+                return self  # As in `_run`.
         else:
             face = PlainFace(self._title, self._unit, self._stream)
         if self._interval_s is not None:
@@ -150,7 +153,9 @@ class Progress:
         self._over.set()
         if self._thread is not None:
             self._thread.join(timeout=5.0)
-        self._stack.close()
+        # The terminal may have gone while the work went on.
+        with suppress(OSError, ValueError):
+            self._stack.close()
 
     def _run(self, face: Face) -> None:
         while not self._over.wait(face.interval_s):

@@ -13,6 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,11 @@ class Report:
     def say(self, text: str) -> None:
         """A note on stderr; silent under ``-q``. Untrusted parts are escaped."""
         if not self._quiet:
-            print(printable(text, newlines=True), file=sys.stderr)
+            _talk(printable(text, newlines=True))
 
     def warn(self, text: str) -> None:
         """A warning on stderr, under ``-q`` too."""
-        print(f"warning: {printable(text, newlines=True)}", file=sys.stderr)
+        _talk(f"warning: {printable(text, newlines=True)}")
 
     def result(self, output: str | os.PathLike[str] | None, fields: Mapping[str, Any] | None = None) -> None:
         """Write the result: the path alone, or one JSON object of ``fields`` with ``wall_s`` and ``peak_bytes``.
@@ -114,6 +115,12 @@ class Report:
             raise RuntimeError(f"{self.command} has already written its result")
         self._given = True
         _write(printable(text, newlines=True))
+
+
+def _talk(line: str) -> None:
+    # Where nobody can take what is said, the work and its result go on.
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _write(line: str) -> None:

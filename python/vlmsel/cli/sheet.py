@@ -56,7 +56,7 @@ def command(
     """
     from vlmsel.cli.progress import Progress
     from vlmsel.cli.report import Report
-    from vlmsel.sheet import Layout, plan_sheet, sheet
+    from vlmsel.sheet import Layout, place_to_report, plan_sheet, sheet
 
     report = Report("sheet", as_json=common.json, quiet=common.quiet)
     if target is None:
@@ -70,7 +70,7 @@ def command(
     if common.dry_run:
         plan = plan_sheet(target, output, index=index, scores=scores, layout=layout, overwrite=common.overwrite)
         if common.json:
-            report.result(output, {"dry_run": True, **plan})
+            report.result(place_to_report(output), {"dry_run": True, **plan})
         else:
             report.text(
                 f"would read {plan['rows_read']:,} rows of scores and look up {plan['cells']:,} of {plan['index_rows']:,} samples\n"

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 from PIL import Image
 
 IMAGE = pa.struct(
@@ -91,7 +92,7 @@ def write_index(folder: Path, data: Path, shards: dict[str, Sequence[Pair]], row
                     width, height = Image.open(io.BytesIO(content)).size
                 except OSError:
                     width = height = 0
-                digest = hashlib.blake2b(content, digest_size=16).digest()
+                digest = xxhash.xxh3_128_digest(content)
                 place = {"file": None, "offset": offset, "size": size, "width": width, "height": height}
                 images.append(place | {"hash": digest, "phash": None})
             rows.append(

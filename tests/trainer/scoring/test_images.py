@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
-import threading
+import subprocess
+import sys
 import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +27,8 @@ from vlmsel_trainer.scoring.images import (
     locate,
     shrunk_size,
 )
+
+Special = Callable[[Path, str], Path]
 
 
 def encode(picture: Image.Image, kind: str, **options: object) -> bytes:
@@ -126,20 +132,73 @@ def test_many_threads_read_many_files(tmp_path: Path) -> None:
     """More files than are kept open, read at once: every range is right though files are closed under way."""
     for i in range(100):
         (tmp_path / f"{i}").write_bytes(bytes([i]) * 1000)
-    reader, wrong = ByteReader(), []
+    reader = ByteReader()
 
-    def read(seed: int) -> None:
-        for i in np.random.default_rng(seed).integers(0, 100, 300).tolist():
-            if reader.read(ImageLocation(tmp_path / f"{i}", 100, 50)) != bytes([i]) * 50:
-                wrong.append(i)
+    def read(seed: int) -> list[bool]:
+        numbers = np.random.default_rng(seed).integers(0, 100, 300).tolist()
+        return [reader.read(ImageLocation(tmp_path / f"{i}", 100, 50)) == bytes([i]) * 50 for i in numbers]
 
-    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    assert wrong == []
-    assert not any(thread.is_alive() for thread in threads)
+    with ThreadPoolExecutor(8) as pool:  # Whose results raise what their thread raised.
+        right = [same for found in pool.map(read, range(8), timeout=60) for same in found]
+    assert right == [True] * 2400
+
+
+FORKED = """
+import os, signal, sys, threading
+from pathlib import Path
+from vlmsel_trainer.scoring.images import ByteReader, ImageLocation
+from vlmsel_trainer.scoring.memory import ByteBudget
+
+place = ImageLocation(Path(sys.argv[1]), 3, 4)
+reader, budget = ByteReader(), ByteBudget(10)
+assert reader.read(place) == b"3456"
+held, over = threading.Event(), threading.Event()
+
+def hold() -> None:
+    with reader._lock, budget.hold(10):
+        held.set()
+        over.wait()
+
+threading.Thread(target=hold).start()
+held.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(30)  # A child that waits for a thread of its parent dies of this.
+    with budget.hold(10):
+        os._exit(0 if reader.read(place) == b"3456" else 1)
+_, status = os.waitpid(child, 0)
+over.set()
+with budget.hold(10):
+    assert reader.read(place) == b"3456"
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_forked_child_reads_with_the_reader_of_its_parent(tmp_path: Path) -> None:
+    """As the workers of a DataLoader do, also where a thread of the parent was reading at that moment."""
+    (tmp_path / "a").write_bytes(b"0123456789")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    words = [sys.executable, "-W", "ignore", "-c", FORKED, str(tmp_path / "a")]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder"])
+def test_what_is_no_plain_file_is_unreadable_and_not_waited_for(kind: str, tmp_path: Path, special: Special) -> None:
+    place = special(tmp_path / "a.jpg", kind)
+    for location in (ImageLocation(place), ImageLocation(place, 0, 10), ImageLocation(place, 0, 10, True)):
+        with pytest.raises(ImageError) as error:
+            ByteReader().read(location)
+        assert error.value.status == "image_unreadable"
+
+
+def test_a_file_of_another_size_is_not_the_one_that_was_indexed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    assert ByteReader().read(ImageLocation(tmp_path / "a", 0, 10, is_whole_file=True)) == b"0123456789"
+    for size in (0, 9, 11):
+        with pytest.raises(ImageError, match="image_changed"):
+            ByteReader().read(ImageLocation(tmp_path / "a", 0, size, is_whole_file=True))
 
 
 def test_whole_file_and_short_file(tmp_path: Path) -> None:
@@ -160,7 +219,9 @@ def test_places_of_the_index() -> None:
     inside = {"file": None, "offset": 512, "size": 9}
     assert locate(roots, "web", "00/a.tar", inside) == ImageLocation(Path("/data/web/00/a.tar"), 512, 9)
     beside = {"file": "coco/1.jpg", "offset": 0, "size": 9}
-    assert locate(roots, "llava", "llava.json", beside) == ImageLocation(Path("/images/coco/1.jpg"))
+    assert locate(roots, "llava", "llava.json", beside) == ImageLocation(
+        Path("/images/coco/1.jpg"), 0, 9, is_whole_file=True
+    )
 
 
 @pytest.mark.parametrize("file", ["../../etc/passwd", "/etc/passwd", "a/../../b"])

@@ -31,7 +31,7 @@ from vlmsel.errors import (
     UnreadableError,
     UsageError,
 )
-from vlmsel_trainer.scoring import run, samples, scorer
+from vlmsel_trainer.scoring import run, samples, scorer, table
 from vlmsel_trainer.scoring.model import LoadedModel
 from vlmsel_trainer.scoring.options import ScoreOptions
 
@@ -128,7 +128,9 @@ def test_schema_and_provenance_of_every_part(model: Path, index: Path, tmp_path:
     options = replace(OPTIONS, no_image_pass=True)
     run.score(model, index=index, output=tmp_path / "scores", options=options, max_bad_fraction=0.5)
     manifest = json.loads((tmp_path / "scores" / "manifest.json").read_text())
-    for part in (tmp_path / "scores").glob("*.parquet"):
+    parts = list((tmp_path / "scores").glob("*.parquet"))
+    assert len(parts) == 5
+    for part in parts:
         schema = pq.read_schema(part)
         assert json.loads(schema.metadata[b"vlmsel.provenance"]) == manifest["provenance"]
         assert {field.name: field.type for field in schema} == {
@@ -363,17 +365,14 @@ def test_model_with_code_of_its_own_is_refused(model: Path, index: Path, tmp_pat
 def test_full_disk_names_the_file_and_keeps_what_was_committed(
     model: Path, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, parts = run.write_part, []
-    # By a link: pyarrow removes what it could not write.
-    full = tmp_path / "full.parquet"
-    full.symlink_to("/dev/full")
+    original, parts = table.create_plain, []
 
-    def fill_up(path: Path, *rest: Any, **keywords: Any) -> None:
+    def fill_up(path: Path) -> int:
         parts.append(path)
-        original(full if len(parts) == 3 else path, *rest, **keywords)
+        return os.open("/dev/full", os.O_WRONLY) if len(parts) == 3 else original(path)
 
-    monkeypatch.setattr(run, "write_part", fill_up)
-    with pytest.raises(ResourceError, match=r"full\.parquet, .* bytes of scores, cannot be written .*No space left"):
+    monkeypatch.setattr(table, "create_plain", fill_up)
+    with pytest.raises(ResourceError, match=r"\.parquet\.tmp, .* bytes of scores, cannot be written .*No space left"):
         run.score(model, index=index, output=tmp_path / "scores", options=OPTIONS, max_bad_fraction=0.5)
     assert not (tmp_path / "scores").exists()
     summary = run.score(model, index=index, output=tmp_path / "scores", options=OPTIONS, max_bad_fraction=0.5)

@@ -96,6 +96,11 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(a, b) if bits is None else torch.equal(a.view(bits), b.view(bits))
 
 
+def same_state(a: State, b: State) -> bool:
+    """The same tensors, at least one, bit by bit."""
+    return bool(a) and a.keys() == b.keys() and all(same_bits(a[name], b[name]) for name in a)
+
+
 def same_folder(a: Path, b: Path) -> bool:
     """Equal names and bytes of everything that is checksummed."""
     names = [

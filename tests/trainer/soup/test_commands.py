@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import random_state, read_model, same_bits, same_folder, write_model
+from builders import random_state, read_model, same_folder, same_state, write_model
 from safetensors.torch import save_file
 from vlmsel import verify
 
@@ -133,8 +133,7 @@ def test_maximum_by_scores(models: list[Path], tmp_path: Path) -> None:
     assert [entry["label"] for entry in facts["candidates"] if entry["in_soup"]] == ["m1", "m2"]
     assert "--report-eval" in done.stderr
     soup("average", models[1], models[2], "-o", "average", cwd=tmp_path)
-    a, b = read_model(tmp_path / "soup"), read_model(tmp_path / "average")
-    assert all(same_bits(a[name], b[name]) for name in a)
+    assert same_state(read_model(tmp_path / "soup"), read_model(tmp_path / "average"))
 
 
 def test_greedy_climbs_reports_and_plots(models: list[Path], tmp_path: Path, evaluate: str) -> None:

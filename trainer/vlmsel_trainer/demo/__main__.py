@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import click
+from vlmsel.cli.main import main as end_with
 
 from vlmsel_trainer.demo.stage import say, show, type_command
 
@@ -99,4 +100,4 @@ def _report(workspace: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main, "python -m vlmsel_trainer.demo")

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import click
+from vlmsel.cli.main import main as end_with
 from vlmsel.cli.progress import Progress
 
 from vlmsel_trainer.demo.stage import say, show, type_command
@@ -112,4 +113,4 @@ def _program(split: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main, "python -m vlmsel_trainer.demo.soup")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import click
+from vlmsel.cli.main import main as end_with
 
 
 @click.command(help=__doc__)
@@ -21,4 +22,4 @@ def main(split: str, model: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main, "python -m vlmsel_trainer.demo.soup_score")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -13,7 +14,8 @@ from vlmsel.cli.progress import Progress, watched
 
 def say(text: str) -> None:
     """One piece of talk."""
-    click.echo(text, err=True)
+    with suppress(OSError):  # Where nobody can take it, the demo goes on.
+        click.echo(text, err=True)
 
 
 def show(title: str, unit: str) -> Progress:

@@ -10,12 +10,16 @@ import io
 import os
 import threading
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps
+from vlmsel.files import NotPlainError, open_descriptor
+from vlmsel.hashes import is_as_indexed
 
 from vlmsel_trainer.scoring.memory import ByteBudget
 
@@ -39,11 +43,15 @@ class ImageError(Exception):
 
 @dataclass(frozen=True)
 class ImageLocation:
-    """Where an image's bytes lie: a path, and the byte range (the whole file where ``size`` is None)."""
+    """Where an image's bytes lie: a path, and the byte range (the whole file where ``size`` is None).
+
+    ``is_whole_file`` says that the file has just these bytes: one of another size is not the one that was indexed.
+    """
 
     path: Path
     offset: int = 0
     size: int | None = None
+    is_whole_file: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class _Descriptor:
     """An open file that closes itself when the last thread that reads it lets go."""
 
     def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.number = open_descriptor(path)
 
     def __del__(self) -> None:
         number = getattr(self, "number", None)
@@ -72,12 +80,19 @@ class ByteReader:
     def __init__(self) -> None:
         self._files: OrderedDict[Path, _Descriptor] = OrderedDict()
         self._lock = threading.Lock()
+        _readers.add(self)
 
     def read(self, location: ImageLocation) -> bytes:
-        """The bytes at ``location``; `ImageError` ``image_missing`` or ``image_unreadable`` where they are not there."""
+        """The bytes at ``location``; `ImageError` ``image_missing`` or ``image_unreadable`` where they are not there.
+
+        ``image_changed`` where the file has another size than was indexed.
+        """
         try:
             file = self._open(location.path)
-            size = os.fstat(file.number).st_size if location.size is None else location.size
+            file_size = os.fstat(file.number).st_size
+            size = file_size if location.size is None else location.size
+            if location.is_whole_file and file_size != size:
+                raise ImageError("image_changed", f"{location.path}: {file_size} bytes, {size} were indexed")
             if size > MAX_IMAGE_BYTES:
                 raise ImageError("image_too_large", f"{location.path}: {size} bytes")
             parts, done = [], 0
@@ -90,7 +105,7 @@ class ByteReader:
             return b"".join(parts)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ImageError("image_missing", str(error)) from error
-        except OSError as error:
+        except (OSError, NotPlainError) as error:
             raise ImageError("image_unreadable", str(error)) from error
 
     def _open(self, path: Path) -> _Descriptor:
@@ -105,6 +120,19 @@ class ByteReader:
             return file
 
 
+_readers: weakref.WeakSet[ByteReader] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    # A thread that held the lock is not in the child, where nobody would ever give it back. Descriptors stay good: pread
+    # has no position that two processes could share.
+    for reader in _readers:
+        reader._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def locate(
     roots: Mapping[str, Mapping[str, str | None]], source: str, shard: str, image: Mapping[str, object]
 ) -> ImageLocation:
@@ -113,7 +141,14 @@ def locate(
     file = image["file"]
     if file is None:
         return ImageLocation(_below(root["path"], shard), int(str(image["offset"])), int(str(image["size"])))
-    return ImageLocation(_below(root.get("image_root") or root["path"], str(file)))
+    size = int(str(image["size"]))
+    return ImageLocation(_below(root.get("image_root") or root["path"], str(file)), 0, size, is_whole_file=True)
+
+
+def check_indexed(data: bytes, image: Mapping[str, Any]) -> None:
+    """Raises `ImageError` ``image_changed`` unless ``data`` are the bytes that the entry of the index was made of."""
+    if not is_as_indexed(data, image["hash"]):
+        raise ImageError("image_changed", "its bytes are not those that were indexed")
 
 
 def _below(root: str | None, relative: str) -> Path:
@@ -157,7 +192,7 @@ def decode(data: bytes, limits: ImageLimits, decoding: ByteBudget | None = None)
 def _in_rgb(picture: Image.Image, max_pixels: int | None) -> Image.Image:
     picture.load()
     turned = ImageOps.exif_transpose(picture)
-    if turned.mode.startswith("I;16"):
+    if turned.mode.startswith("I"):  # `I;16`; in older Pillows `I`
         # Pillow cuts 16 bits off at 255, which is white; the upper 8 are the picture.
         turned = turned.convert("I").point(lambda value: value / 257).convert("L")
     colour = turned.convert("RGB")

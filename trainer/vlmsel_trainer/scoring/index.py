@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import vlmsel
 from vlmsel.errors import UnreadableError
+from vlmsel.files import check_plain
 
 from vlmsel_trainer.scoring.records import Sample, Unit
 
@@ -35,13 +37,25 @@ class Index:
         return sum(int(part["rows"]) for part in self.manifest["parts"])
 
     def inputs(self) -> list[dict[str, Any]]:
-        """Fingerprints of the parts as they lie there now."""
-        return [
-            vlmsel.fingerprint(self.path / file["file"], file["file"])
-            for part in self.manifest["parts"]
-            for file in part["files"]
-            if file["file"].endswith(".parquet")
-        ]
+        """Fingerprints of the parts as they lie there now. Raises UsageError for a part that is no plain file."""
+        names = [file["file"] for part in self.manifest["parts"] for file in part["files"]]
+        tables = [name for name in names if name.endswith(".parquet")]
+        for name in tables:
+            # One that is missing is told better by whoever reads it.
+            with contextlib.suppress(FileNotFoundError):
+                check_plain(self.path / name)
+        return [vlmsel.fingerprint(self.path / name, name) for name in tables]
+
+    def shards(self) -> list[Path]:
+        """The shards that hold the images, as far as they are there: none of them may be written into."""
+        found = []
+        for part in self.manifest["parts"]:
+            source, _, below = str(part["unit"]).partition("/")
+            root = self.roots.get(source, {}).get("path")
+            if root is not None and below:
+                place = Path(root)
+                found.append(place if place.is_file() else place / below)
+        return [place for place in found if place.exists()]
 
     def units(self, samples_per_unit: int) -> list[Unit]:
         """Every unit, in the order of the manifest; an empty part has none."""

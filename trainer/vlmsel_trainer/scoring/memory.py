@@ -7,7 +7,9 @@ some 0.6 GB) and the activations of one batch, which `--batch-tokens` bounds. It
 from __future__ import annotations
 
 import math
+import os
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,6 +74,7 @@ class ByteBudget:
         self._total = total_bytes
         self._held = 0
         self._changed = threading.Condition()
+        _budgets.add(self)
 
     @contextmanager
     def hold(self, size_bytes: int) -> Iterator[None]:
@@ -83,5 +86,17 @@ class ByteBudget:
             yield
         finally:
             with self._changed:
-                self._held -= size_bytes
+                self._held = max(self._held - size_bytes, 0)
                 self._changed.notify_all()
+
+
+_budgets: weakref.WeakSet[ByteBudget] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    # What other threads held, and waited for, they hold in the parent: they are not in the child.
+    for budget in _budgets:
+        budget._held, budget._changed = 0, threading.Condition()
+
+
+os.register_at_fork(after_in_child=_after_fork)

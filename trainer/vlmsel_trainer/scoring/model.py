@@ -14,7 +14,10 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
-from vlmsel.errors import NotFoundError, UsageError
+from vlmsel.errors import NotFoundError, ResourceError, UsageError, is_memory_shortage
+from vlmsel.files import read_plain
+
+from vlmsel_trainer.scoring.provenance import check_model_files
 
 ImageBackend = Literal["pil", "torchvision"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -55,12 +58,15 @@ def check_folder(path: Path, *, trust_remote_code: bool = False) -> dict[str, An
     """
     if not path.is_dir():
         raise NotFoundError(f"{path} is not a model folder; --model wants a local folder, nothing is downloaded")
+    check_model_files(path)
     config_file = path / "config.json"
-    if not config_file.is_file():
-        raise NotFoundError(f"{path} has no config.json; is it a model folder as save_pretrained writes it?")
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        text = read_plain(config_file)
+    except NotFoundError as error:
+        raise NotFoundError(f"{path} has no config.json; is it a model folder as save_pretrained writes it?") from error
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{config_file} is no JSON ({error}); copy the model again") from error
     if not isinstance(config, dict):
         raise UsageError(f"{config_file} holds no object; is it a model's configuration?")
@@ -111,6 +117,8 @@ def load(
             output_loading_info=True,
         )
     except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
+        if is_memory_shortage(error):
+            raise ResourceError(f"{path}: no memory to load the model ({error})") from error
         raise UsageError(f"{path} cannot be loaded as an image-text-to-text model: {error}") from error
     # transformers fills what a folder lacks with random numbers and goes on.
     if missing := sorted(str(name) for name in loading["missing_keys"]):
@@ -148,6 +156,8 @@ def load_processor(path: Path, image_backend: str, *, trust_remote_code: bool) -
                 path, backend=backend, local_files_only=True, trust_remote_code=trust_remote_code
             )
         except (ImportError, ValueError, OSError) as error:
+            if is_memory_shortage(error):
+                raise
             problem = problem or error
             continue
         if not hasattr(processor, "image_processor") or not hasattr(processor, "image_token"):

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import vlmsel
-from vlmsel.errors import MismatchError, StrictError, UnreadableError, UsageError
+from vlmsel.errors import MismatchError, StrictError, UsageError
 
 from vlmsel_trainer.scoring import model as models
 from vlmsel_trainer.scoring import provenance as provenance_of
@@ -36,9 +36,7 @@ from vlmsel_trainer.scoring.samples import Preparer
 from vlmsel_trainer.scoring.scorer import BatchScorer, PendingRows
 from vlmsel_trainer.scoring.table import write_part
 from vlmsel_trainer.scoring.template import ChatTemplate, TemplateError
-
-# Rows that are in order but hold nothing to score; they never count as bad.
-EMPTY_STATUSES = frozenset({"no_text", "too_long"})
+from vlmsel_trainer.scoring.tolerance import Failures, Tolerance
 
 
 @dataclass(frozen=True)
@@ -66,24 +64,6 @@ class Summary:
     @property
     def failed(self) -> int:
         return self.counts["input"] - self.counts[OK]
-
-
-LOST_FILE_STATUSES = frozenset({"image_missing", "image_unreadable"})
-"""Statuses of rows whose shard is gone or shorter than the index says."""
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How many rows may fail, and which statuses are no failure."""
-
-    strict: bool
-    max_bad_fraction: float
-    harmless: frozenset[str]
-    allow_bad_files: int
-
-    def of(self, bad_shards: int) -> frozenset[str]:
-        """The statuses that are no failure where so many shards lack images."""
-        return self.harmless | LOST_FILE_STATUSES if bad_shards <= self.allow_bad_files else self.harmless
 
 
 @dataclass
@@ -137,27 +117,31 @@ def score(
 
     Raises NotFoundError and UsageError before any work; UnreadableError where more than ``max_bad_fraction`` of the rows
     failed (StrictError at the first, under ``strict``): nothing is published then, what was scored stays for the next
-    run; MismatchError where ``output`` was begun with another model, configuration or index; LockedError; ResourceError.
-    ``allow_bad_files``: of up to so many shards, rows whose image is missing or cut short do not count as failed. ``memory_limit`` (bytes) is
+    run, and an ``output`` that a more tolerant run finished stays as it is; MismatchError where ``output`` was begun with another model, configuration or index; LockedError; ResourceError.
+    ``allow_bad_files``: of up to so many shards, rows whose image is missing or cut short do not count as failed (those whose image is another one than was indexed do). ``memory_limit`` (bytes) is
     shared out by `vlmsel_trainer.scoring.memory`; a model that leaves no room in it is refused before it is loaded.
     """
     options = options or ScoreOptions()
     began = time.monotonic()
     model, index = Path(model), Path(index)
     planned = plan(model, index, options, memory_limit)
-    tolerance = Tolerance(strict, max_bad_fraction, EMPTY_STATUSES | {OK, "input"}, allow_bad_files)
+    failures = Failures(Tolerance(strict, max_bad_fraction, allow_bad_files), planned.rows)
     with vlmsel.Output.begin(
         output,
         command="score",
         config=planned.config,
         inputs=planned.index.inputs(),
-        guarded=[index, model],
+        guarded=[index, model, *planned.index.shards()],
         overwrite=overwrite,
         extend=True,
     ) as out:
         if out.finished:
+            # Made by a run that may have put up with more than this one does.
+            for part in out.manifest["parts"]:
+                failures.add(part["unit"], part["counts"])
+            failures.check()
             return Summary(out.path, dict(out.manifest["counts"]), 0, time.monotonic() - began, 0)
-        work = _Run(planned, options, out, tolerance, on_progress)
+        work = _Run(planned, options, out, failures, on_progress)
         todo = _limited(planned.index.units(options.samples_per_unit), options.limit)
         work.progress.rows = sum(int(record["rows"]) for record in out.committed().values())
         loaded = models.load(
@@ -179,31 +163,25 @@ class _Run:
         planned: Plan,
         options: ScoreOptions,
         out: vlmsel.Output,
-        tolerance: Tolerance,
+        failures: Failures,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self._plan = planned
         self._options = options
         self._out = out
-        self._tolerance = tolerance
+        self._failures = failures
         self._on_progress = on_progress
         self.progress = Progress(planned.rows)
         self._provenance: dict[str, Any] = {}
-        self._bad_shards = {
-            name.rsplit("-", 1)[0]
-            for name, record in out.committed().items()
-            if not LOST_FILE_STATUSES.isdisjoint(record["counts"])
-        }
-        self._counts: Counter[str] = Counter()
-        for record in out.committed().values():
-            self._counts.update(record["counts"])
-        self._n_before = self._counts["input"]
+        for name, record in out.committed().items():
+            failures.add(name, record["counts"])
+        self._n_before = failures.counts["input"]
 
     def score_units(self, loaded: models.LoadedModel, units: list[Unit]) -> None:
         template = self._template(loaded)
         self._provenance = self._describe(loaded, template)
         self._refuse_other_provenance()
-        self._check_bad()
+        self._failures.check()
         preparer = Preparer(
             loaded.processor,
             self._plan.index.roots,
@@ -242,10 +220,10 @@ class _Run:
 
     def finish(self, began: float, device: str) -> Summary:
         """Publishes the output."""
-        self._check_bad()
+        self._failures.check()
         wall_s = time.monotonic() - began
-        scored_rows = self._counts["input"] - self._n_before
-        counts = {"input": 0, OK: 0} | dict(sorted(self._counts.items()))
+        scored_rows = self._failures.counts["input"] - self._n_before
+        counts = {"input": 0, OK: 0} | dict(sorted(self._failures.counts.items()))
         run = {
             "wall_s": round(wall_s, 3),
             "rows": scored_rows,
@@ -270,30 +248,16 @@ class _Run:
         )
         statuses = Counter(score.status for score in planned.scores)
         counts = {"input": len(unit)} | dict(sorted(statuses.items()))
-        self._counts.update(counts)
-        if not LOST_FILE_STATUSES.isdisjoint(statuses):
-            self._bad_shards.add(unit.name.rsplit("-", 1)[0])
-        harmless = self._tolerance.of(len(self._bad_shards))
+        self._failures.add(unit.name, counts)
         for row, score_of_row in enumerate(planned.scores):
-            if self._tolerance.strict and score_of_row.status not in harmless:
+            if self._failures.tolerance.strict and self._failures.is_bad(score_of_row.status):
                 raise StrictError(
                     f"row {unit.start + row} of {unit.part} (uid {planned.samples[row].uid.hex()}): {score_of_row.status}; "
                     "without --strict it stays as a row with this status"
                 )
         mark = hashlib.sha256(provenance_of.encode(self._provenance)).hexdigest()
         self._out.commit(unit.name, [name], rows=len(unit), counts=counts, detail={"provenance": mark})
-        self._check_bad()
-
-    def _check_bad(self) -> None:
-        harmless = self._tolerance.of(len(self._bad_shards))
-        bad = {status: n for status, n in sorted(self._counts.items()) if status not in harmless}
-        if sum(bad.values()) > self._tolerance.max_bad_fraction * self._plan.rows:
-            statuses = ", ".join(f"{n} {status}" for status, n in bad.items())
-            raise UnreadableError(
-                f"{sum(bad.values())} of {self._plan.rows} rows could not be scored ({statuses}), more than --max-bad-fraction "
-                f"{self._tolerance.max_bad_fraction}; `vlmsel doctor` says what is wrong with the data, and with a larger "
-                "fraction the same command goes on from here"
-            )
+        self._failures.check()
 
     def _template(self, loaded: models.LoadedModel) -> ChatTemplate:
         try:
@@ -337,7 +301,7 @@ class _Run:
         self.progress.tokens += sum(map(len, ready.prepared)) + sum(map(len, ready.prepared_no_image))
         if ready.is_last:
             # Rows that failed before they reached a batch are done too.
-            self.progress.rows = self._counts["input"] + len(ready.planned.unit)
+            self.progress.rows = self._failures.counts["input"] + len(ready.planned.unit)
         if self._on_progress is not None:
             self._on_progress(replace(self.progress))
 

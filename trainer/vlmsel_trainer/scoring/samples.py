@@ -23,7 +23,15 @@ from vlmsel_trainer.scoring.conversations import (
     parse_conversation,
     without_images,
 )
-from vlmsel_trainer.scoring.images import ByteReader, ImageError, ImageLimits, decode, locate, shrunk_size
+from vlmsel_trainer.scoring.images import (
+    ByteReader,
+    ImageError,
+    ImageLimits,
+    check_indexed,
+    decode,
+    locate,
+    shrunk_size,
+)
 from vlmsel_trainer.scoring.memory import ByteBudget
 from vlmsel_trainer.scoring.records import Sample
 from vlmsel_trainer.scoring.template import ChatTemplate, TemplateError, Tokens
@@ -137,7 +145,9 @@ class Preparer:
                     location = locate(self.roots, sample.source, sample.shard, entry)
                     # Always in this order, so that whoever holds pixels can finish.
                     with self.reading.hold(int(entry["size"])):
-                        picture = decode(self.reader.read(location), self.limits, self.decoding)
+                        data = self.reader.read(location)
+                        check_indexed(data, entry)
+                        picture = decode(data, self.limits, self.decoding)
                 except ImageError as error:
                     raise RowError(error.status, str(error)) from error
                 images.append(self._expand(picture))

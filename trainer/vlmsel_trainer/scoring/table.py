@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from vlmsel.errors import ResourceError
+from vlmsel.files import create_plain
 
 from vlmsel_trainer.scoring import provenance as provenance_of
 from vlmsel_trainer.scoring.records import OK, Score
@@ -58,7 +60,8 @@ def write_part(
         columns["nll_sum_no_image"] = pa.array(no_image, pa.float64())
     table = pa.table(columns, schema=schema(provenance, with_no_image=with_no_image))
     try:
-        pq.write_table(table, path, compression="zstd", use_dictionary=["source", "status"], write_statistics=True)
+        with os.fdopen(create_plain(path), "wb") as file:
+            pq.write_table(table, file, compression="zstd", use_dictionary=["source", "status"], write_statistics=True)
     except OSError as error:  # pyarrow says what, but not where
         raise ResourceError(
             f"{path}, {table.nbytes:,} bytes of scores, cannot be written ({error}); what was committed stays, run the same command again"

@@ -10,6 +10,7 @@ that is switched on and not known here.
 from __future__ import annotations
 
 import math
+import os
 import re
 import threading
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from vlmsel.errors import UnreadableError, UsageError
+from vlmsel.files import read_plain
 
 from . import arithmetic
 from .arithmetic import Array
@@ -138,7 +140,7 @@ class Adapter:
 
 def is_adapter(folder: Path) -> bool:
     """Whether the folder is a peft adapter."""
-    return (folder / CONFIG_FILE).is_file()
+    return os.path.lexists(folder / CONFIG_FILE)
 
 
 def base_of(folder: Path) -> str:
@@ -184,9 +186,7 @@ def _deciding_keys(config: Mapping[str, Any]) -> list[str]:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
-    if path.stat().st_size > _MAX_CONFIG_BYTES:
-        raise UnreadableError(f"{path} is too large to be a config")
-    document = parse_json(path.read_bytes(), path)
+    document = parse_json(read_plain(path, _MAX_CONFIG_BYTES), path)
     if not isinstance(document, dict):
         raise UnreadableError(f"{path} is not a JSON object")
     return document

@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlmsel.errors import NotFoundError, UsageError
+from vlmsel.files import read_plain
+
 _MAX_CARD_BYTES = 4 << 20
 _MAX_DATASETS = 200
 
@@ -19,9 +22,11 @@ _MAX_DATASETS = 200
 def read_datasets(folder: Path) -> tuple[str, ...]:
     """The ``datasets:`` list in the front matter of a folder's README.md; empty where there is none."""
     path = folder / "README.md"
-    if not path.is_file() or path.stat().st_size > _MAX_CARD_BYTES:
-        return ()
-    lines = path.read_text("utf-8", "replace").splitlines()
+    try:
+        text = read_plain(path, _MAX_CARD_BYTES)
+    except (UsageError, NotFoundError, OSError):
+        return ()  # No card that can be read names no data sets.
+    lines = text.decode("utf-8", "replace").splitlines()
     if not lines or lines[0].strip() != "---":
         return ()
     found: list[str] = []

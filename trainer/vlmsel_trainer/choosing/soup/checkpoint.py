@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlmsel.errors import NotFoundError, ResourceError, UnreadableError, UsageError
+from vlmsel.files import kind_of, open_descriptor, read_plain
 
 from .header import Tensor, read_header
 from .strict_json import parse_json
@@ -40,7 +40,7 @@ class Checkpoint:
 
     Raises:
         NotFoundError: the folder does not exist.
-        UsageError: it holds no safetensors (only pickles, say), or an ambiguous set of them.
+        UsageError: it holds no safetensors (only pickles, say), an ambiguous set of them, or pipes and devices in their place.
         UnreadableError: a header, an offset or the index is not what the format allows.
         ResourceError: more files than this process may open.
     """
@@ -110,7 +110,7 @@ class Checkpoint:
     def _open(self, name: str) -> None:
         path = self.path / name
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = open_descriptor(path)
         except FileNotFoundError as error:
             raise UnreadableError(
                 f"{self.path / INDEX_FILE} names {name}, which is not there: copy it again"
@@ -124,8 +124,6 @@ class Checkpoint:
             raise UnreadableError(f"cannot open {path}: {error.strerror}") from error
         self._descriptors.append(descriptor)
         facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise UnreadableError(f"{path} is not a regular file")
         tensors, metadata = read_header(path, descriptor, facts.st_size, len(self.files))
         self.files.append(StoredFile(path, facts.st_size, facts.st_mtime_ns, facts.st_ino))
         for tensor in tensors:
@@ -154,7 +152,7 @@ def _files_of(folder: Path, single_file: str) -> tuple[list[str], dict[str, str]
     if not folder.exists():
         raise NotFoundError(f"{folder} does not exist: a model is a folder with {single_file} or {INDEX_FILE} in it")
     if not folder.is_dir():
-        raise UsageError(f"{folder} is a file: give the folder that holds the model")
+        raise UsageError(f"{folder} is {kind_of(folder.stat().st_mode)}: give the folder that holds the model")
     has_index = single_file == SINGLE_FILE and (folder / INDEX_FILE).exists()
     wanted = f"neither {SINGLE_FILE} nor {INDEX_FILE}" if single_file == SINGLE_FILE else f"no {single_file}"
     if (folder / single_file).exists():
@@ -179,9 +177,7 @@ def _files_of(folder: Path, single_file: str) -> tuple[list[str], dict[str, str]
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    if path.stat().st_size > MAX_INDEX_BYTES:
-        raise UnreadableError(f"{path} is larger than {MAX_INDEX_BYTES} bytes; that is no index")
-    document = parse_json(path.read_bytes(), path)
+    document = parse_json(read_plain(path, MAX_INDEX_BYTES), path)
     weight_map = document.get("weight_map") if isinstance(document, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise UnreadableError(f"{path} has no weight_map")

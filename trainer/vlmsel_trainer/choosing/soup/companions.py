@@ -16,6 +16,7 @@ from typing import Any
 
 from blake3 import blake3
 from vlmsel.errors import UnreadableError, UsageError
+from vlmsel.files import read_plain
 
 from .strict_json import parse_json
 
@@ -84,7 +85,7 @@ class Companions:
 def read_companions(folder: Path) -> Companions:
     """Reads the companion files of a model folder; those of training (optimizer, logs, results) are left out.
 
-    Raises UnreadableError for a file too large to be one.
+    Raises UsageError for one that is too large, or a pipe, a device, a folder or a link to nothing.
     """
     files: dict[str, bytes] = {}
     for place in [folder, *(folder / name for name in _FOLDERS)]:
@@ -94,13 +95,9 @@ def read_companions(folder: Path) -> Companions:
             name = entry.name if place == folder else f"{place.name}/{entry.name}"
             if not any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in _PATTERNS):
                 continue
-            if not entry.is_file():
-                continue
-            if entry.stat().st_size > _MAX_FILE_BYTES:
-                raise UnreadableError(
-                    f"{entry.path} has {entry.stat().st_size} bytes: too large to go along with a model"
-                )
-            files[name] = Path(entry.path).read_bytes()
+            if entry.is_dir() and not Path(entry.name).suffix:
+                continue  # Such as chat_templates/; a folder that is called config.json is in a file's place.
+            files[name] = read_plain(entry.path, _MAX_FILE_BYTES)
     return Companions(folder, files)
 
 

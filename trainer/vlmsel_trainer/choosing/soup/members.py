@@ -12,6 +12,7 @@ from typing import Any
 
 from blake3 import blake3
 from vlmsel import Output
+from vlmsel.files import create_plain, write_plain
 
 from .checkpoint import INDEX_FILE
 from .content_hash import hash_adapter, hash_checkpoint
@@ -160,14 +161,14 @@ def commit_files(
     if not files or unit in output.committed():
         return
     for name, data in files.items():
-        output.temporary(name).write_bytes(data)
+        write_plain(output.temporary(name), data)
     output.commit(unit, sorted(files), rows=len(files), detail=detail)
 
 
 def replace_file(place: Path, data: bytes) -> None:
     """Writes a file that a kill or a power cut leaves as it was or as it will be."""
     temporary = place.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with os.fdopen(create_plain(temporary), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vlmsel.errors import NotFoundError, UnreadableError, UsageError
+from vlmsel.files import NotPlainError, read_plain
 
 from .ingredient import Ingredient
 from .strict_json import parse_json
@@ -52,11 +53,12 @@ def read_scores(path: Path) -> dict[str, Score]:
 
     Raises NotFoundError, UnreadableError or UsageError, naming the model at fault.
     """
-    if not path.is_file():
-        raise NotFoundError(f"--scores {path}: no such file")
-    if path.stat().st_size > _MAX_FILE_BYTES:
-        raise UnreadableError(f"{path} is larger than {_MAX_FILE_BYTES} bytes; that is no table of scores")
-    data = path.read_bytes()
+    try:
+        data = read_plain(path, _MAX_FILE_BYTES)
+    except NotFoundError as error:
+        raise NotFoundError(f"--scores {error}") from error
+    except NotPlainError as error:
+        raise UsageError(f"--scores {error}; write the scores into a file first") from error
     if path.suffix.lower() == ".csv":
         rows = _csv_rows(data, path)
     else:

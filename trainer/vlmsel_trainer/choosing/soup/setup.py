@@ -62,9 +62,12 @@ class Setup(AbstractContextManager["Setup"]):
 
     @property
     def guarded(self) -> list[Path]:
-        """Folders that are read and must not be written into."""
+        """What is read and must not be written into: folders of models, the scores, files that programs are called with."""
         options = self.options
-        return [*self.pantry.folders, *[p for p in (options.keep_from, options.companions_from) if p is not None]]
+        named = [options.keep_from, options.companions_from, options.scores]
+        programs = [program for program in (options.eval_program, options.report_program) if program is not None]
+        words = [Path(word) for program in programs for word in parse_program(program) if "{model}" not in word]
+        return [*self.pantry.folders, *(p for p in named if p is not None), *filter(os.path.isfile, words)]
 
     def blender(self, members: Sequence[Ingredient]) -> Blender:
         """A blender of these members with the run's limits."""

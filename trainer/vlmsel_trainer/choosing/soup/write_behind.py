@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 from vlmsel.errors import ResourceError
+from vlmsel.files import create_plain
 
 #: Bytes written between two pushes.
 _PUSH_BYTES = 64 << 20
@@ -28,7 +29,7 @@ class WriteBehind:
         self._size_bytes = size_bytes
         self._failure: OSError | None = None
         try:
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            self._descriptor = create_plain(path)
             os.ftruncate(self._descriptor, size_bytes)
         except OSError as error:
             raise self._explain(error) from error
