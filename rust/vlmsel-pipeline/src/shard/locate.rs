@@ -24,6 +24,8 @@ use crate::progress::Progress;
 
 /// Bytes of locations kept before they go to their files.
 const SPILL_BYTES: usize = 32 << 20;
+/// A member of more bytes (1 TiB) is damage of the index.
+const MAX_MEMBER_BYTES: u64 = 1 << 40;
 /// Index parts read at one time.
 const PARTS_AT_ONCE: usize = 16;
 
@@ -328,9 +330,18 @@ fn images_of(table: &arrow_array::StructArray) -> std::result::Result<Vec<Image>
         .map(|i| {
             let file = files.is_valid(i).then(|| files.value(i).to_owned());
             let hash = hashes.value(i).try_into().map_err(|_| wrong())?;
-            Ok(Image { file, offset: offsets.value(i), size: sizes.value(i), hash })
+            let (offset, size) = possible(offsets.value(i), sizes.value(i))?;
+            Ok(Image { file, offset, size, hash })
         })
         .collect()
+}
+
+/// A byte range, unless no file can have it: such ranges of many samples are added up.
+fn possible(offset: u64, size: u64) -> std::result::Result<(u64, u64), String> {
+    if offset > 1 << 60 || size > MAX_MEMBER_BYTES {
+        return Err(format!("{size} bytes at {offset} are no place in a file"));
+    }
+    Ok((offset, size))
 }
 
 fn members_of(table: &arrow_array::StructArray) -> std::result::Result<Vec<(String, u64, u64)>, String> {
@@ -339,5 +350,10 @@ fn members_of(table: &arrow_array::StructArray) -> std::result::Result<Vec<(Stri
     let extensions = column("extension")?.as_string_view_opt().ok_or_else(wrong)?;
     let offsets = column("offset")?.as_primitive_opt::<UInt64Type>().ok_or_else(wrong)?;
     let sizes = column("size")?.as_primitive_opt::<UInt64Type>().ok_or_else(wrong)?;
-    Ok((0..table.len()).map(|i| (extensions.value(i).to_owned(), offsets.value(i), sizes.value(i))).collect())
+    (0..table.len())
+        .map(|i| {
+            let (offset, size) = possible(offsets.value(i), sizes.value(i))?;
+            Ok((extensions.value(i).to_owned(), offset, size))
+        })
+        .collect()
 }
