@@ -126,7 +126,12 @@ def tables() -> dict[str, bytes]:
         pq.write_table(table, out, **{"row_group_size": 40, **options})
         return out.getvalue()
 
-    delta = {"uid": "PLAIN", "url": "DELTA_BYTE_ARRAY", "caption": "DELTA_LENGTH_BYTE_ARRAY", "width": "DELTA_BINARY_PACKED"}
+    delta = {
+        "uid": "PLAIN",
+        "url": "DELTA_BYTE_ARRAY",
+        "caption": "DELTA_LENGTH_BYTE_ARRAY",
+        "width": "DELTA_BINARY_PACKED",
+    }
     plain = ["uid", "url", "caption", "width"]
     made = {
         "sidecar-snappy": written(sidecar(30)),
@@ -156,7 +161,7 @@ def tables() -> dict[str, bytes]:
 
 def records() -> dict[str, bytes]:
     """Records as lines and as a list, plain and compressed."""
-    turns = [{"from": "human", "value": "<image>\n\u00e9 \\ \"?"}, {"from": "gpt", "value": "\U0001f600"}]
+    turns = [{"from": "human", "value": '<image>\n\u00e9 \\ "?'}, {"from": "gpt", "value": "\U0001f600"}]
     made = [
         {"id": 1, "image": "a/b.jpg", "conversations": turns},
         {"id": "x", "images": ["a.jpg", "b.jpg"], "caption": "two", "score": float("nan"), "more": {"y": [1, [2, {}]]}},
@@ -175,7 +180,7 @@ def records() -> dict[str, bytes]:
 
 def text_tables() -> dict[str, bytes]:
     """Scores as CSV and as JSON lines, plain and compressed."""
-    rows = [("a", 1.5, 3, "x"), ("b\"c", -2e300, 4, "y,\n"), ("\u00e9", None, 0, ""), ("d", float("nan"), 2**63, "x")]
+    rows = [("a", 1.5, 3, "x"), ('b"c', -2e300, 4, "y,\n"), ("\u00e9", None, 0, ""), ("d", float("nan"), 2**63, "x")]
     lines = "\n".join(json.dumps({"uid": i, "ppl": p, "n_tokens": n, "source": s}) for i, p, n, s in rows).encode()
     csv = b'uid,ppl,n_tokens,source\na,1.5,3,x\n"b""c",-2e300,4,"y,\n"\n\xc3\xa9,,0,\nd,nan,1,x,too,many\ne,1e,-1,x\n'
     return {

@@ -304,7 +304,9 @@ pub fn filtered_batches(
             let batch = batch?;
             let uids = batch.column(0).as_fixed_size_binary_opt();
             let uids = uids.ok_or_else(|| Error::unreadable(path, "column uid does not hold ids of 16 bytes"))?;
-            rows.extend((first..).zip(uids.iter()).filter(|(_, uid)| uid.is_some_and(&mut is_wanted)).map(|(row, _)| row));
+            rows.extend(
+                (first..).zip(uids.iter()).filter(|(_, uid)| uid.is_some_and(&mut is_wanted)).map(|(row, _)| row),
+            );
             first += batch.num_rows() as u32;
         }
         for batch in table.rows_of(group, Some(&rows), names, MAX_GROUP_BYTES)? {

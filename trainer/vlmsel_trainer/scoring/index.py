@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,12 +73,14 @@ class Index:
         # Parquet that vlmsel writes has no checksums of its own: a changed byte in a text would be scored as it is.
         files = [file for entry in self.manifest["parts"] for file in entry["files"]]
         recorded = {self.path / file["file"]: file["blake3"] for file in files}
+        state = blake3()
         try:
             with part.open("rb") as content:
-                found = hashlib.file_digest(content, blake3).hexdigest()
+                while piece := content.read(1 << 20):
+                    state.update(piece)
         except OSError as error:
             raise self._damaged(part, str(error.strerror)) from error
-        if found != recorded[part]:
+        if state.hexdigest() != recorded[part]:
             raise self._damaged(part, "its content is not what the index's manifest says")
 
     def _read_unit(self, unit: Unit) -> list[Sample]:
@@ -90,7 +91,9 @@ class Index:
         if len(rows) != len(unit):
             raise self._damaged(unit.part, "it holds fewer rows than the index's manifest says")
         return [
-            Sample(row["uid"], row["source"], row["shard"], tuple(row["images"] or ()), row["text"], row["conversations"])
+            Sample(
+                row["uid"], row["source"], row["shard"], tuple(row["images"] or ()), row["text"], row["conversations"]
+            )
             for row in rows
         ]
 

@@ -5,7 +5,7 @@ use vlmsel_shards::llava;
 
 /// Reads `bytes` as JSON lines or a JSON list, compressed if they begin so, and every value as a record.
 pub fn check(bytes: &[u8]) {
-    let folder = tempfile::tempdir().expect("there is room");
+    let folder = super::scratch();
     let name = match bytes {
         [0x1f, 0x8b, ..] => "t.jsonl.gz",
         [0x28, 0xb5, 0x2f, 0xfd, ..] => "t.jsonl.zst",
@@ -34,7 +34,9 @@ fn read(json: &[u8]) {
     for id_field in [None, Some("uid"), Some("id")] {
         if let Ok(record) = llava::parse(json, id_field) {
             assert!(is_json);
-            assert!(!record.images.iter().any(|path| path.starts_with('/') || path.split('/').any(|part| part == "..")));
+            assert!(
+                !record.images.iter().any(|path| path.starts_with('/') || path.split('/').any(|part| part == ".."))
+            );
             assert!(record.conversations.is_some() == (record.n_turns > 0));
         }
     }

@@ -12,7 +12,7 @@ use vlmsel_shards::verify::verify;
 
 /// Reads `bytes` as each of the three.
 pub fn check(bytes: &[u8]) {
-    let folder = tempfile::tempdir().expect("there is room");
+    let folder = super::scratch();
     let finished = folder.path().join("finished");
     write(&finished.join(MANIFEST), bytes);
     write(&finished.join("a.parquet"), b"not what the manifest says");

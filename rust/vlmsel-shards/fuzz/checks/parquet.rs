@@ -41,7 +41,7 @@ impl ScoreVisitor for Between {
 
 /// Reads `bytes` as a table of scores, as an index part, as what img2dataset leaves, and as anything.
 pub fn check(bytes: &[u8]) {
-    let folder = tempfile::tempdir().expect("there is room");
+    let folder = super::scratch();
     let path = folder.path().join("t.parquet");
     std::fs::write(&path, bytes).expect("there is room");
     let is_sidecar = is_img2dataset(&path);

@@ -6,7 +6,7 @@ use vlmsel_shards::tables::{Table, open};
 
 /// Reads `bytes` as a table of scores in both syntaxes, compressed if they begin so.
 pub fn check(bytes: &[u8]) {
-    let folder = tempfile::tempdir().expect("there is room");
+    let folder = super::scratch();
     let ending = match bytes {
         [0x1f, 0x8b, ..] => ".gz",
         [0x28, 0xb5, 0x2f, 0xfd, ..] => ".zst",

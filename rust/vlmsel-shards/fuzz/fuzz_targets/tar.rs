@@ -1,7 +1,7 @@
 //! `checks/tar.rs` under libFuzzer.
 #![no_main]
 
-#[path = "../checks/tar.rs"]
+#[path = "../checks/mod.rs"]
 mod checks;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::check(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::tar::check(bytes));
