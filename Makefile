@@ -109,11 +109,14 @@ lint: build $(DENY) ## formatting, clippy, ruff, mypy, stubs, licences (2 min, t
 FUZZ_SECONDS ?= 300
 FUZZER := env -u PYO3_PYTHON -u PYO3_BUILD_EXTENSION_MODULE CARGO_TARGET_DIR=$(CURDIR)/target/fuzz PATH="$(CURDIR)/.tools/bin:$$PATH"
 .PHONY: fuzz
-fuzz: $(VENV)/.data ## the tar reader and the image checks under libFuzzer; needs `rustup toolchain install nightly` (10 min + FUZZ_SECONDS)
+FUZZ_TARGETS := tar parquet json text_tables manifests
+fuzz: ## every reader of foreign bytes under libFuzzer; needs `rustup toolchain install nightly` (10 min + FUZZ_SECONDS, shared out)
 	@rustup run nightly rustc --version >/dev/null 2>&1 || { echo 'error: no nightly compiler; rustup toolchain install nightly' >&2; exit 2; }
 	$(call step,cargo-fuzz into .tools/,command -v cargo-fuzz >/dev/null || test -x .tools/bin/cargo-fuzz || $(FUZZER) cargo install --quiet --locked cargo-fuzz --version 0.13.2 --root .tools)
-	$(call step,seeds,$(BIN)/python rust/vlmsel-shards/fuzz/seeds.py target/fuzz/corpus)
-	$(call step,fuzzing for $(FUZZ_SECONDS) s,cd rust/vlmsel-shards && $(FUZZER) cargo +nightly fuzz run tar --sanitizer none $(CURDIR)/target/fuzz/corpus -- -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -rss_limit_mb=1024 -timeout=10)
+	$(call step,seeds,mkdir -p target/fuzz/corpus; cp -r rust/vlmsel-shards/fuzz/seeds/. target/fuzz/corpus/)
+	$(call step,fuzzing for $(FUZZ_SECONDS) s,cd rust/vlmsel-shards && for target in $(FUZZ_TARGETS); do \
+	  $(FUZZER) cargo +nightly fuzz run $$target --sanitizer none $(CURDIR)/target/fuzz/corpus/$$target -- \
+	    -max_total_time=$$(($(FUZZ_SECONDS) / $(words $(FUZZ_TARGETS)))) -max_len=65536 -rss_limit_mb=2048 -malloc_limit_mb=600 -timeout=20; done)
 
 fmt: $(VENV)/.data ## write the formatting that lint asks for
 	cargo fmt --all

@@ -10,7 +10,6 @@ plain transformers forward with full logits, and `vlmsel score` from index to co
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import platform
 import resource
@@ -27,6 +26,7 @@ import gpu_score as gpu
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from blake3 import blake3
 from vlmsel_trainer.scoring import run
 from vlmsel_trainer.scoring.options import ScoreOptions
 
@@ -50,7 +50,7 @@ def write_index(folder: Path, pool: gpu.Pool) -> None:
     rows = [dict(vars(sample), images=list(sample.images)) for sample in pool.samples]
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "pool.parquet")
     file = {"file": "pool.parquet", "bytes": (folder / "pool.parquet").stat().st_size}
-    file["blake3"] = hashlib.blake2b(b"").hexdigest()[:64]
+    file["blake3"] = blake3((folder / "pool.parquet").read_bytes()).hexdigest()
     part = {"unit": "pool", "rows": len(rows), "counts": {}, "detail": {}, "files": [file]}
     roots = {"pool": {"path": str(pool.path.parent), "image_root": None}}
     manifest = {"schema": 1, "command": "index", "version": "0", "config": {}, "inputs": [], "roots": roots}

@@ -86,7 +86,13 @@ class Rows:
     def __iter__(self) -> Rows: ...
     def __next__(self) -> dict[str, Any]: ...
 
-def read_rows(paths: Sequence[str], columns: Sequence[str] = ..., uids: Sequence[bytes] | None = None) -> Rows: ...
+def read_rows(
+    paths: Sequence[str],
+    columns: Sequence[str] = ...,
+    uids: Sequence[bytes] | None = None,
+    start: int = 0,
+    stop: int | None = None,
+) -> Rows: ...
 
 # A pick is (kind, rows at most, seed, (score, bytes of an id)); kinds are first, last, drawn, median, and before, from, behind a cut.
 def shortlist(

@@ -21,11 +21,17 @@ def read(paths: PathLike | Iterable[PathLike], columns: Sequence[str] = ()) -> _
 
 
 def rows(
-    paths: PathLike | Iterable[PathLike], columns: Sequence[str] = (), uids: Iterable[bytes | str] | None = None
+    paths: PathLike | Iterable[PathLike],
+    columns: Sequence[str] = (),
+    uids: Iterable[bytes | str] | None = None,
+    *,
+    start: int = 0,
+    stop: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows of Parquet tables as dictionaries, read as they are asked for: all, or those whose ``uid`` is in ``uids``.
 
-    What is held is a batch of a row group. With ``uids`` the other columns are decoded for these rows alone.
+    ``start`` and ``stop`` count the rows of all tables; row groups outside are passed over. What is held is a batch of a
+    row group. With ``uids`` the other columns are decoded for these rows alone.
     """
     wanted = None if uids is None else [uid.encode() if isinstance(uid, str) else uid for uid in uids]
-    return _core.read_rows(_arguments(paths), list(columns), wanted)
+    return _core.read_rows(_arguments(paths), list(columns), wanted, start, stop)

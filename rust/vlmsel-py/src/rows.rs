@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsString;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use arrow_array::cast::AsArray;
@@ -37,7 +38,12 @@ struct Walk {
     names: Vec<String>,
     /// Only rows whose `uid` is one of these.
     uids: Option<HashSet<Vec<u8>>>,
-    table: Option<(ParquetTable, Vec<Column>)>,
+    /// Only these rows, counted over all files.
+    range: Range<u64>,
+    /// Rows of the files before this one.
+    before: u64,
+    /// This file, and the columns asked for.
+    table: Option<(ParquetTable, Vec<String>)>,
     group: usize,
     batches: Option<Batches>,
 }
@@ -57,17 +63,34 @@ impl Walk {
         }
         self.batches = None;
         match &self.table {
-            Some((table, columns)) if self.group < table.groups() => {
-                let columns: Vec<&Column> = columns.iter().collect();
-                let rows = self.uids.as_ref().map(|uids| rows_of(table, self.group, uids)).transpose()?;
-                self.batches = Some(table.batches(self.group, rows.as_deref(), &columns)?);
+            Some((table, names)) if self.group < table.groups() => {
+                let (first, count) = table.group_rows(self.group);
+                let first = self.before + first;
+                if first >= self.range.end {
+                    return Ok(Step::End);
+                }
+                let end = first + count as u64;
+                let inside = self.range.start.clamp(first, end) - first..self.range.end.min(end) - first;
+                let inside = inside.start as u32..inside.end as u32;
+                let rows = match &self.uids {
+                    _ if inside.is_empty() => Some(Vec::new()),
+                    Some(uids) => {
+                        let found = rows_of(table, self.group, uids)?;
+                        Some(found.into_iter().filter(|row| inside.contains(row)).collect())
+                    }
+                    None if inside.len() == count => None,
+                    None => Some(inside.collect()),
+                };
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                self.batches = Some(table.rows_of(self.group, rows.as_deref(), &names, u64::MAX)?);
                 self.group += 1;
             }
             _ => {
+                self.before += self.table.as_ref().map_or(0, |(table, _)| table.rows());
                 let Some(file) = self.files.pop_front() else { return Ok(Step::End) };
                 let table = open_parquet(&file)?;
-                let columns = columns_of(&table, &self.names)?;
-                self.table = Some((table, columns));
+                let names = columns_of(&table, &self.names)?.into_iter().map(|column| column.name).collect();
+                self.table = Some((table, names));
                 self.group = 0;
             }
         }
@@ -136,13 +159,23 @@ pub fn tables(py: Python<'_>, words: &[OsString]) -> PyResult<Vec<InputFile>> {
     enter(py, None, |progress| Ok(expand(words, KINDS, &is_table, &|| progress.check())?))
 }
 
-/// Rows of Parquet tables (files, folders, patterns) as dictionaries: all, or those whose `uid` is in `uids`.
+/// Rows of Parquet tables (files, folders, patterns) as dictionaries: all, or those whose `uid` is in `uids`; of these
+/// the ones from `start` to `stop`, counted over all rows of all tables.
 #[pyfunction]
-#[pyo3(signature = (paths, columns=Vec::new(), uids=None))]
-fn read_rows(py: Python<'_>, paths: Vec<OsString>, columns: Vec<String>, uids: Option<Vec<Vec<u8>>>) -> PyResult<Rows> {
+#[pyo3(signature = (paths, columns=Vec::new(), uids=None, start=0, stop=None))]
+fn read_rows(
+    py: Python<'_>,
+    paths: Vec<OsString>,
+    columns: Vec<String>,
+    uids: Option<Vec<Vec<u8>>>,
+    start: u64,
+    stop: Option<u64>,
+) -> PyResult<Rows> {
     let files = tables(py, &paths)?;
     let uids = uids.map(|uids| uids.into_iter().collect());
-    let walk = Walk { files: files.into(), names: columns, uids, table: None, group: 0, batches: None };
+    let range = start..stop.unwrap_or(u64::MAX).max(start);
+    let walk =
+        Walk { files: files.into(), names: columns, uids, range, before: 0, table: None, group: 0, batches: None };
     Ok(Rows { state: Mutex::new((walk, None, 0)) })
 }
 

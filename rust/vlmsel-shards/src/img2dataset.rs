@@ -2,20 +2,28 @@
 //!
 //! The tar is in order of arrival and failed downloads have no member, so row n of the table is not sample n of the tar.
 
-use std::collections::HashMap;
-use std::fs::File;
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type, Int32Type, Int64Type};
-use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
+use arrow_array::{Array, ArrayRef, RecordBatch, StringViewArray};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::DataType;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Number, Value};
 use vlmsel_core::hash::{Hash128, parse_uid};
 
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
+use crate::tables::parquet::ParquetTable;
+
+/// A table of more rows than this belongs to no tar (img2dataset puts 10,000 samples into one). All rows are held, and a
+/// hostile file can claim millions in a few bytes.
+const MAX_ROWS: u64 = 1 << 20;
+/// Nor does one whose rows take more than this as JSON; also the most that a row group may take decompressed.
+const MAX_JSON_BYTES: usize = 512 << 20;
+/// What a row takes beside its text.
+const ROW_BYTES: usize = 64;
 
 /// What the table says about one key.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -46,46 +54,53 @@ pub fn sidecar_path(tar: &Path) -> Option<PathBuf> {
 
 /// Whether a Parquet file has the columns by which img2dataset's are known; no row is read.
 pub fn is_img2dataset(path: &Path) -> bool {
-    File::open(path)
-        .ok()
-        .and_then(|file| ParquetRecordBatchReaderBuilder::try_new(file).ok())
-        .is_some_and(|table| ["key", "status"].iter().all(|name| table.schema().column_with_name(name).is_some()))
+    ParquetTable::open(path, &path.to_string_lossy())
+        .is_ok_and(|table| ["key", "status"].iter().all(|name| table.schema().column_with_name(name).is_some()))
 }
 
 impl Sidecar {
     /// Reads the table; `None` if it has no `key` column, which makes it something else.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`] for a damaged file, and for one that is too large to be what belongs to a tar.
     pub fn read(path: &Path) -> Result<Option<Self>> {
-        let file = File::open(path).at("open", path)?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| Error::unreadable(path, error))?;
-        if builder.schema().column_with_name("key").is_none() {
+        let table = ParquetTable::open(path, &path.to_string_lossy())?;
+        let names: BTreeSet<&str> = table.schema().fields().iter().map(|field| field.name().as_str()).collect();
+        if !names.contains("key") {
             return Ok(None);
         }
-        let reader = builder.with_batch_size(4096).build().map_err(|error| Error::unreadable(path, error))?;
-        let mut sidecar = Self::default();
-        for batch in reader {
-            let batch = batch.map_err(|error| Error::unreadable(path, error))?;
-            sidecar.add(&batch).map_err(|error| Error::unreadable(path, error))?;
+        if table.rows() > MAX_ROWS {
+            let text = format!("{} rows, a table beside a tar has no more than {MAX_ROWS}", table.rows());
+            return Err(Error::unreadable(path, text));
+        }
+        let names: Vec<&str> = names.into_iter().collect();
+        let (mut sidecar, mut room) = (Self::default(), Room(MAX_JSON_BYTES));
+        for group in 0..table.groups() {
+            for batch in table.rows_of(group, None, &names, MAX_JSON_BYTES as u64)? {
+                sidecar.add(&batch?, &mut room).map_err(|error| Error::unreadable(path, error))?;
+            }
         }
         Ok(Some(sidecar))
     }
 
-    fn add(&mut self, batch: &RecordBatch) -> std::result::Result<(), arrow_schema::ArrowError> {
-        let strings = |name: &str| -> std::result::Result<Option<StringArray>, arrow_schema::ArrowError> {
+    fn add(&mut self, batch: &RecordBatch, room: &mut Room) -> std::result::Result<(), String> {
+        let strings = |name: &str| -> std::result::Result<Option<StringViewArray>, String> {
             let Some(column) = batch.column_by_name(name) else { return Ok(None) };
-            let column = arrow_cast::cast(column, &DataType::Utf8)?;
-            Ok(column.as_string_opt::<i32>().cloned())
+            let column = arrow_cast::cast(column, &DataType::Utf8View).map_err(|error| error.to_string())?;
+            Ok(column.as_string_view_opt().cloned())
         };
-        let at = |column: &Option<StringArray>, i: usize| {
+        let at = |column: &Option<StringViewArray>, i: usize| {
             column.as_ref().filter(|c| c.is_valid(i)).map(|c| c.value(i).to_owned())
         };
         let (keys, uids, status) = (strings("key")?, strings("uid")?, strings("status")?);
         let (caption, text) = (strings("caption")?, strings("text")?);
         let schema = batch.schema();
         for i in 0..batch.num_rows() {
+            room.take(ROW_BYTES)?;
             let Some(key) = at(&keys, i) else { continue };
             let mut object = Map::new();
             for (field, column) in schema.fields().iter().zip(batch.columns()) {
-                object.insert(field.name().clone(), json_of(column, i)?);
+                object.insert(field.name().clone(), json_of(column, i, room)?);
             }
             let row = Row {
                 uid: at(&uids, i).as_deref().and_then(parse_uid),
@@ -113,14 +128,49 @@ impl Sidecar {
     }
 }
 
-fn json_of(column: &ArrayRef, i: usize) -> std::result::Result<Value, arrow_schema::ArrowError> {
+/// Bytes of JSON that may still be made. Run-length coding lets a small file hold one long value many times.
+struct Room(usize);
+
+impl Room {
+    fn take(&mut self, bytes: usize) -> std::result::Result<(), String> {
+        let left = self.0.checked_sub(bytes);
+        self.0 = left.ok_or_else(|| {
+            format!("its rows take more than {MAX_JSON_BYTES} bytes as JSON, which is no table beside a tar")
+        })?;
+        Ok(())
+    }
+
+    /// Text of anything that can be shown, as long as there is room for it.
+    fn text_of(&mut self, shown: impl std::fmt::Display) -> std::result::Result<String, String> {
+        struct Bounded<'a>(&'a mut Room, String, Option<String>);
+        impl Write for Bounded<'_> {
+            fn write_str(&mut self, text: &str) -> std::fmt::Result {
+                self.2 = self.0.take(text.len()).err();
+                self.1.push_str(text);
+                if self.2.is_none() { Ok(()) } else { Err(std::fmt::Error) }
+            }
+        }
+        let mut out = Bounded(self, String::new(), None);
+        match write!(out, "{shown}") {
+            Ok(()) => Ok(out.1),
+            Err(_) => Err(out.2.unwrap_or_else(|| "a value that cannot be shown".to_owned())),
+        }
+    }
+}
+
+fn json_of(column: &ArrayRef, i: usize, room: &mut Room) -> std::result::Result<Value, String> {
+    // A number, and what stands around it.
+    room.take(8)?;
     if column.is_null(i) {
         return Ok(Value::Null);
     }
     let float = |x: f64| Number::from_f64(x).map_or(Value::Null, Value::Number);
     Ok(match column.data_type() {
-        DataType::Utf8 => Value::from(column.as_string::<i32>().value(i)),
-        DataType::LargeUtf8 => Value::from(column.as_string::<i64>().value(i)),
+        DataType::Utf8View => {
+            let text = column.as_string_view().value(i);
+            room.take(text.len())?;
+            Value::from(text)
+        }
         DataType::Boolean => Value::from(column.as_boolean().value(i)),
         DataType::Int32 => Value::from(column.as_primitive::<Int32Type>().value(i)),
         DataType::Int64 => Value::from(column.as_primitive::<Int64Type>().value(i)),
@@ -128,8 +178,12 @@ fn json_of(column: &ArrayRef, i: usize) -> std::result::Result<Value, arrow_sche
         DataType::Float64 => float(column.as_primitive::<Float64Type>().value(i)),
         DataType::List(_) => {
             let items = column.as_list::<i32>().value(i);
-            Value::Array((0..items.len()).map(|j| json_of(&items, j)).collect::<std::result::Result<_, _>>()?)
+            Value::Array((0..items.len()).map(|j| json_of(&items, j, room)).collect::<std::result::Result<_, _>>()?)
         }
-        _ => Value::from(ArrayFormatter::try_new(column, &FormatOptions::default())?.value(i).to_string()),
+        _ => {
+            let options = FormatOptions::default();
+            let formatter = ArrayFormatter::try_new(column, &options).map_err(|error| error.to_string())?;
+            Value::from(room.text_of(formatter.value(i))?)
+        }
     })
 }

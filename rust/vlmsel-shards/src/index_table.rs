@@ -10,26 +10,25 @@ use std::sync::Arc;
 use arrow_array::builder::{BinaryBuilder, FixedSizeBinaryBuilder, StringBuilder, UInt32Builder, UInt64Builder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int32Type;
-use arrow_array::{
-    ArrayRef, BooleanArray, DictionaryArray, FixedSizeBinaryArray, Int32Array, ListArray, RecordBatch, StringArray,
-    StructArray,
-};
+use arrow_array::{ArrayRef, DictionaryArray, Int32Array, ListArray, RecordBatch, StringArray, StructArray};
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef};
-use parquet::arrow::arrow_reader::{ArrowPredicateFn, ParquetRecordBatchReaderBuilder, RowFilter};
-use parquet::arrow::{ArrowWriter, ProjectionMask};
+use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use vlmsel_core::hash::Hash128;
 
-use crate::error::{Error, IoContext, Result};
-use crate::tables::column_bytes::Pread;
+use crate::error::{Error, Result};
+use crate::tables::parquet::ParquetTable;
 
 /// A row group ends at this many rows, or
 const GROUP_ROWS: usize = 16_384;
 /// when its strings take this many bytes.
 const GROUP_BYTES: usize = 16 << 20;
+/// A row group that takes more than this is not one of ours: its last row may be a record of 64 MiB, which stands there
+/// up to three times.
+const MAX_GROUP_BYTES: u64 = 1 << 30;
 
 /// Where an image's bytes lie and what they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -286,32 +285,33 @@ fn to_batch(rows: &[IndexRow], source: &str, shard: &str) -> Result<RecordBatch>
     RecordBatch::try_new(schema(), columns).map_err(arrow)
 }
 
-/// Reads the rows of an index part whose ids `is_wanted`, batch by batch; only their other columns are decoded.
+/// Reads columns of those rows of an index part whose ids are wanted, batch by batch; only these rows are decoded.
+/// Strings and binaries are views, as in [`ParquetTable::rows_of`].
+///
+/// # Errors
+/// [`Error::Unreadable`] for damage and a column that is not there, and those of `take`.
 pub fn filtered_batches(
     path: &Path,
-    is_wanted: impl Fn(&FixedSizeBinaryArray) -> BooleanArray + Send + 'static,
+    names: &[&str],
+    mut is_wanted: impl FnMut(&[u8]) -> bool,
     mut take: impl FnMut(RecordBatch) -> Result<()>,
 ) -> Result<()> {
-    let file = std::fs::File::open(path).at("open", path)?;
-    let bytes = file.metadata().at("inspect", path)?.len();
-    let unreadable = |error: parquet::errors::ParquetError| Error::unreadable(path, error);
-    // By position: the parquet crate would open a `File` once more for each column.
-    let input = Pread { file: Arc::new(file), bytes };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(input).map_err(unreadable)?;
-    let descriptor = builder.metadata().file_metadata().schema_descr_ptr();
-    let predicate = ArrowPredicateFn::new(ProjectionMask::columns(&descriptor, ["uid"]), move |batch: RecordBatch| {
-        match batch.column(0).as_fixed_size_binary_opt() {
-            Some(uids) => Ok(is_wanted(uids)),
-            None => Err(arrow_schema::ArrowError::SchemaError("column uid is not of 16 bytes".to_owned())),
+    let table = ParquetTable::open(path, &path.to_string_lossy())?;
+    for group in 0..table.groups() {
+        let mut rows = Vec::new();
+        let mut first = 0_u32;
+        for batch in table.rows_of(group, None, &["uid"], MAX_GROUP_BYTES)? {
+            let batch = batch?;
+            let uids = batch.column(0).as_fixed_size_binary_opt();
+            let uids = uids.ok_or_else(|| Error::unreadable(path, "column uid does not hold ids of 16 bytes"))?;
+            rows.extend(
+                (first..).zip(uids.iter()).filter(|(_, uid)| uid.is_some_and(&mut is_wanted)).map(|(row, _)| row),
+            );
+            first += batch.num_rows() as u32;
         }
-    });
-    let reader = builder
-        .with_batch_size(4096)
-        .with_row_filter(RowFilter::new(vec![Box::new(predicate)]))
-        .build()
-        .map_err(unreadable)?;
-    for batch in reader {
-        take(batch.map_err(|error| Error::unreadable(path, error))?)?;
+        for batch in table.rows_of(group, Some(&rows), names, MAX_GROUP_BYTES)? {
+            take(batch?)?;
+        }
     }
     Ok(())
 }
@@ -320,6 +320,7 @@ pub fn filtered_batches(
 mod tests {
     use super::*;
     use arrow_array::Array;
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     fn table(rows: u32) -> Vec<u8> {
         let mut writer = IndexTableWriter::new(Vec::new(), "s", "a/0.tar").unwrap();

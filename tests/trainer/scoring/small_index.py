@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
+from blake3 import blake3
 from PIL import Image
 
 IMAGE = pa.struct(
@@ -112,7 +113,8 @@ def write_index(folder: Path, data: Path, shards: dict[str, Sequence[Pair]], row
             )
         name = shard.removesuffix(".tar") + ".parquet"
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / name, row_group_size=row_group_size)
-        file = {"file": name, "bytes": (folder / name).stat().st_size, "blake3": "0" * 64}
+        content = (folder / name).read_bytes()
+        file = {"file": name, "bytes": len(content), "blake3": blake3(content).hexdigest()}
         parts.append({"unit": shard, "rows": len(rows), "counts": {"ok": len(rows)}, "detail": {}, "files": [file]})
     n_rows = sum(part["rows"] for part in parts)
     manifest = {

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import vlmsel
+import vlmsel.tables
+from blake3 import blake3
 from vlmsel.errors import UnreadableError
 from vlmsel.files import check_plain
 
@@ -72,29 +72,44 @@ class Index:
         return units
 
     def read(self, units: list[Unit]) -> Iterator[tuple[Unit, list[Sample]]]:
-        """The samples of ``units``, unit by unit; each part's file is opened once and row groups outside are skipped."""
-        file: pq.ParquetFile | None = None
-        opened: Path | None = None
+        """The samples of ``units``, unit by unit; a part is compared with its checksum before the first of its units.
+
+        Raises UnreadableError for a part that is damaged or gone.
+        """
+        checked: Path | None = None
         for unit in units:
-            if opened != unit.part or file is None:
-                file, opened = pq.ParquetFile(unit.part, memory_map=False), unit.part
-            yield unit, _read_rows(file, unit)
+            if checked != unit.part:
+                self._check(unit.part)
+                checked = unit.part
+            yield unit, self._read_unit(unit)
 
+    def _check(self, part: Path) -> None:
+        # Parquet that vlmsel writes has no checksums of its own: a changed byte in a text would be scored as it is.
+        files = [file for entry in self.manifest["parts"] for file in entry["files"]]
+        recorded = {self.path / file["file"]: file["blake3"] for file in files}
+        state = blake3()
+        try:
+            with part.open("rb") as content:
+                while piece := content.read(1 << 20):
+                    state.update(piece)
+        except OSError as error:
+            raise self._damaged(part, str(error.strerror)) from error
+        if state.hexdigest() != recorded[part]:
+            raise self._damaged(part, "its content is not what the index's manifest says")
 
-def _read_rows(file: pq.ParquetFile, unit: Unit) -> list[Sample]:
-    tables, first, base = [], None, 0
-    for group in range(file.metadata.num_row_groups):
-        n_rows = file.metadata.row_group(group).num_rows
-        if base < unit.stop and base + n_rows > unit.start:
-            first = base if first is None else first
-            tables.append(file.read_row_group(group, columns=_COLUMNS))
-        base += n_rows
-    table = pa.concat_tables(tables).slice(unit.start - (first or 0), len(unit))
-    if table.num_rows != len(unit):
-        raise UnreadableError(
-            f"{unit.part} holds fewer rows than its manifest says; run `vlmsel verify {unit.part.parent}`"
-        )
-    return [
-        Sample(row["uid"], row["source"], row["shard"], tuple(row["images"] or ()), row["text"], row["conversations"])
-        for row in table.to_pylist()
-    ]
+    def _read_unit(self, unit: Unit) -> list[Sample]:
+        try:
+            rows = list(vlmsel.tables.rows(unit.part, _COLUMNS, start=unit.start, stop=unit.stop))
+        except UnreadableError as error:
+            raise UnreadableError(f"{error}; run `vlmsel verify {self.path}`") from error
+        if len(rows) != len(unit):
+            raise self._damaged(unit.part, "it holds fewer rows than the index's manifest says")
+        return [
+            Sample(
+                row["uid"], row["source"], row["shard"], tuple(row["images"] or ()), row["text"], row["conversations"]
+            )
+            for row in rows
+        ]
+
+    def _damaged(self, part: Path, what: str) -> UnreadableError:
+        return UnreadableError(f"{part}: {what}; run `vlmsel verify {self.path}`")

@@ -4,11 +4,10 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Int32Type, UInt64Type};
-use arrow_array::{Array, ArrayAccessor, BooleanArray, DictionaryArray, RecordBatch, StringArray};
+use arrow_array::types::UInt64Type;
+use arrow_array::{Array, RecordBatch};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use vlmsel_core::hash::{Hash128, image_hash, to_hex};
@@ -25,6 +24,8 @@ use crate::progress::Progress;
 
 /// Bytes of locations kept before they go to their files.
 const SPILL_BYTES: usize = 32 << 20;
+/// A member of more bytes (1 TiB) is damage of the index.
+const MAX_MEMBER_BYTES: u64 = 1 << 40;
 /// Index parts read at one time.
 const PARTS_AT_ONCE: usize = 16;
 
@@ -112,7 +113,7 @@ pub(super) fn scratch_path(scratch: &Path, shard: u64) -> PathBuf {
 /// An id that stands in the index more than once is taken from the first part that has it.
 pub(super) fn locate(
     index: &Path,
-    order: &Arc<Order>,
+    order: &Order,
     scratch: Option<&Path>,
     wanted: &(dyn Fn(u64) -> bool + Sync),
     progress: &Progress,
@@ -133,7 +134,7 @@ pub(super) fn locate(
     progress.expect(0, parts.iter().filter_map(|part| std::fs::metadata(&part.path).ok()).map(|meta| meta.len()).sum());
     for group in parts.chunks(PARTS_AT_ONCE) {
         let read: Vec<Part> =
-            group.par_iter().map(|part| read_part(&part.path, order, progress)).collect::<Result<_>>()?;
+            group.par_iter().map(|part| read_part(index, &part.path, order, progress)).collect::<Result<_>>()?;
         for Part { shards, samples } in read {
             let own: Vec<u32> = shards
                 .into_iter()
@@ -208,22 +209,23 @@ struct Part {
     samples: Vec<Located>,
 }
 
-fn read_part(path: &Path, order: &Arc<Order>, progress: &Progress) -> Result<Part> {
+/// The columns that say where a sample lies and what goes with it.
+const COLUMNS: [&str; 8] = ["uid", "source", "shard", "images", "members", "text", "conversations", "metadata"];
+
+fn read_part(index: &Path, path: &Path, order: &Order, progress: &Progress) -> Result<Part> {
     let mut out = Part::default();
-    let order = Arc::clone(order);
-    filtered_batches(
-        path,
-        move |uids| {
-            let is_wanted = |uid: Option<&[u8]>| {
-                uid.and_then(|uid| uid.try_into().ok()).is_some_and(|uid| order.contains(u128::from_be_bytes(uid)))
-            };
-            uids.iter().map(|uid| Some(is_wanted(uid))).collect::<BooleanArray>()
+    let is_wanted = |uid: &[u8]| uid.try_into().is_ok_and(|uid| order.contains(u128::from_be_bytes(uid)));
+    let read = filtered_batches(path, &COLUMNS, is_wanted, |batch| {
+        progress.check()?;
+        add_batch(&batch, &mut out).map_err(|reason| vlmsel_shards::Error::unreadable(path, reason))
+    });
+    read.map_err(|error| match error {
+        vlmsel_shards::Error::Unreadable { path, reason } => vlmsel_shards::Error::Unreadable {
+            path,
+            reason: format!("{reason}; run `vlmsel verify {}`", index.display()),
         },
-        |batch| {
-            progress.check()?;
-            add_batch(&batch, &mut out).map_err(|reason| vlmsel_shards::Error::unreadable(path, reason))
-        },
-    )?;
+        other => other,
+    })?;
     progress.add(0, std::fs::metadata(path).map_or(0, |meta| meta.len()))?;
     Ok(out)
 }
@@ -233,16 +235,10 @@ fn add_batch(batch: &RecordBatch, out: &mut Part) -> std::result::Result<(), Str
     let column = |name: &str| batch.column_by_name(name).ok_or_else(|| format!("has no column {name}"));
     let wrong = |name: &str| format!("column {name} is not of the type that an index has");
     let uids = column("uid")?.as_fixed_size_binary_opt().ok_or_else(|| wrong("uid"))?;
-    let text_of = |name: &str| column(name)?.as_string_opt::<i32>().ok_or_else(|| wrong(name));
-    let name_of = |name: &str| {
-        column(name)?
-            .as_dictionary_opt::<Int32Type>()
-            .and_then(DictionaryArray::downcast_dict::<StringArray>)
-            .ok_or_else(|| wrong(name))
-    };
-    let (sources, shards) = (name_of("source")?, name_of("shard")?);
+    let text_of = |name: &str| column(name)?.as_string_view_opt().ok_or_else(|| wrong(name));
+    let (sources, shards) = (text_of("source")?, text_of("shard")?);
     let (texts, conversations) = (text_of("text")?, text_of("conversations")?);
-    let metadata = column("metadata")?.as_binary_opt::<i32>().ok_or_else(|| wrong("metadata"))?;
+    let metadata = column("metadata")?.as_binary_view_opt().ok_or_else(|| wrong("metadata"))?;
     let members = column("members")?.as_list_opt::<i32>().ok_or_else(|| wrong("members"))?;
     let images = column("images")?.as_list_opt::<i32>().ok_or_else(|| wrong("images"))?;
     for row in 0..batch.num_rows() {
@@ -326,7 +322,7 @@ struct Image {
 fn images_of(table: &arrow_array::StructArray) -> std::result::Result<Vec<Image>, String> {
     let wrong = || "column images is not as an index has it".to_owned();
     let column = |name: &str| table.column_by_name(name).ok_or_else(wrong);
-    let files = column("file")?.as_string_opt::<i32>().ok_or_else(wrong)?;
+    let files = column("file")?.as_string_view_opt().ok_or_else(wrong)?;
     let offsets = column("offset")?.as_primitive_opt::<UInt64Type>().ok_or_else(wrong)?;
     let sizes = column("size")?.as_primitive_opt::<UInt64Type>().ok_or_else(wrong)?;
     let hashes = column("hash")?.as_fixed_size_binary_opt().ok_or_else(wrong)?;
@@ -334,16 +330,30 @@ fn images_of(table: &arrow_array::StructArray) -> std::result::Result<Vec<Image>
         .map(|i| {
             let file = files.is_valid(i).then(|| files.value(i).to_owned());
             let hash = hashes.value(i).try_into().map_err(|_| wrong())?;
-            Ok(Image { file, offset: offsets.value(i), size: sizes.value(i), hash })
+            let (offset, size) = possible(offsets.value(i), sizes.value(i))?;
+            Ok(Image { file, offset, size, hash })
         })
         .collect()
+}
+
+/// A byte range, unless no file can have it: such ranges of many samples are added up.
+fn possible(offset: u64, size: u64) -> std::result::Result<(u64, u64), String> {
+    if offset > 1 << 60 || size > MAX_MEMBER_BYTES {
+        return Err(format!("{size} bytes at {offset} are no place in a file"));
+    }
+    Ok((offset, size))
 }
 
 fn members_of(table: &arrow_array::StructArray) -> std::result::Result<Vec<(String, u64, u64)>, String> {
     let wrong = || "column members is not as an index has it".to_owned();
     let column = |name: &str| table.column_by_name(name).ok_or_else(wrong);
-    let extensions = column("extension")?.as_string_opt::<i32>().ok_or_else(wrong)?;
+    let extensions = column("extension")?.as_string_view_opt().ok_or_else(wrong)?;
     let offsets = column("offset")?.as_primitive_opt::<UInt64Type>().ok_or_else(wrong)?;
     let sizes = column("size")?.as_primitive_opt::<UInt64Type>().ok_or_else(wrong)?;
-    Ok((0..table.len()).map(|i| (extensions.value(i).to_owned(), offsets.value(i), sizes.value(i))).collect())
+    (0..table.len())
+        .map(|i| {
+            let (offset, size) = possible(offsets.value(i), sizes.value(i))?;
+            Ok((extensions.value(i).to_owned(), offset, size))
+        })
+        .collect()
 }

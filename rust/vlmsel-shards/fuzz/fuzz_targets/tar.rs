@@ -1,53 +1,7 @@
-//! No bytes make the tar reader panic, loop, or point outside the file; and a scan accounts for all of it.
+//! `checks/tar.rs` under libFuzzer.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use vlmsel_shards::Error;
-use vlmsel_shards::image_check::check_image;
-use vlmsel_shards::quarantine::Quarantined;
-use vlmsel_shards::samples::{Content, Depth, Sample, Visitor, scan};
-use vlmsel_shards::tar::{Item, TarReader};
+#[path = "../checks/mod.rs"]
+mod checks;
 
-/// Checks every image that a scan comes upon, and that the scan moves on.
-#[derive(Default)]
-struct Images {
-    position: u64,
-}
-
-impl Visitor for Images {
-    type Error = Error;
-
-    fn sample(&mut self, sample: Sample) -> Result<(), Error> {
-        for member in &sample.members {
-            if let Content::Image(.., Some(bytes)) = &member.content {
-                assert_eq!(bytes.len() as u64, member.size);
-                let _ = check_image(bytes);
-            }
-        }
-        Ok(())
-    }
-
-    fn stray(&mut self, record: Quarantined) -> Result<(), Error> {
-        assert!(!record.reason.is_empty());
-        Ok(())
-    }
-
-    fn passed(&mut self, position: u64) -> Result<(), Error> {
-        assert!(position >= self.position);
-        self.position = position;
-        Ok(())
-    }
-}
-
-fuzz_target!(|bytes: &[u8]| {
-    let bytes = bytes.to_vec();
-    let mut reader = TarReader::new(&bytes, 4096);
-    let mut last = 0;
-    while let Item::Member(member) = reader.next().expect("memory does not fail") {
-        assert!(member.offset + member.size <= bytes.len() as u64);
-        assert!(member.offset >= member.header_offset + 512 && member.header_offset >= last);
-        last = member.offset + member.size;
-    }
-    let summary = scan(&bytes, "fuzz.tar", Depth::Bodies, 4096, &mut Images::default()).expect("memory does not fail");
-    assert!(summary.end.is_some() != summary.damage.is_some());
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::tar::check(bytes));

@@ -9,11 +9,14 @@ pub mod chunk_pages;
 pub(crate) mod column_bytes;
 mod constant;
 mod dictionaries;
+mod footer;
+mod header_check;
 mod hybrid;
 mod id_pages;
 mod native_scores;
 mod page_header;
 pub mod parquet;
+mod plain_rows;
 #[cfg(test)]
 mod reader_tests;
 pub mod schema;

@@ -85,7 +85,7 @@ impl PageHeader {
     /// # Errors
     /// [`HeaderError`].
     pub fn read(bytes: &[u8]) -> Result<(Self, usize), HeaderError> {
-        let mut input = Compact { bytes, at: 0 };
+        let mut input = Compact::new(bytes);
         let (mut kind, mut plain, mut stored, mut crc) = (None, None, None, None);
         let (mut data, mut dictionary, mut data_v2) = (None, None, None);
         input.fields(0, |input, id, wire| {
@@ -170,7 +170,7 @@ impl PageHeader {
 /// Whether a footer that can be read says that columns are encrypted: its eighth field names the algorithm.
 pub fn says_encrypted(footer: &[u8]) -> bool {
     let mut found = false;
-    let read = Compact { bytes: footer, at: 0 }.fields(0, |_, id, _| {
+    let read = Compact::new(footer).fields(0, |_, id, _| {
         found |= id == 8;
         Ok(false)
     });
@@ -194,8 +194,9 @@ impl Coding {
 const TRUE: i64 = 1;
 const FALSE: i64 = -1;
 
+/// Types of Thrift's compact protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wire {
+pub(super) enum Wire {
     True,
     False,
     Byte,
@@ -208,19 +209,23 @@ enum Wire {
 }
 
 /// A reader of Thrift's compact protocol.
-struct Compact<'a> {
+pub(super) struct Compact<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl Compact<'_> {
-    fn byte(&mut self) -> Result<u8, HeaderError> {
+impl<'a> Compact<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    pub(super) fn byte(&mut self) -> Result<u8, HeaderError> {
         let byte = *self.bytes.get(self.at).ok_or(HeaderError::Short)?;
         self.at += 1;
         Ok(byte)
     }
 
-    fn varint(&mut self) -> Result<u64, HeaderError> {
+    pub(super) fn varint(&mut self) -> Result<u64, HeaderError> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -233,7 +238,7 @@ impl Compact<'_> {
     }
 
     /// A signed integer in zigzag form.
-    fn integer(&mut self) -> Result<i64, HeaderError> {
+    pub(super) fn integer(&mut self) -> Result<i64, HeaderError> {
         let raw = self.varint()?;
         Ok((raw >> 1).cast_signed() ^ -((raw & 1).cast_signed()))
     }
@@ -251,7 +256,7 @@ impl Compact<'_> {
     }
 
     /// Reads a struct: `take` reads the fields that it wants and says so; the others are skipped.
-    fn fields(
+    pub(super) fn fields(
         &mut self,
         depth: usize,
         mut take: impl FnMut(&mut Self, i64, Wire) -> Result<bool, HeaderError>,
@@ -291,7 +296,7 @@ impl Compact<'_> {
         Ok(found)
     }
 
-    fn skip(&mut self, wire: Wire, depth: usize) -> Result<(), HeaderError> {
+    pub(super) fn skip(&mut self, wire: Wire, depth: usize) -> Result<(), HeaderError> {
         if depth > MAX_DEPTH {
             return Err(HeaderError::Damaged("a page header nested too deep"));
         }
@@ -324,7 +329,7 @@ impl Compact<'_> {
 }
 
 impl Wire {
-    fn of(number: u8) -> Result<Self, HeaderError> {
+    pub(super) fn of(number: u8) -> Result<Self, HeaderError> {
         Ok(match number {
             1 => Self::True,
             2 => Self::False,

@@ -9,29 +9,25 @@ use ::parquet::arrow::ProjectionMask;
 use ::parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
 };
-use ::parquet::file::metadata::ColumnChunkMetaData;
+use ::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaDataReader};
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use super::batches::Batches;
-use super::chunk_pages::{ChunkPages, PageBuffers, PageError, damaged};
+use super::chunk_pages::{ChunkPages, PageBuffers, PageError};
 use super::column_bytes::{Pread, guarded, read_into};
-use super::hybrid::delta_claims_more;
+use super::footer::read_footer;
 use super::id_pages::gather_ids;
 use super::native_scores;
-use super::page_header::{Coding, says_encrypted};
+use super::page_header::says_encrypted;
 use super::schema::Column;
 use super::score::{ScoreVisitor, visit_array};
 use crate::error::{Error, IoContext, Result};
 use crate::source::open_plain;
 
-/// A footer larger than this is refused before it is read.
-const MAX_FOOTER_BYTES: u64 = 512 << 20;
 /// More rows than this for each byte of a file are damage: run-length coding makes a column of one value small, but a row
 /// group of a million such rows still has some hundred bytes of headers and footer.
 const MAX_ROWS_A_BYTE: u64 = 1 << 16;
-/// Rows per batch of other columns.
-const BATCH_ROWS: usize = 8192;
 
 /// An opened Parquet file.
 #[derive(Debug, Clone)]
@@ -43,7 +39,7 @@ pub struct ParquetTable {
     /// Its size.
     pub bytes: u64,
     file: Arc<File>,
-    metadata: ArrowReaderMetadata,
+    pub(super) metadata: ArrowReaderMetadata,
     /// The schema as the file's writer meant it; `metadata` has strings as views.
     original: SchemaRef,
     /// First row of each row group.
@@ -69,10 +65,10 @@ impl ParquetTable {
         if !meta.is_file() {
             return Err(Error::unreadable(path, "not a plain file"));
         }
-        check_ends(&file, path, bytes)?;
-        let input = Pread { file: Arc::new(file), bytes };
+        let footer = read_footer(&file, path, bytes)?;
         let (metadata, original) = guarded(path, || {
-            let plain = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new())?;
+            let parsed = Arc::new(ParquetMetaDataReader::decode_metadata(&footer)?);
+            let plain = ArrowReaderMetadata::try_new(parsed, ArrowReaderOptions::new())?;
             let options = ArrowReaderOptions::new().with_schema(viewed(plain.schema()));
             Ok((ArrowReaderMetadata::try_new(plain.metadata().clone(), options)?, plain.schema().clone()))
         })?;
@@ -91,7 +87,7 @@ impl ParquetTable {
             path: path.to_path_buf(),
             name: name.to_owned(),
             bytes,
-            file: input.file,
+            file: Arc::new(file),
             metadata,
             original,
             starts,
@@ -181,7 +177,7 @@ impl ParquetTable {
         chunk.statistics()?.null_count_opt()
     }
 
-    fn mask(&self, columns: &[&Column]) -> ProjectionMask {
+    pub(super) fn mask(&self, columns: &[&Column]) -> ProjectionMask {
         let roots = columns.iter().filter_map(|column| self.schema().index_of(&column.name).ok());
         ProjectionMask::roots(self.metadata.parquet_schema(), roots)
     }
@@ -215,7 +211,7 @@ impl ParquetTable {
         ChunkPages::reads(chunk.compression()).then(|| self.any_pages(chunk, buffers))
     }
 
-    fn any_pages<'a>(&'a self, chunk: &ColumnChunkMetaData, buffers: &'a mut PageBuffers) -> ChunkPages<'a> {
+    pub(super) fn any_pages<'a>(&'a self, chunk: &ColumnChunkMetaData, buffers: &'a mut PageBuffers) -> ChunkPages<'a> {
         // `check_row_groups` has seen that it lies in the file.
         let (start, length) = chunk.byte_range();
         ChunkPages::new(&self.file, start..start + length, chunk.compression(), buffers)
@@ -251,45 +247,6 @@ impl ParquetTable {
     /// Damage that shows across columns.
     pub fn damaged(&self, group: usize, what: &str) -> Error {
         Error::unreadable(&self.path, format!("damaged Parquet: row group {group}: {what}"))
-    }
-
-    /// Walks over the pages of some columns, so that the parquet crate is not asked to believe an impossible header: its
-    /// own, or that of a delta encoding, whose count the crate allocates for.
-    fn check_headers(&self, group: usize, columns: &[&Column]) -> Result<()> {
-        let mut buffers = PageBuffers::default();
-        for column in columns {
-            let wrong = |error| self.page_error(group, column, error);
-            let mask = self.mask(&[column]);
-            let chunks = self.metadata.metadata().row_group(group).columns().iter().enumerate();
-            for (_, chunk) in chunks.filter(|(leaf, _)| mask.leaf_included(*leaf)) {
-                let nullable = chunk.column_descr().max_def_level() == 1;
-                let flat = chunk.max_repetition_is_flat() && chunk.column_descr().max_def_level() <= 1;
-                let mut left = usize::try_from(chunk.num_values()).unwrap_or(0);
-                let mut pages = self.any_pages(chunk, &mut buffers);
-                while let Some(header) = pages.next_header().map_err(wrong)? {
-                    if header.is_data() {
-                        left = left
-                            .checked_sub(header.values)
-                            .ok_or_else(|| wrong(damaged("its pages hold more values than its footer says")))?;
-                    }
-                    if header.is_data() && matches!(header.coding, Coding::DeltaLengths | Coding::DeltaStrings) {
-                        if !flat || !ChunkPages::reads(chunk.compression()) {
-                            return Err(wrong(damaged(
-                                "delta-encoded strings in a nested column or under Hadoop's LZ4 are not read; write the file anew",
-                            )));
-                        }
-                        let body = pages.body(&header).map_err(wrong)?;
-                        let (_, values) = body.levels_and_values(&header, nullable).map_err(wrong)?;
-                        if delta_claims_more(values, header.values, header.coding == Coding::DeltaStrings) {
-                            return Err(wrong(damaged("a page claims more strings than it has rows")));
-                        }
-                    } else {
-                        pages.skip(&header);
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Feeds the score column of a row group to `visitor`, block by block: at least the first `most` rows of it.
@@ -346,18 +303,33 @@ impl ParquetTable {
     /// # Errors
     /// [`Error::Unreadable`] for damage, here and from the iterator.
     pub fn batches(&self, group: usize, rows: Option<&[u32]>, columns: &[&Column]) -> Result<Batches> {
+        self.batches_as(&self.metadata, u64::MAX, group, rows, columns)
+    }
+
+    /// The same of a row group that takes `most_bytes` at most, with columns of the types that `metadata` says.
+    pub(super) fn batches_as(
+        &self,
+        metadata: &ArrowReaderMetadata,
+        most_bytes: u64,
+        group: usize,
+        rows: Option<&[u32]>,
+        columns: &[&Column],
+    ) -> Result<Batches> {
         let total = self.group_rows(group).1;
         let expected = rows.map_or(total, <[u32]>::len);
         if expected == 0 {
             return Ok(Batches::new(&self.path, group, None, columns, 0));
         }
-        self.check_headers(group, columns)?;
+        let weight = self.check_headers(group, columns)?;
+        if weight.bytes > most_bytes {
+            return Err(self.damaged(group, &format!("it takes {} bytes, more than {most_bytes}", weight.bytes)));
+        }
         let input = Pread { file: self.file.clone(), bytes: self.bytes };
         let reader = guarded(&self.path, || {
-            let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(input, self.metadata.clone())
+            let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata.clone())
                 .with_row_groups(vec![group])
                 .with_projection(self.mask(columns))
-                .with_batch_size(BATCH_ROWS);
+                .with_batch_size(weight.batch_rows);
             if let Some(rows) = rows {
                 builder = builder.with_row_selection(selection(rows));
             }
@@ -401,7 +373,7 @@ impl ParquetTable {
     }
 }
 
-trait Flat {
+pub(super) trait Flat {
     fn max_repetition_is_flat(&self) -> bool;
 }
 
@@ -443,28 +415,4 @@ fn selection(rows: &[u32]) -> RowSelection {
         at = end;
     }
     RowSelection::from(selectors)
-}
-
-fn check_ends(file: &File, path: &Path, bytes: u64) -> Result<()> {
-    let mut head = [0; 4];
-    let mut tail = [0; 8];
-    if bytes < 12 {
-        return Err(Error::unreadable(path, format!("{bytes} bytes are no Parquet file")));
-    }
-    file.read_exact_at(&mut head, 0).at("read", path)?;
-    file.read_exact_at(&mut tail, bytes - 8).at("read", path)?;
-    if &head == b"PARE" || &tail[4..] == b"PARE" {
-        return Err(Error::unreadable(path, "encrypted Parquet; decrypt it first"));
-    }
-    if &head != b"PAR1" {
-        return Err(Error::unreadable(path, "not a Parquet file (it does not begin with PAR1)"));
-    }
-    if &tail[4..] != b"PAR1" {
-        return Err(Error::unreadable(path, "a damaged Parquet file (it does not end with PAR1; was it cut short?)"));
-    }
-    let footer = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
-    if footer > MAX_FOOTER_BYTES || footer + 12 > bytes {
-        return Err(Error::unreadable(path, format!("a damaged Parquet file (a footer of {footer} bytes in {bytes})")));
-    }
-    Ok(())
 }

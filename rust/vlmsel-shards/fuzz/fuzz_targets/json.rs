@@ -1,0 +1,7 @@
+//! `checks/json.rs` under libFuzzer.
+#![no_main]
+
+#[path = "../checks/mod.rs"]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::json::check(bytes));

@@ -1,0 +1,7 @@
+//! `checks/manifests.rs` under libFuzzer.
+#![no_main]
+
+#[path = "../checks/mod.rs"]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::manifests::check(bytes));
