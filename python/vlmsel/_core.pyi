@@ -18,10 +18,12 @@ __all__ = [
     "fingerprint",
     "index",
     "mean_into",
+    "path_below",
     "plan_select",
     "read_rows",
     "read_subset",
     "read_table",
+    "real_place",
     "select",
     "shard",
     "shortlist",
@@ -65,6 +67,8 @@ class Output:
     def close(self) -> None: ...
 
 def fingerprint(path: _Path, name: str) -> tuple[str, int, str]: ...
+def real_place(path: _Path) -> Path: ...
+def path_below(root: _Path, text: str) -> Path: ...
 def accept_losses(folder: _Path, max_bad_fraction: float, allow_bad_files: int, strict: bool) -> None: ...
 def verify(path: _Path, watch: _Watch | None = None) -> tuple[str, int, int, list[str]]: ...
 

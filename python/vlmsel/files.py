@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 from typing import IO
 
+from vlmsel import _core
 from vlmsel.errors import NotFoundError, UsageError
 
 PathLike = str | os.PathLike[str]
@@ -152,38 +153,19 @@ def write_plain(path: PathLike, data: bytes) -> None:
 def real_place(path: PathLike) -> Path:
     """Where ``path`` leads: links are followed as far as it exists, and beyond that ``..`` takes back one name.
 
-    ``new/../sel`` is ``sel`` where ``new`` does not exist, so that nothing has to be made to know what is meant. Raises
-    UsageError for links in a circle, a file in a folder's place, and names too long for the file system.
+    ``new/../sel`` is ``sel`` where ``new`` does not exist, so that nothing has to be made to know what is meant: the rule of
+    every output. Raises UsageError for links in a circle, a file in a folder's place, and names too long for the file system.
     """
-    whole = os.path.join(os.getcwd(), os.fspath(path))
-    place = Path(whole).anchor or os.sep
-    beyond: list[str] = []
-    for name in whole.split(os.sep):
-        if name in ("", "."):
-            continue
-        if name == "..":
-            if beyond:
-                beyond.pop()
-            elif os.path.exists(place) and not os.path.isdir(place):
-                raise UsageError(f"{shortened(path)}: {place} is no folder")
-            else:
-                place = os.path.dirname(place)
-            continue
-        if beyond:
-            beyond.append(name)
-            continue
-        step = os.path.join(place, name)
-        try:
-            os.lstat(step)
-            # Also fails for a link that leads nowhere, which is not there yet: what it names would be made.
-            place = os.path.realpath(step, strict=True)
-        except FileNotFoundError:
-            if os.path.islink(step):
-                place = os.path.realpath(step)
-            else:
-                beyond.append(name)
-        except OSError as error:
-            if error.errno in IMPOSSIBLE_PATH_ERRNOS or isinstance(error, PermissionError):
-                raise UsageError(f"{shortened(path)}: {error.strerror}") from error
-            raise
-    return Path(place, *beyond)
+    place = _core.real_place(os.fspath(path))
+    try:
+        os.lstat(place)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise explain(error, path) from error
+    return place
+
+
+def path_below(root: PathLike, text: str) -> Path:
+    """The file that a manifest or an index writes as ``text`` below ``root``; there, bytes that are no UTF-8 are ``\\xHH``."""
+    return _core.path_below(os.fspath(root), text)

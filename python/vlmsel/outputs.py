@@ -192,3 +192,13 @@ def read_manifest(folder: PathLike) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise MismatchError(f"{place}: not a manifest that vlmsel wrote (it is no JSON object)")
     return manifest
+
+
+def accept_losses(
+    folder: PathLike, *, max_bad_fraction: float = 0.001, allow_bad_files: int = 0, strict: bool = False
+) -> None:
+    """Refuse a folder whose run went without more of its input than this tolerates, for whoever reads it.
+
+    Raises UnreadableError (StrictError under ``strict``), with what to accept it with.
+    """
+    _core.accept_losses(os.fspath(folder), max_bad_fraction, allow_bad_files, strict)

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from vlmsel.errors import ResourceError
-from vlmsel.files import NotPlainError, open_plain
+from vlmsel.files import NotPlainError, open_plain, path_below
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,11 +43,11 @@ def picture_path(root: Mapping[str, Any], shard: str, file: str | None) -> Path 
     """
     base, below = (root["path"], shard) if file is None else (root.get("image_root") or root["path"], file)
     if not below:
-        return Path(base)
+        return path_below("", base)
     if os.path.isabs(below) or "\0" in below or ".." in PurePosixPath(below).parts:
         return None
-    path = Path(base)
-    return path if path.is_file() and path.name == below else path / below
+    path = path_below("", base)
+    return path if path.is_file() and path.name == below else path_below(path, below)
 
 
 def read_picture(

@@ -148,7 +148,7 @@ def test_law_places_that_exist_are_those_of_the_system(
 def test_places_that_cannot_be_are_usage_errors(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "circle").symlink_to("circle")
-    for path in ("file/x", "file/../x", "circle/x", f"{'x' * 300}/y"):
+    for path in ("file/x", "circle/x", f"{'x' * 300}/y"):
         with pytest.raises(UsageError):
             files.real_place(tmp_path / path)
 

@@ -148,6 +148,18 @@ fn fingerprint(py: Python<'_>, path: PathBuf, name: &str) -> PyResult<(String, u
     Ok((record.name, record.bytes, record.fingerprint))
 }
 
+/// Where a path leads, whether or not it exists.
+#[pyfunction]
+fn real_place(path: PathBuf) -> PathBuf {
+    vlmsel_shards::paths::real_place(&path)
+}
+
+/// The path below a root that stands in a manifest or an index as text.
+#[pyfunction]
+fn path_below(root: PathBuf, text: &str) -> PathBuf {
+    vlmsel_shards::paths::below(&root, text)
+}
+
 /// Refuses a folder whose run lost more than this puts up with; nothing happens where it is no folder of ours.
 #[pyfunction]
 fn accept_losses(
@@ -181,6 +193,8 @@ fn verify(py: Python<'_>, path: PathBuf, watch: Option<Py<PyAny>>) -> PyResult<(
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Output>()?;
     module.add_function(wrap_pyfunction!(fingerprint, module)?)?;
+    module.add_function(wrap_pyfunction!(real_place, module)?)?;
+    module.add_function(wrap_pyfunction!(path_below, module)?)?;
     module.add_function(wrap_pyfunction!(accept_losses, module)?)?;
     module.add_function(wrap_pyfunction!(verify, module)?)
 }

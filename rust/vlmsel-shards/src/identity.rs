@@ -146,8 +146,12 @@ impl Identities {
         let path = Self::path(output);
         let folder = path.parent().unwrap_or(Path::new("."));
         // A name that nobody can foresee. Losing it costs work and no more, so nothing waits for the disk.
-        let mut file =
-            tempfile::Builder::new().prefix(".identities-").tempfile_in(folder).at("create a file in", folder)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(".identities-")
+            // As any file of the output: what the user's umask leaves.
+            .permissions(fs::Permissions::from_mode(0o666))
+            .tempfile_in(folder)
+            .at("create a file in", folder)?;
         file.write_all(&to_json(self)?).at("write", &path)?;
         file.persist(&path).map_err(|error| error.error).at("rename to", &path)?;
         Ok(())

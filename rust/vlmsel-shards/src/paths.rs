@@ -7,12 +7,20 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
+/// Links that lead to what does not exist are followed by their text, at most so many.
+const MAX_LINKS: u32 = 40;
+
 /// The place that a path leads to. From the left, what exists is resolved as the system would (links, `..`); behind the first
 /// name that does not exist, `..` takes the name in front of it away. Nothing is made, and nothing has to exist.
 pub fn real_place(path: &Path) -> PathBuf {
     let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let mut place = PathBuf::new();
-    for part in whole.components() {
+    resolve_onto(&mut place, &whole, &mut 0);
+    place
+}
+
+fn resolve_onto(place: &mut PathBuf, path: &Path, links: &mut u32) {
+    for part in path.components() {
         match part {
             Component::ParentDir => {
                 place.pop();
@@ -20,14 +28,20 @@ pub fn real_place(path: &Path) -> PathBuf {
             Component::CurDir => {}
             Component::Normal(name) => {
                 place.push(name);
-                if let Ok(real) = std::fs::canonicalize(&place) {
-                    place = real;
+                if let Ok(real) = std::fs::canonicalize(&*place) {
+                    *place = real;
+                } else if let Ok(target) = std::fs::read_link(&*place)
+                    && *links < MAX_LINKS
+                {
+                    // What it names would be made.
+                    *links += 1;
+                    place.pop();
+                    resolve_onto(place, &target, links);
                 }
             }
             root => place.push(root),
         }
     }
-    place
 }
 
 /// The same, but a link at the path itself is not followed: whoever is to write there wants to know that it is one.
@@ -184,6 +198,10 @@ mod tests {
         // The system's rule: `..` behind a link leaves the folder that the link leads to.
         assert_eq!(place("link/.."), root.join("a"));
         assert_eq!(place("link/new/../y"), root.join("a/b/y"));
+        symlink("new/place", root.join("dangling")).unwrap();
+        assert_eq!(place("dangling/../x"), root.join("new/x"));
+        symlink("circle", root.join("circle")).unwrap();
+        assert_eq!(place("circle/x"), root.join("circle/x"));
         assert_eq!(place_of_output(&root.join("new/../link")), root.join("link"));
         assert_eq!(place_of_output(&root.join("link/..")), root.join("a"));
         assert!(!root.join("new").exists());

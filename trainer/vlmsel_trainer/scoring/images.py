@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps
-from vlmsel.files import NotPlainError, open_descriptor
+from vlmsel.files import NotPlainError, open_descriptor, path_below
 from vlmsel.hashes import is_as_indexed
 
 from vlmsel_trainer.scoring.memory import ByteBudget
@@ -152,12 +152,12 @@ def check_indexed(data: bytes, image: Mapping[str, Any]) -> None:
 
 
 def _below(root: str | None, relative: str) -> Path:
-    base = Path(root or ".")
+    base = path_below("", root or ".")
     if base.is_file() or not relative:
         return base
     if os.path.isabs(relative) or ".." in Path(relative).parts:
         raise ImageError("image_missing", f"{relative!r:.200} leaves its root")
-    return base / relative
+    return path_below(base, relative)
 
 
 def decode(data: bytes, limits: ImageLimits, decoding: ByteBudget | None = None) -> Image.Image:

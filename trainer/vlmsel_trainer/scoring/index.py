@@ -12,7 +12,7 @@ import vlmsel
 import vlmsel.tables
 from blake3 import blake3
 from vlmsel.errors import UnreadableError
-from vlmsel.files import check_plain
+from vlmsel.files import check_plain, path_below
 
 from vlmsel_trainer.scoring.records import Sample, Unit
 
@@ -53,8 +53,8 @@ class Index:
             source, _, below = str(part["unit"]).partition("/")
             root = self.roots.get(source, {}).get("path")
             if root is not None and below:
-                place = Path(root)
-                found.append(place if place.is_file() else place / below)
+                place = path_below("", root)
+                found.append(place if place.is_file() else path_below(place, below))
         return [place for place in found if place.exists()]
 
     def units(self, samples_per_unit: int) -> list[Unit]:

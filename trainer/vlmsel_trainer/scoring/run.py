@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import vlmsel
 from vlmsel.errors import MismatchError, StrictError, UsageError
+from vlmsel.outputs import accept_losses
 
 from vlmsel_trainer.scoring import model as models
 from vlmsel_trainer.scoring import provenance as provenance_of
@@ -115,7 +116,7 @@ def score(
 ) -> Summary:
     """Scores every row of ``index`` with the model in the folder ``model`` and writes the folder ``output``.
 
-    Raises NotFoundError and UsageError before any work; UnreadableError where more than ``max_bad_fraction`` of the rows
+    Raises NotFoundError and UsageError before any work; UnreadableError where the index lost more of its data than is tolerated here, and where more than ``max_bad_fraction`` of the rows
     failed (StrictError at the first, under ``strict``): nothing is published then, what was scored stays for the next
     run, and an ``output`` that a more tolerant run finished stays as it is; MismatchError where ``output`` was begun with another model, configuration or index; LockedError; ResourceError.
     ``allow_bad_files``: of up to so many shards, rows whose image is missing or cut short do not count as failed (those whose image is another one than was indexed do). ``memory_limit`` (bytes) is
@@ -125,6 +126,7 @@ def score(
     began = time.monotonic()
     model, index = Path(model), Path(index)
     planned = plan(model, index, options, memory_limit)
+    accept_losses(index, max_bad_fraction=max_bad_fraction, allow_bad_files=allow_bad_files, strict=strict)
     failures = Failures(Tolerance(strict, max_bad_fraction, allow_bad_files), planned.rows)
     with vlmsel.Output.begin(
         output,
