@@ -146,8 +146,12 @@ def locate(
 
 
 def check_indexed(data: bytes, image: Mapping[str, Any]) -> None:
-    """Raises `ImageError` ``image_changed`` unless ``data`` are the bytes that the entry of the index was made of."""
-    if not is_as_indexed(data, image["hash"]):
+    """Raises `ImageError` ``image_changed`` unless ``data`` are the bytes that the entry of the index was made of.
+
+    Every index of vlmsel keeps a hash; an entry of somebody else's that has none cannot be compared.
+    """
+    stored = image.get("hash")
+    if stored is not None and not is_as_indexed(data, stored):
         raise ImageError("image_changed", "its bytes are not those that were indexed")
 
 
