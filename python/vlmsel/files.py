@@ -12,7 +12,6 @@ import stat
 from pathlib import Path
 from typing import IO
 
-from vlmsel import _core
 from vlmsel.errors import NotFoundError, UsageError
 
 PathLike = str | os.PathLike[str]
@@ -156,7 +155,9 @@ def real_place(path: PathLike) -> Path:
     ``new/../sel`` is ``sel`` where ``new`` does not exist, so that nothing has to be made to know what is meant: the rule of
     every output. Raises UsageError for links in a circle, a file in a folder's place, and names too long for the file system.
     """
-    place = _core.real_place(os.fspath(path))
+    from vlmsel import _core  # Here, because `vlmsel --help` needs this module and not that one.
+
+    place = Path(os.fsdecode(_core.real_place(os.fspath(path))))
     try:
         os.lstat(place)
     except FileNotFoundError:
@@ -168,4 +169,6 @@ def real_place(path: PathLike) -> Path:
 
 def path_below(root: PathLike, text: str) -> Path:
     """The file that a manifest or an index writes as ``text`` below ``root``; there, bytes that are no UTF-8 are ``\\xHH``."""
-    return _core.path_below(os.fspath(root), text)
+    from vlmsel import _core
+
+    return Path(os.fsdecode(_core.path_below(os.fspath(root), text)))

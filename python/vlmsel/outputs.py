@@ -74,12 +74,12 @@ class Output:
     @property
     def path(self) -> Path:
         """The folder's final place."""
-        return Path(self._inner.path)
+        return Path(os.fsdecode(self._inner.path))
 
     @property
     def staging(self) -> Path:
         """The folder that parts are written to."""
-        return Path(self._inner.staging)
+        return Path(os.fsdecode(self._inner.staging))
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Output:
 
     def scratch(self) -> Path:
         """A folder for scratch files; it goes when the output is published."""
-        return Path(self._inner.scratch())
+        return Path(os.fsdecode(self._inner.scratch()))
 
     def committed(self) -> dict[str, dict[str, Any]]:
         """The committed units and their part records."""
@@ -101,7 +101,7 @@ class Output:
 
     def temporary(self, name: str) -> Path:
         """Where to write the file that :meth:`commit` will name ``name`` (a relative path)."""
-        return Path(self._inner.temporary(name))
+        return Path(os.fsdecode(self._inner.temporary(name)))
 
     def commit(
         self,

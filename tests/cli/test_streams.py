@@ -47,6 +47,26 @@ PROGRAMS = {
 CASES = {name: (code, [*COMMAND[1:], *words]) for name, (code, words) in DATA_HALF.items()}
 if HAS_TRAINER:
     CASES |= {name: (code, [*COMMAND[1:], *words]) for name, (code, words) in TRAINER.items()} | PROGRAMS
+# One of each kind of command; the others go the same way, and are under the heavy tests.
+SAMPLE = ("index", "select", "doctor as JSON", "verify", "help")
+
+
+def sampled(case: str, *more: str, is_sample: bool | None = None) -> object:
+    """The parameters of a test, marked as heavy unless they are of the sample."""
+    wanted = case in SAMPLE if is_sample is None else is_sample
+    return pytest.param(case, *more, marks=() if wanted else pytest.mark.heavy)
+
+
+CLOSED_SAMPLE = {
+    ("index", "<&- >&- 2>&-"),
+    ("select", ">&-"),
+    ("shard", "2>/dev/full"),
+    ("sheet", "<&-"),
+    ("doctor", "2>&-"),
+    ("verify", "2>&-"),
+    ("verify, nothing there", "2>&-"),
+    ("version", ">&-"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +102,12 @@ def in_shell(words: list[str], redirection: str, workspace: Path) -> subprocess.
 @pytest.mark.parametrize(
     ("case", "redirection"),
     [
-        *((case, redirection) for case in CASES for redirection in (">&-", "2>&-", "<&-")),
-        *((case, "<&- >&- 2>&-") for case in ("index", "sheet", "verify")),
-        *((case, "2>/dev/full") for case in ("shard", "verify", "verify, nothing there", "demo in a file's place")),
-    ][: None if HAS_TRAINER else -1],
+        *(
+            sampled(case, redirection, is_sample=(case, redirection) in CLOSED_SAMPLE)
+            for case in CASES
+            for redirection in (">&-", "2>&-", "<&-", "<&- >&- 2>&-", "2>/dev/full")
+        ),
+    ],
 )
 def test_a_closed_stream_changes_no_exit_code_and_no_output(case: str, redirection: str, workspace: Path) -> None:
     code, words = CASES[case]
@@ -106,7 +128,7 @@ def test_a_closed_stream_changes_no_exit_code_and_no_output(case: str, redirecti
         assert (workspace / words[words.index("-o") + 1]).exists()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [sampled(case) for case in CASES])
 def test_a_full_disk_behind_stdout_is_told(case: str, workspace: Path) -> None:
     code, words = CASES[case]
     done = in_shell(words, ">/dev/full", workspace)
@@ -117,7 +139,7 @@ def test_a_full_disk_behind_stdout_is_told(case: str, workspace: Path) -> None:
     assert (b"No space left on device" in done.stderr) == (code == 0)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [sampled(case) for case in CASES])
 def test_a_reader_that_has_gone_is_no_fault(case: str, workspace: Path) -> None:
     code, words = CASES[case]
     reader, writer = os.pipe()

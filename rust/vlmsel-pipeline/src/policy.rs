@@ -172,6 +172,12 @@ impl RunOptions {
             );
             return Err(if self.strict { Error::Strict(text) } else { Error::TooMuchUnreadable(text) });
         }
+        if self.strict && quarantined > 0 {
+            // Read by an earlier run, which was not strict.
+            return Err(Error::Strict(format!(
+                "{quarantined} of {input} records cannot be used: {where_listed}; without --strict they are put aside"
+            )));
+        }
         if quarantined as f64 > self.max_bad_fraction * input as f64 {
             let fraction = quarantined as f64 / input.max(1) as f64;
             return Err(Error::TooMuchUnreadable(format!(

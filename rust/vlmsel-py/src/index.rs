@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use vlmsel_pipeline::Error;
 use vlmsel_pipeline::index::{IndexOptions, index as run};
 use vlmsel_shards::source::LocalFile;
@@ -48,7 +49,14 @@ fn tar_members(py: Python<'_>, path: PathBuf) -> PyResult<(Members, (String, u64
     })
 }
 
+/// The hash by which an index knows an image's stored bytes: xxh3-128, most significant byte first.
+#[pyfunction]
+fn image_hash<'py>(py: Python<'py>, data: &[u8]) -> Bound<'py, PyBytes> {
+    PyBytes::new(py, &vlmsel_core::hash::image_hash(data))
+}
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(index, module)?)?;
+    module.add_function(wrap_pyfunction!(image_hash, module)?)?;
     module.add_function(wrap_pyfunction!(tar_members, module)?)
 }

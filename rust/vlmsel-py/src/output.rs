@@ -1,7 +1,9 @@
 //! `_core.Output`, `_core.fingerprint` and `_core.verify`: the commit of an output folder, for stages written in Python.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 use pyo3::prelude::*;
 use serde_json::Value;
@@ -14,6 +16,13 @@ use crate::door::{enter, raise, raise_shards};
 
 fn parse<T: serde::de::DeserializeOwned>(py: Python<'_>, what: &str, text: &str) -> PyResult<T> {
     serde_json::from_str(text).map_err(|error| raise(py, &Error::usage(format!("{what}: {error}"))))
+}
+
+/// A path on its way to Python, which decodes it by its own rule: that of the locale, which may not be UTF-8.
+type Bytes = Cow<'static, [u8]>;
+
+fn bytes(path: PathBuf) -> Bytes {
+    Cow::Owned(path.into_os_string().into_vec())
 }
 
 /// An output folder being written; see `vlmsel.Output`.
@@ -71,17 +80,17 @@ impl Output {
     }
 
     #[getter]
-    fn path(&self) -> &Path {
-        &self.path
+    fn path(&self) -> Bytes {
+        bytes(self.path.clone())
     }
 
     #[getter]
-    fn staging(&self, py: Python<'_>) -> PyResult<PathBuf> {
-        Ok(self.open(py)?.staging().to_path_buf())
+    fn staging(&self, py: Python<'_>) -> PyResult<Bytes> {
+        Ok(bytes(self.open(py)?.staging().to_path_buf()))
     }
 
-    fn scratch(&self, py: Python<'_>) -> PyResult<PathBuf> {
-        self.open(py)?.scratch().map_err(|error| raise_shards(py, error))
+    fn scratch(&self, py: Python<'_>) -> PyResult<Bytes> {
+        self.open(py)?.scratch().map(bytes).map_err(|error| raise_shards(py, error))
     }
 
     /// The committed units as a JSON object of part records.
@@ -90,8 +99,8 @@ impl Output {
         serde_json::to_string(&parts).map_err(|error| raise(py, &Error::Bug(error.to_string())))
     }
 
-    fn temporary(&self, py: Python<'_>, name: &str) -> PyResult<PathBuf> {
-        self.open(py)?.temporary(name).map_err(|error| raise_shards(py, error))
+    fn temporary(&self, py: Python<'_>, name: &str) -> PyResult<Bytes> {
+        self.open(py)?.temporary(name).map(bytes).map_err(|error| raise_shards(py, error))
     }
 
     fn commit(
@@ -150,14 +159,14 @@ fn fingerprint(py: Python<'_>, path: PathBuf, name: &str) -> PyResult<(String, u
 
 /// Where a path leads, whether or not it exists.
 #[pyfunction]
-fn real_place(path: PathBuf) -> PathBuf {
-    vlmsel_shards::paths::real_place(&path)
+fn real_place(path: PathBuf) -> Bytes {
+    bytes(vlmsel_shards::paths::real_place(&path))
 }
 
 /// The path below a root that stands in a manifest or an index as text.
 #[pyfunction]
-fn path_below(root: PathBuf, text: &str) -> PathBuf {
-    vlmsel_shards::paths::below(&root, text)
+fn path_below(root: PathBuf, text: &str) -> Bytes {
+    bytes(vlmsel_shards::paths::below(&root, text))
 }
 
 /// Refuses a folder whose run lost more than this puts up with; nothing happens where it is no folder of ours.

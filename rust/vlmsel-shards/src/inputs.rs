@@ -20,6 +20,7 @@ use crate::error::{Error, IoContext, Result};
 use crate::manifest::{Losses, MANIFEST, Manifest};
 use crate::paths::text_of;
 use crate::source::{name_of, open_plain};
+use crate::text_encoding::foreign_encoding;
 
 /// All words may not expand to more files than this: `{0..999999999999}` is a slip of the hand.
 const MAX_EXPANSION: usize = if cfg!(test) { 100_000 } else { 10_000_000 };
@@ -141,6 +142,9 @@ fn read_list(path: &Path) -> Result<Vec<u8>> {
     };
     let mut text = Vec::new();
     file.take(MAX_LIST_BYTES + 1).read_to_end(&mut text).at("read", path)?;
+    if let Some(what) = foreign_encoding(&text) {
+        return Err(Error::Usage(format!("{}: {what}", path.display())));
+    }
     if text.len() as u64 > MAX_LIST_BYTES || text.contains(&0) {
         return Err(Error::Usage(format!("{}: not a list of paths, one a line", path.display())));
     }
@@ -243,10 +247,12 @@ impl Expansion<'_> {
                 match fs::metadata(&file) {
                     Ok(meta) if meta.len() == record.bytes => {}
                     Ok(meta) => {
-                        let reason = format!("{} bytes, its manifest says {}", meta.len(), record.bytes);
-                        return Err(Error::unreadable(&file, reason));
+                        let found = format!("{} bytes, its manifest says {}", meta.len(), record.bytes);
+                        return Err(Error::unreadable(&file, format!("{found}; {}", advice(path))));
                     }
-                    Err(error) => return Err(Error::unreadable(&file, format!("named by the manifest: {error}"))),
+                    Err(error) => {
+                        return Err(Error::unreadable(&file, format!("named by the manifest: {error}; {}", advice(path))));
+                    }
                 }
                 found.push(InputFile {
                     path: file,
@@ -327,6 +333,11 @@ impl Expansion<'_> {
             }
         }
     }
+}
+
+/// What to do about a folder of ours that is not as it was written.
+fn advice(folder: &Path) -> String {
+    format!("run `vlmsel verify {}`, and make it again", folder.display())
 }
 
 /// Whether a folder is the unfinished output of a run.

@@ -11,10 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import vlmsel
-import xxhash
 from click.testing import CliRunner
 from small_index import Pair, draw_png, write_index
-from vlmsel import hashes
 from vlmsel.errors import StrictError, UnreadableError, UsageError
 from vlmsel_trainer.scoring import images, run
 from vlmsel_trainer.scoring.model import check_folder
@@ -35,12 +33,6 @@ def model(family_folder: Callable[[str], Path], tmp_path: Path) -> Path:
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
     return write_index(tmp_path / "index", tmp_path / "data", {"a.tar": PAIRS})
-
-
-@pytest.fixture
-def hashed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hash of an index, by another implementation."""
-    monkeypatch.setattr(hashes, "_image_hash", xxhash.xxh3_128_digest)
 
 
 def hash_folder(folder: Path) -> dict[str, str]:
@@ -116,7 +108,7 @@ def replace_in_tar(tar: Path, number: int, picture: bytes) -> None:
 
 
 def test_a_replaced_picture_is_a_status_of_its_row_and_excused_by_nothing(
-    model: Path, index: Path, tmp_path: Path, hashed: None
+    model: Path, index: Path, tmp_path: Path
 ) -> None:
     small = min((draw_png(seed) for seed in range(100, 140)), key=len)
     number = max(range(len(PAIRS)), key=lambda i: len(PAIRS[i].images[0]))
@@ -137,7 +129,7 @@ def test_a_replaced_picture_is_a_status_of_its_row_and_excused_by_nothing(
 
 
 def test_a_shard_that_was_written_again_changes_all_its_pictures(
-    model: Path, index: Path, tmp_path: Path, hashed: None
+    model: Path, index: Path, tmp_path: Path
 ) -> None:
     """Every byte range still holds something, from which nothing may be scored."""
     content = (tmp_path / "data" / "a.tar").read_bytes()
@@ -159,11 +151,9 @@ def as_loose_files(index: Path, folder: Path) -> None:
     pq.write_table(table, index / "a.parquet")
 
 
-@pytest.mark.parametrize("is_hashed", [True, False])
 def test_loose_files_that_were_replaced(
-    is_hashed: bool, model: Path, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, special: Special
+    model: Path, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, special: Special
 ) -> None:
-    monkeypatch.setattr(hashes, "_image_hash", xxhash.xxh3_128_digest if is_hashed else None)
     as_loose_files(index, tmp_path / "data" / "loose")
     manifest = (index / "manifest.json").read_text()
     (index / "manifest.json").write_text(
@@ -185,7 +175,7 @@ def test_loose_files_that_were_replaced(
     assert summary.counts == {"input": 10, "ok": 5, "image_changed": 2, "image_missing": 1, "image_unreadable": 2}
 
 
-def test_the_hash_is_that_of_the_index(tmp_path: Path, hashed: None) -> None:
+def test_the_hash_is_that_of_the_index(tmp_path: Path) -> None:
     """Of an index that vlmsel made itself."""
     picture = draw_png(1)
     (tmp_path / "a.png").write_bytes(picture)
