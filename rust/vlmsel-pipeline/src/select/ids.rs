@@ -11,6 +11,7 @@ use vlmsel_shards::inputs::InputFile;
 use vlmsel_shards::npy::read_uids;
 use vlmsel_shards::tables::schema::{Role, Wanted, resolve};
 use vlmsel_shards::tables::{Table, is_table, open};
+use vlmsel_shards::text_encoding::foreign_encoding;
 
 use crate::error::{Error, Result};
 
@@ -137,6 +138,9 @@ impl IdSet {
             path: path.to_path_buf(),
             source,
         })?;
+        if let Some(what) = foreign_encoding(&bytes) {
+            return Err(Error::usage(format!("{}: {what}", path.display())));
+        }
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
             let line = line.strip_suffix(b"\r").unwrap_or(line);

@@ -160,13 +160,7 @@ mod tests {
     use super::*;
 
     /// [`refined_coefficients`] and [`pass_over`] coefficient by coefficient, as T.81 G.1.2.3 tells it.
-    fn slow(
-        bits: &mut Bits<'_>,
-        table: &Table,
-        band: &Band,
-        skip: &mut u32,
-        nonzero: &mut u64,
-    ) -> Result<(), Damage> {
+    fn slow(bits: &mut Bits<'_>, table: &Table, band: &Band, skip: &mut u32, nonzero: &mut u64) -> Result<(), Damage> {
         let mut at = band.first;
         if *skip == 0 {
             while at <= band.last {

@@ -37,7 +37,8 @@ impl<'a> Bits<'a> {
 
     fn refill(&mut self) {
         // Eight bytes at once where none of them looks like a marker.
-        if let Some(word) = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk).map(|word| u64::from_be_bytes(*word))
+        if let Some(word) =
+            self.bytes.get(self.at..).and_then(<[u8]>::first_chunk).map(|word| u64::from_be_bytes(*word))
             && !has_ones(word)
             && self.count < 64
         {
