@@ -14,6 +14,7 @@ import pytest
 import vlmsel
 import zstandard
 from handmade_parquet import Column, ids, page_v1, write
+from vlmsel.errors import UnreadableError
 
 ROWS = 400
 
@@ -41,7 +42,7 @@ def refusals(path: Path, bits: range | list[int]) -> int:
         path.write_bytes(damaged)
         try:
             assert selected(path, output) == right, f"bit {bit} changed the selection"
-        except vlmsel.errors.UnreadableError:
+        except UnreadableError:
             refused += 1
     path.write_bytes(whole)
     return refused
@@ -75,7 +76,7 @@ def test_more_bytes_than_a_page_says(tmp_path: Path) -> None:
     scores = struct.pack("<20f", *range(20))
     page = page_v1(20, gzip.compress(scores + b"more"), len(scores))
     path = write(tmp_path / "t.parquet", 20, [ids(20), Column("score", "FLOAT", [page], gzip=True)])
-    with pytest.raises(vlmsel.errors.UnreadableError, match="more bytes than its header says"):
+    with pytest.raises(UnreadableError, match="more bytes than its header says"):
         vlmsel.select(path, k=3, score_column="score", output=tmp_path / "out")
 
 

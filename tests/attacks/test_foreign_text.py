@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import vlmsel
 import zstandard
+from vlmsel.errors import UnreadableError, UsageError
 
 ENCODINGS = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
 NAME = r"UTF-(16|32) text \((little|big)-endian\)"
@@ -38,7 +39,7 @@ def follow(message: str, path: Path) -> None:
 def test_score_tables(tmp_path: Path, encoding: str, name: str, text: str) -> None:
     path = tmp_path / name
     path.write_bytes(text.encode(encoding))
-    with pytest.raises(vlmsel.errors.UnreadableError, match=NAME) as caught:
+    with pytest.raises(UnreadableError, match=NAME) as caught:
         vlmsel.select(path, k=2, output=tmp_path / "o")
     assert caught.value.exit_code == 3
     follow(str(caught.value), path)
@@ -52,7 +53,7 @@ def test_compressed_score_tables(tmp_path: Path, name: str, text: str) -> None:
     for ending, whole in [("gz", gzip.compress(wide)), ("zst", zstandard.compress(wide))]:
         path = tmp_path / f"{name}.{ending}"
         path.write_bytes(whole)
-        with pytest.raises(vlmsel.errors.UnreadableError, match=NAME + "; decompress it, then convert"):
+        with pytest.raises(UnreadableError, match=NAME + "; decompress it, then convert"):
             vlmsel.select(path, k=2, output=tmp_path / "o")
 
 
@@ -66,7 +67,7 @@ def test_data_files(tmp_path: Path, encoding: str, form: str) -> None:
     path.write_bytes(text.encode(encoding))
     [example] = vlmsel.doctor([path]).findings["unreadable_file"].examples
     assert re.search(NAME, example)
-    with pytest.raises(vlmsel.errors.UnreadableError, match=NAME):
+    with pytest.raises(UnreadableError, match=NAME):
         vlmsel.index([path], output=tmp_path / "index")
     follow(example, path)
     if shutil.which("iconv"):
@@ -79,14 +80,14 @@ def test_lists_of_ids(tmp_path: Path, encoding: str) -> None:
     pq.write_table(pa.table({"uid": IDS, "ppl": [1.0, 2.0, 3.0, 4.0, 5.0]}), scores)
     chosen = tmp_path / "ids.txt"
     chosen.write_bytes("\n".join(IDS[:2]).encode(encoding))
-    with pytest.raises(vlmsel.errors.UsageError, match=NAME) as caught:
+    with pytest.raises(UsageError, match=NAME) as caught:
         vlmsel.select(scores, k=1, include=chosen, output=tmp_path / "o")
     assert caught.value.exit_code == 2
     data = tmp_path / "in" / "a.jsonl"
     data.parent.mkdir()
     data.write_text("".join(json.dumps({"id": uid, "uid": uid, "text": uid}) + "\n" for uid in IDS))
     vlmsel.index([data], output=tmp_path / "index")
-    with pytest.raises(vlmsel.errors.UsageError, match=NAME):
+    with pytest.raises(UsageError, match=NAME):
         vlmsel.shard(chosen, index=tmp_path / "index", output=tmp_path / "shards")
     follow(str(caught.value), chosen)
     if shutil.which("iconv"):
@@ -109,5 +110,5 @@ def test_captions_in_tars(tmp_path: Path) -> None:
             info.size = len(text)
             tar.addfile(info, io.BytesIO(text))
     assert vlmsel.doctor([tmp_path / "a.tar"]).findings["text_not_utf8"].count == 1
-    with pytest.raises(vlmsel.errors.UnreadableError, match="text_not_utf8"):
+    with pytest.raises(UnreadableError, match="text_not_utf8"):
         vlmsel.index([tmp_path / "a.tar"], output=tmp_path / "index")

@@ -35,6 +35,7 @@ impl<'a> Bits<'a> {
         Self { bytes, at, held: 0, count: 0 }
     }
 
+    #[inline(never)]
     fn refill(&mut self) {
         // Eight bytes at once where none of them looks like a marker.
         if let Some(word) =
@@ -65,6 +66,7 @@ impl<'a> Bits<'a> {
     }
 
     /// Data ended in the middle of a block: at the file's end, or at a marker.
+    #[cold]
     fn ended(&self) -> Damage {
         if self.at + 1 >= self.bytes.len() {
             Damage::Truncated
@@ -73,6 +75,7 @@ impl<'a> Bits<'a> {
         }
     }
 
+    #[inline]
     fn drop(&mut self, count: u32) -> Result<(), Damage> {
         if count > self.count {
             return Err(self.ended());
@@ -84,20 +87,25 @@ impl<'a> Bits<'a> {
     }
 
     /// Passes over up to 64 bits.
+    #[inline]
     pub fn pass(&mut self, count: u32) -> Result<(), Damage> {
-        if self.count < count {
+        if self.count < count { self.pass_refilled(count) } else { self.drop(count) }
+    }
+
+    fn pass_refilled(&mut self, count: u32) -> Result<(), Damage> {
+        self.refill();
+        // A refill brings 57 bits at least where there are so many.
+        let first = self.count.min(count);
+        if first < count && self.count > 56 {
+            self.drop(first)?;
             self.refill();
-            // A refill holds at least 57 bits where there are so many.
-            if self.count < count && self.count > 56 {
-                let held = self.count;
-                self.drop(held)?;
-                return self.pass(count - held);
-            }
+            return self.drop(count - first);
         }
         self.drop(count)
     }
 
     /// Up to 16 bits as a number.
+    #[inline]
     pub fn take(&mut self, count: u32) -> Result<u32, Damage> {
         if count == 0 {
             return Ok(0);
@@ -110,6 +118,7 @@ impl<'a> Bits<'a> {
         Ok(value)
     }
 
+    #[inline]
     pub fn symbol(&mut self, table: &Table) -> Result<u8, Damage> {
         if self.count < 16 {
             self.refill();

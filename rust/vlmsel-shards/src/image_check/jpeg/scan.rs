@@ -43,7 +43,7 @@ pub(super) fn check(
             return Err(Damage::Corrupt("a component in two scans"));
         }
         (component.is_seen, component.level) = (true, 0);
-        unit_blocks += if parts.len() == 1 { 1 } else { u64::from(component.across * component.down) };
+        unit_blocks += if parts.len() == 1 { 1 } else { component.across * component.down };
     }
     let (wide, high) = match parts.as_slice() {
         [part] => {
@@ -52,7 +52,7 @@ pub(super) fn check(
         }
         _ => (frame.mcus_wide, frame.mcus_high),
     };
-    let visits = u64::from(wide) * u64::from(high) * unit_blocks;
+    let visits = u64::from(wide) * u64::from(high) * u64::from(unit_blocks);
     frame.visits_left =
         frame.visits_left.checked_sub(visits).ok_or(Damage::Unsupported("more scans than any encoder makes"))?;
     let (mut bits, mut skip) = (Bits::new(bytes, at), 0);
@@ -82,6 +82,10 @@ pub(super) fn check(
             let blocks = component.nonzero.get(first..first + done as usize).ok_or(OUT_OF_PLACE)?;
             pass_over(&mut bits, &band, blocks)?;
             skip -= done;
+        } else if frame.is_progressive && band.first == 0 && band.is_refinement {
+            // One bit for each block.
+            done = (64 / unit_blocks).min(left).min(wide - column);
+            bits.pass(done * unit_blocks)?;
         } else {
             for part in &parts {
                 visit_unit(&mut bits, frame, part, parts.len() == 1, &band, &mut skip, (column, row))?;
