@@ -48,10 +48,10 @@ pub fn parse(bytes: &[u8], id_field: Option<&str>) -> Result<Record, Bad> {
             take_apart(&found, id_field, has_more.then_some(bytes))
         })
     };
-    with_nulls(bytes, read).map_err(bad_json)?
+    with_nulls(bytes, read).map_err(|error| bad_json(&error))?
 }
 
-fn bad_json(error: impl ToString) -> Bad {
+fn bad_json(error: &serde_json::Error) -> Bad {
     ("bad_json", error.to_string())
 }
 
@@ -110,7 +110,7 @@ fn take_apart(fields: &Fields<'_, '_>, id_field: Option<&str>, metadata: Option<
 }
 
 fn string(raw: &str) -> Result<String, Bad> {
-    serde_json::from_str(raw).map_err(bad_json)
+    serde_json::from_str(raw).map_err(|error| bad_json(&error))
 }
 
 /// As much as a message shows of what may be many megabytes.

@@ -20,7 +20,7 @@ impl Paths {
     /// Adds the paths that `list` holds to those of the record.
     pub fn add(name: &str, list: &str, to: &mut Vec<String>) -> Result<(), Bad> {
         let Self { kept, count } = serde_json::from_str(list).map_err(|error| {
-            if error.is_data() { ("bad_image_path", format!("{name}: {error}")) } else { bad_json(error) }
+            if error.is_data() { ("bad_image_path", format!("{name}: {error}")) } else { bad_json(&error) }
         })?;
         if to.len() + count > MAX_IMAGES {
             return Err(("too_many_images", format!("{count} images, a record has at most {MAX_IMAGES}")));
@@ -71,7 +71,7 @@ impl Turns {
     pub fn read(list: &str) -> Result<Self, Bad> {
         // That it is JSON was seen before, so an error says that it is a list of something else.
         match serde_json::from_str::<Self>(list) {
-            Ok(Self { broken: Some(error), .. }) => Err(bad_json(error)),
+            Ok(Self { broken: Some(error), .. }) => Err(bad_json(&error)),
             Ok(turns) if turns.count > 0 => Ok(turns),
             _ => Err(("bad_conversation", "conversations is no list of {from, value}".to_owned())),
         }
