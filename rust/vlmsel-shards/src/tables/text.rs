@@ -4,6 +4,7 @@
 //! stream that breaks (damaged compression) makes the file unreadable.
 
 mod cells;
+mod json_cells;
 mod lines;
 
 use std::collections::BTreeSet;
@@ -15,7 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_array::RecordBatch;
 
-use self::cells::{BatchBuilder, add_keys, cells_of_line, cells_of_record};
+use self::cells::{BatchBuilder, cells_of_record};
+use self::json_cells::{add_keys, cells_of_line};
 use self::lines::{Capped, LineEnd, Lines};
 use super::schema::{Column, Role};
 use crate::error::{Error, IoContext, Result};
