@@ -100,6 +100,7 @@ class Column:
     pages: list[Page]
     nullable: bool = False
     snappy: bool = False
+    gzip: bool = False
     width: int | None = None
     decimal: tuple[int, int] | None = None
 
@@ -120,7 +121,9 @@ def write(path: Path, rows: int, columns: list[Column]) -> Path:
         plain = sum(page.plain_bytes for page in column.pages)
         total += plain
         meta = Struct().i32(1, TYPES[column.kind]).items(2, 5, [zigzag(0), zigzag(3)])
-        meta.items(3, 8, [varint(len(column.name)) + column.name.encode()]).i32(4, int(column.snappy))
+        meta.items(3, 8, [varint(len(column.name)) + column.name.encode()]).i32(
+            4, 2 if column.gzip else int(column.snappy)
+        )
         meta.i64(5, sum(page.values for page in column.pages)).i64(6, plain).i64(7, len(data) - start).i64(9, start)
         chunks.append(Struct().i64(2, start).struct(3, meta).end())
         element = Struct().i32(1, TYPES[column.kind])

@@ -67,6 +67,7 @@ def damaged_images() -> dict[str, tuple[bytes, str]]:
     length = int.from_bytes(png[start - 8 : start - 4], "big")
     stream[start + 10 : start + 20] = bytes(10)
     stream[start + length : start + length + 4] = zlib.crc32(stream[start - 4 : start + length]).to_bytes(4, "big")
+    bomb = png[12:16] + (1 << 20).to_bytes(4, "big") * 2 + png[24:29]
     return {
         "entropy.jpg": (jpeg[:middle] + bytes(512) + jpeg[middle + 512 :], "corrupt_image"),
         "progressive.jpg": (slow[: len(slow) // 2] + bytes(512) + slow[len(slow) // 2 + 512 :], "corrupt_image"),
@@ -78,7 +79,8 @@ def damaged_images() -> dict[str, tuple[bytes, str]]:
         "short.png": (png[:-40], "truncated_image"),
         "short.gif": (gif[: len(gif) // 2], "truncated_image"),
         "short.webp": (webp[: len(webp) // 2], "truncated_image"),
-        "bomb.png": (png[:16] + (1 << 20).to_bytes(4, "big") * 2 + png[24:], "huge_image"),
+        "bomb.png": (png[:12] + bomb + zlib.crc32(bomb).to_bytes(4, "big") + png[33:], "huge_image"),
+        "size.png": (png[:18] + bytes([png[18] ^ 1]) + png[19:], "bad_image_header"),
     }
 
 

@@ -133,6 +133,10 @@ fn jpeg(bytes: &[u8]) -> Option<(u32, u32)> {
 
 fn png(bytes: &[u8]) -> Option<(u32, u32)> {
     (be32(bytes, 8)? == 13 && bytes.get(12..16)? == b"IHDR").then_some(())?;
+    // Where only the first bytes are there, what has come is believed.
+    if let (Some(chunk), Some(sum)) = (bytes.get(12..29), be32(bytes, 29)) {
+        (crc32fast::hash(chunk) == sum).then_some(())?;
+    }
     be32(bytes, 16).zip(be32(bytes, 20))
 }
 
@@ -176,6 +180,10 @@ mod tests {
         assert_eq!(read_header(b""), Err(Fault::Empty));
         assert_eq!(read_header(b"<html>"), Err(Fault::UnknownFormat));
         assert_eq!(read_header(&png_bytes(0, 7)), Err(Fault::Size(Format::Png, 0, 7)));
+        let mut flipped = png_bytes(640, 480);
+        flipped[18] ^= 1;
+        assert_eq!(read_header(&flipped), Err(Fault::Header(Format::Png)), "the checksum is of another width");
+        assert_eq!(read_header(&flipped[..32]).map(|header| header.width), Ok(896), "no checksum yet");
         assert_eq!(read_header(&[0xff, 0xd8, 0xff, 0xda, 0, 2]), Err(Fault::Header(Format::Jpeg)));
         assert_eq!(read_header(&[0xff, 0xd8, 0xff, 0xe0, 0, 0]), Err(Fault::Header(Format::Jpeg)));
     }

@@ -251,7 +251,10 @@ impl Expansion<'_> {
                         return Err(Error::unreadable(&file, format!("{found}; {}", advice(path))));
                     }
                     Err(error) => {
-                        return Err(Error::unreadable(&file, format!("named by the manifest: {error}; {}", advice(path))));
+                        return Err(Error::unreadable(
+                            &file,
+                            format!("named by the manifest: {error}; {}", advice(path)),
+                        ));
                     }
                 }
                 found.push(InputFile {

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crate::error::{Error, IoContext, Result};
 use crate::source::open_plain;
+use crate::text_encoding::utf8_stream;
 
 /// A longer value is put aside.
 pub const MAX_VALUE_BYTES: usize = 64 << 20;
@@ -49,15 +50,17 @@ impl JsonValues {
     pub fn open(path: &Path) -> Result<Self> {
         let file = open_plain(path)?;
         let ending = path.extension().map(std::ffi::OsStr::to_ascii_lowercase).unwrap_or_default();
-        let mut input: Box<dyn BufRead + Send> = if ending == "gz" {
-            Box::new(BufReader::with_capacity(1 << 18, flate2::read::MultiGzDecoder::new(file)))
+        let (stream, is_compressed): (Box<dyn Read + Send>, bool) = if ending == "gz" {
+            (Box::new(flate2::read::MultiGzDecoder::new(file)), true)
         } else if ending == "zst" {
             let mut decoder = zstd::Decoder::new(file).at("read", path)?;
             decoder.window_log_max(MAX_WINDOW_LOG).at("read", path)?;
-            Box::new(BufReader::with_capacity(1 << 18, decoder))
+            (Box::new(decoder), true)
         } else {
-            Box::new(BufReader::with_capacity(1 << 18, file))
+            (Box::new(file), false)
         };
+        let stream = utf8_stream(stream, path, is_compressed)?;
+        let mut input: Box<dyn BufRead + Send> = Box::new(BufReader::with_capacity(1 << 18, stream));
         skip(&mut input, path, b"\xef\xbb\xbf")?;
         let first = skip_space(&mut input, path)?;
         let form = if first == Some(b'[') { Form::List } else { Form::Lines };
@@ -212,6 +215,17 @@ fn depth_of(value: &[u8]) -> u32 {
     scanner.deepest
 }
 
+/// How many values the lists and objects within `value` have at most, told without parsing them.
+pub(crate) fn count_values(value: &[u8]) -> usize {
+    let mut scanner = Scanner::default();
+    let is_counted = |c: u8| {
+        let outside = !scanner.in_string;
+        scanner.ends_before(c);
+        outside && matches!(c, b',' | b'[' | b'{')
+    };
+    value.iter().copied().map(is_counted).filter(|counted| *counted).count()
+}
+
 /// Parses one value. `NaN`, `Infinity` and `-Infinity`, which Python's `json` writes and the standard does not know, are
 /// taken for null; `spare` then holds the text that was parsed.
 ///
@@ -225,6 +239,14 @@ pub fn parse<'a, T: serde::Deserialize<'a>>(json: &'a [u8], spare: &'a mut Vec<u
             serde_json::from_slice(spare).map_err(|_| error)
         }
     }
+}
+
+/// What `read` makes of a value, of which `NaN` and the like are taken for null as in [`parse`].
+///
+/// # Errors
+/// What the parser says of the text as it was.
+pub fn with_nulls<T>(json: &[u8], read: impl Fn(&[u8]) -> serde_json::Result<T>) -> serde_json::Result<T> {
+    read(json).or_else(|error| read(&without_nan(json)).map_err(|_| error))
 }
 
 fn without_nan(json: &[u8]) -> Vec<u8> {
@@ -307,6 +329,42 @@ mod tests {
         let cut = zstd::encode_all(vec![b'1'; 100_000].as_slice(), 1).unwrap();
         assert!(read("a.jsonl.zst", &cut[..cut.len() - 4]).is_err());
         assert!(read("a.jsonl.gz", b"\x1f\x8b\x08nonsense").is_err());
+    }
+
+    #[test]
+    fn checksums_behind_the_last_value_are_checked() {
+        let gzip = |text: &[u8]| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            std::io::Write::write_all(&mut encoder, text).unwrap();
+            encoder.finish().unwrap()
+        };
+        let zstd = |text: &[u8]| {
+            let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.include_checksum(true).unwrap();
+            std::io::Write::write_all(&mut encoder, text).unwrap();
+            encoder.finish().unwrap()
+        };
+        for text in [&b"[1, 2]"[..], b"[1, 2]\n", b"1\n2\n", b"1\n2"] {
+            for (name, whole) in [("a.jsonl.gz", gzip(text)), ("a.jsonl.zst", zstd(text))] {
+                assert_eq!(read(name, &whole).unwrap(), json(&["1", "2"]));
+                for at in whole.len() - 4..whole.len() {
+                    let mut damaged = whole.clone();
+                    damaged[at] ^= 1;
+                    assert!(read(name, &damaged).is_err(), "{name}: byte {at}");
+                }
+                assert!(read(name, &whole[..whole.len() - 1]).is_err(), "{name}: cut");
+                assert!(read(name, &[&whole[..], b"behind"].concat()).is_err(), "{name}: something behind");
+            }
+        }
+    }
+
+    #[test]
+    fn utf_16_is_named_also_when_it_is_compressed() {
+        let wide: Vec<u8> = "\u{feff}[1]\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let says = |name: &str, bytes: &[u8]| read(name, bytes).unwrap_err().to_string();
+        assert!(says("a.json", &wide).contains("UTF-16 text (little-endian); convert it to UTF-8: iconv -f UTF-16 "));
+        let packed = zstd::encode_all(&wide[2..], 1).unwrap();
+        assert!(says("a.jsonl.zst", &packed).contains("; decompress it, then convert it to UTF-8: iconv -f UTF-16LE "));
     }
 
     #[test]

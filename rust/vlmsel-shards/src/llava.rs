@@ -1,13 +1,15 @@
 //! Rows of LLaVA and caption JSON: what stands in one record, before any image is opened.
 
-use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
-use serde_json::Value;
-use serde_json::value::RawValue;
 use vlmsel_core::hash::{Hash128, parse_uid};
 
-use crate::json_values;
+use crate::json_fields::{Fields, fields};
+use crate::json_values::with_nulls;
+
+mod lists;
+
+use self::lists::{Paths, Turns};
 
 /// A record, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -32,42 +34,52 @@ pub struct Record {
 
 const KNOWN: [&str; 7] = ["id", "uid", "image", "images", "caption", "text", "conversations"];
 
+/// Why a record is put aside, and what was found.
+type Bad = (&'static str, String);
+
 /// Takes a record apart; the error is the reason it is quarantined for, with what was found.
-pub fn parse(bytes: &[u8], id_field: Option<&str>) -> Result<Record, (&'static str, String)> {
-    let mut spare = Vec::new();
-    let fields: BTreeMap<String, &RawValue> =
-        json_values::parse(bytes, &mut spare).map_err(|error| ("bad_json", error.to_string()))?;
-    let get = |name: &str| fields.get(name).map(|raw| raw.get()).filter(|raw| *raw != "null");
-    let parsed = |name: &str| -> Result<Option<Value>, (&'static str, String)> {
-        get(name).map(serde_json::from_str).transpose().map_err(|error| ("bad_json", error.to_string()))
+pub fn parse(bytes: &[u8], id_field: Option<&str>) -> Result<Record, Bad> {
+    let mut names = KNOWN.to_vec();
+    let foreign = id_field.filter(|field| !KNOWN.contains(field));
+    names.extend(foreign);
+    let read = |json: &[u8]| {
+        fields(json, &names).map(|found| {
+            let has_more = found.has_others || foreign.is_some_and(|field| found.get(field).is_some());
+            take_apart(&found, id_field, has_more.then_some(bytes))
+        })
     };
-    let key = match parsed("id")? {
-        None => None,
-        Some(Value::String(id)) => Some(id),
-        // As written: 64 bits and more survive.
-        Some(Value::Number(_)) => get("id").map(ToOwned::to_owned),
-        Some(other) => return Err(("bad_id", format!("id is {other}"))),
-    };
-    let mut record = Record { key, ..Record::default() };
-    let declared = parsed(id_field.unwrap_or("uid"))?;
-    record.uid = declared.as_ref().and_then(Value::as_str).and_then(parse_uid);
+    with_nulls(bytes, read).map_err(|error| bad_json(&error))?
+}
+
+fn bad_json(error: &serde_json::Error) -> Bad {
+    ("bad_json", error.to_string())
+}
+
+fn take_apart(fields: &Fields<'_, '_>, id_field: Option<&str>, metadata: Option<&[u8]>) -> Result<Record, Bad> {
+    fields.check_keys()?;
+    let get = |name: &str| fields.get(name).filter(|raw| *raw != "null");
+    let mut record = Record::default();
+    if let Some(id) = get("id") {
+        record.key = match id.as_bytes().first() {
+            Some(b'"') => Some(string(id)?),
+            // As written: 64 bits and more survive.
+            Some(b'-' | b'0'..=b'9') => Some(id.to_owned()),
+            _ => return Err(("bad_id", format!("id is {}", shown(id)))),
+        };
+    }
+    let declared = get(id_field.unwrap_or("uid"));
+    if let Some(declared) = declared.filter(|raw| raw.starts_with('"')) {
+        record.uid = parse_uid(&string(declared)?);
+    }
     if let (Some(field), None) = (id_field, record.uid) {
-        let found = declared.map_or_else(|| "absent".to_owned(), |value| value.to_string());
+        let found = declared.map_or_else(|| "absent".to_owned(), shown);
         return Err(("bad_id", format!("{field} is no id of 32 hexadecimal characters: {found}")));
     }
     for name in ["image", "images"] {
-        match parsed(name)? {
+        match get(name) {
             None => {}
-            Some(Value::String(path)) => record.images.push(path),
-            Some(Value::Array(paths)) => {
-                for path in paths {
-                    match path {
-                        Value::String(path) => record.images.push(path),
-                        other => return Err(("bad_image_path", format!("{name} holds {other}"))),
-                    }
-                }
-            }
-            Some(other) => return Err(("bad_image_path", format!("{name} is {other}"))),
+            Some(path) if path.starts_with('"') => record.images.push(string(path)?),
+            Some(list) => Paths::add(name, list, &mut record.images)?,
         }
     }
     for path in &record.images {
@@ -76,32 +88,34 @@ pub fn parse(bytes: &[u8], id_field: Option<&str>) -> Result<Record, (&'static s
         }
     }
     for name in ["caption", "text"] {
-        match parsed(name)? {
+        match get(name) {
             None => {}
-            Some(Value::String(text)) => {
+            Some(text) if text.starts_with('"') => {
+                let text = string(text)?;
                 record.text.get_or_insert(text);
             }
-            Some(other) => return Err(("bad_text", format!("{name} is {other}"))),
+            Some(other) => return Err(("bad_text", format!("{name} is {}", shown(other)))),
         }
     }
-    if let Some(turns) = parsed("conversations")? {
-        let values: Option<Vec<&str>> = turns.as_array().and_then(|turns| {
-            turns.iter().map(|turn| turn.get("from").and(turn.get("value")).and_then(Value::as_str)).collect()
-        });
-        let Some(values) = values.filter(|values| !values.is_empty()) else {
-            return Err(("bad_conversation", "conversations is no list of {from, value}".to_owned()));
-        };
-        record.n_turns = values.len() as u32;
-        record.spoken = Some(values.join("\n"));
-        record.conversations = get("conversations").map(ToOwned::to_owned);
+    if let Some(turns) = get("conversations") {
+        let Turns { count, spoken, .. } = Turns::read(turns)?;
+        (record.n_turns, record.spoken) = (count, Some(spoken));
+        record.conversations = Some(turns.to_owned());
     }
     if record.images.is_empty() && record.text.is_none() && record.conversations.is_none() {
         return Err(("no_content", "neither image, caption, text nor conversations".to_owned()));
     }
-    if fields.keys().any(|name| !KNOWN.contains(&name.as_str())) {
-        record.metadata = Some(bytes.to_vec());
-    }
+    record.metadata = metadata.map(ToOwned::to_owned);
     Ok(record)
+}
+
+fn string(raw: &str) -> Result<String, Bad> {
+    serde_json::from_str(raw).map_err(|error| bad_json(&error))
+}
+
+/// As much as a message shows of what may be many megabytes.
+fn shown(raw: &str) -> String {
+    raw.chars().take(200).collect()
 }
 
 /// Why a path must not be opened below the image root.
@@ -157,6 +171,53 @@ mod tests {
         assert_eq!(reason(r#"{"text": []}"#), "bad_text");
         assert_eq!(reason(r#"{"conversations": [{"value": "x"}]}"#), "bad_conversation");
         assert_eq!(reason(r#"{"id": 1}"#), "no_content");
+        assert_eq!(reason(r#"{"conversations": [["human", "x"]]}"#), "bad_conversation");
+        assert_eq!(reason(r#"{"conversations": [{"from": "human", "value": 3}]}"#), "bad_conversation");
+        assert_eq!(reason(r#"{"conversations": []}"#), "bad_conversation");
+        assert_eq!(reason(r#"{"conversations": {"from": "human", "value": "x"}}"#), "bad_conversation");
+        assert_eq!(reason(r#"{"conversations": [{"from": "human", "value": "\ud800"}]}"#), "bad_json");
+        assert_eq!(reason(r#"{"image": {"path": "a.jpg"}}"#), "bad_image_path");
+        assert_eq!(reason(r#"{"image": [["a.jpg"]]}"#), "bad_image_path");
         assert_eq!(parse(br#"{"text": "t"}"#, Some("mine")).err().map(|e| e.0), Some("bad_id"));
+    }
+
+    #[test]
+    fn of_a_key_that_comes_twice_the_last_one_holds() {
+        let json = br#"{"text": 3, "id": 1, "text": "t", "id": "x", "conversations": [{"value": 1, "from": null, "value": "v", "more": []}]}"#;
+        let record = parse(json, None).unwrap();
+        assert_eq!((record.key.as_deref(), record.text.as_deref()), (Some("x"), Some("t")));
+        assert_eq!((record.n_turns, record.spoken.as_deref(), record.metadata), (1, Some("v"), None));
+    }
+
+    #[test]
+    fn a_field_for_ids_is_kept_with_the_record() {
+        let json = br#"{"text": "t", "mine": "000102030405060708090a0b0c0d0e0f"}"#;
+        assert_eq!(parse(json, Some("mine")).unwrap().metadata.as_deref(), Some(&json[..]));
+        let json = br#"{"text": "t", "uid": "000102030405060708090a0b0c0d0e0f"}"#;
+        assert_eq!(parse(json, Some("uid")).unwrap().metadata, None);
+    }
+
+    #[test]
+    fn constants_that_python_writes_are_null() {
+        let record = parse(br#"{"text": "NaN", "caption": NaN, "score": -Infinity}"#, None).unwrap();
+        assert_eq!(record.text.as_deref(), Some("NaN"));
+        assert!(record.metadata.unwrap().ends_with(b"-Infinity}"));
+    }
+
+    #[test]
+    fn records_without_end_are_put_aside() {
+        let many = |count: usize, piece: &dyn Fn(usize) -> String| -> String {
+            (0..count).map(piece).collect::<Vec<_>>().join(",")
+        };
+        assert_eq!(
+            reason(&format!(r#"{{"text": "t", {}}}"#, many(20_000, &|n| format!("\"{n}\": 0")))),
+            "too_many_keys"
+        );
+        let paths = |count| format!(r#"{{"images": [{}]}}"#, many(count, &|_| "\"a\"".to_owned()));
+        assert_eq!((reason(&paths(10_000)), reason(&paths(10_001))), ("", "too_many_images"));
+        // Turns cost what is spoken.
+        let turns = many(1_000_000, &|_| r#"{"from":0,"value":""}"#.to_owned());
+        let record = parse(format!(r#"{{"conversations": [{turns}]}}"#).as_bytes(), None).unwrap();
+        assert_eq!((record.n_turns, record.spoken.map(|spoken| spoken.len())), (1_000_000, Some(999_999)));
     }
 }

@@ -138,6 +138,8 @@ pub fn scan<S: ReadAt + ?Sized, V: Visitor>(
     let mut summary = TarSummary::default();
     let mut open: Option<Sample> = None;
     let mut seen: HashSet<String> = HashSet::new();
+    // Extensions of the open sample in lower case: it may have hundreds of thousands of members.
+    let mut extensions: HashSet<String> = HashSet::new();
     loop {
         let item = reader.next()?;
         visitor.passed(reader.position())?;
@@ -167,12 +169,11 @@ pub fn scan<S: ReadAt + ?Sized, V: Visitor>(
                         sample.fault = Some(quarantined(shard, &member, "repeated_key"));
                     }
                     open = Some(sample);
+                    extensions.clear();
                 }
                 let Some(sample) = open.as_mut() else { continue };
-                let fault = member.class.reason().or_else(|| {
-                    let repeated = sample.members.iter().any(|m| m.extension.eq_ignore_ascii_case(extension));
-                    repeated.then_some("repeated_member")
-                });
+                let repeated = !extensions.insert(extension.to_ascii_lowercase());
+                let fault = member.class.reason().or(repeated.then_some("repeated_member"));
                 let content = match fault {
                     Some(reason) => {
                         sample.fault.get_or_insert_with(|| quarantined(shard, &member, reason));
@@ -347,6 +348,20 @@ mod tests {
             reasons,
             [None, Some("repeated_member"), Some("repeated_key"), Some("parent_path"), Some("absolute_path")]
         );
+    }
+
+    #[test]
+    fn a_sample_may_have_very_many_members() {
+        const MEMBERS: usize = 300_000;
+        let names: Vec<String> = (0..MEMBERS).map(|n| format!("a.{n}")).collect();
+        let mut members: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b""[..])).collect();
+        members.push(("a.X", b""));
+        let (samples, ..) = scan_all(&tar(&members));
+        assert_eq!((samples[0].members.len(), &samples[0].fault), (MEMBERS + 1, &None));
+        members.extend([("a.x", &b""[..]), ("b.x", b"")]);
+        let (samples, ..) = scan_all(&tar(&members));
+        assert_eq!(samples[0].fault.as_ref().map(|fault| fault.reason.as_str()), Some("repeated_member"));
+        assert_eq!(samples[1].fault, None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use vlmsel_shards::json_values;
 use vlmsel_shards::quarantine::Quarantined;
 use vlmsel_shards::samples::{Content, Depth, Sample, TarSummary, Visitor, scan};
 use vlmsel_shards::source::LocalFile;
+use vlmsel_shards::text_encoding::utf8_text;
 
 use super::Ward;
 use super::notes::Seen;
@@ -155,10 +156,10 @@ impl Look<'_> {
         if let Some(Err(error)) = json {
             seen.note("bad_json", || place(&format!(": {error}")));
         }
-        let text = match sample.text().map(std::str::from_utf8) {
+        let text = match sample.text().map(utf8_text) {
             Some(Ok(text)) => Some(text),
-            Some(Err(_)) => {
-                seen.note("text_not_utf8", || place(""));
+            Some(Err(found)) => {
+                seen.note("text_not_utf8", || place(&format!(": {found}")));
                 None
             }
             None => row.and_then(|row| row.text.as_deref()),

@@ -1,15 +1,15 @@
 //! Indexing one WebDataset tar, with the Parquet file that img2dataset wrote beside it.
 
-use std::collections::HashMap;
-
 use serde_json::value::RawValue;
 use vlmsel_core::hash::{Hash128, parse_uid, text_hash, uid};
 use vlmsel_shards::img2dataset::{Row, Sidecar};
 use vlmsel_shards::index_table::{ImageRow, IndexRow, MemberRow};
+use vlmsel_shards::json_fields::fields;
 use vlmsel_shards::json_values;
 use vlmsel_shards::quarantine::Quarantined;
 use vlmsel_shards::samples::{Content, Depth, Sample, Visitor, scan};
 use vlmsel_shards::source::LocalFile;
+use vlmsel_shards::text_encoding::utf8_text;
 
 use super::Unit;
 use crate::error::{Error, Result};
@@ -137,10 +137,10 @@ fn add(unit: &mut Unit<'_>, sample: Sample, row: Option<Row>) -> Result<()> {
         let record = bad("bad_id", &format!("{field} is no id of 32 hexadecimal characters"));
         return unit.put_aside(record);
     }
-    let text = match sample.text().map(std::str::from_utf8).transpose() {
+    let text = match sample.text().map(utf8_text).transpose() {
         Ok(text) => text.map(ToOwned::to_owned),
         Err(error) => {
-            let record = bad("text_not_utf8", &error.to_string());
+            let record = bad("text_not_utf8", &error);
             return unit.put_aside(record);
         }
     };
@@ -175,12 +175,14 @@ struct Declared {
 fn read_json(bytes: &[u8], id_field: Option<&str>) -> std::result::Result<Declared, String> {
     let mut spare = Vec::new();
     let value: &RawValue = json_values::parse(bytes, &mut spare).map_err(|error| error.to_string())?;
-    let Ok(fields) = serde_json::from_str::<HashMap<String, &RawValue>>(value.get()) else {
+    let id_field = id_field.unwrap_or("uid");
+    let names = [id_field, "caption", "text"];
+    let Ok(fields) = fields(value.get().as_bytes(), &names) else {
         return Ok(Declared::default());
     };
-    let string = |name: &str| fields.get(name).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+    let string = |name: &str| fields.get(name).and_then(|raw| serde_json::from_str::<String>(raw).ok());
     Ok(Declared {
-        uid: string(id_field.unwrap_or("uid")).as_deref().and_then(parse_uid),
+        uid: string(id_field).as_deref().and_then(parse_uid),
         caption: string("caption").or_else(|| string("text")),
     })
 }

@@ -14,6 +14,7 @@ use vlmsel_shards::npy::read_uids;
 use vlmsel_shards::source::open_plain;
 use vlmsel_shards::tables::schema::{Role, Wanted, resolve};
 use vlmsel_shards::tables::{Table, is_table, open};
+use vlmsel_shards::text_encoding::foreign_encoding;
 
 use crate::error::{Error, Result};
 
@@ -137,6 +138,9 @@ impl IdSet {
     fn read_text(&mut self, path: &Path, id_type: &DataType) -> Result<()> {
         let mut bytes = Vec::new();
         open_plain(path)?.read_to_end(&mut bytes).at("read", path)?;
+        if let Some(what) = foreign_encoding(&bytes) {
+            return Err(Error::usage(format!("{}: {what}", path.display())));
+        }
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
             let line = line.strip_suffix(b"\r").unwrap_or(line);

@@ -273,6 +273,9 @@ impl Stored<'_> {
     fn pieces(&self) -> Vec<Piece> {
         let has = |wanted: &str| self.members.iter().any(|m| m.0.eq_ignore_ascii_case(wanted));
         let text_extension = TEXT_EXTENSIONS.into_iter().find(|wanted| has(wanted));
+        // By place, because both lists may be long. The first of several at one place, as in the index.
+        let in_tar = self.images.iter().rev().filter(|image| image.file.is_none());
+        let hashes: HashMap<u64, Hash128> = in_tar.map(|image| (image.offset, image.hash)).collect();
         let mut pieces = Vec::new();
         for (extension, offset, size) in &self.members {
             let is = |wanted: &str| extension.eq_ignore_ascii_case(wanted);
@@ -282,7 +285,7 @@ impl Stored<'_> {
             } else if text_extension.is_some_and(is) {
                 self.text.map(|text| image_hash(text.as_bytes()))
             } else {
-                self.images.iter().find(|image| image.file.is_none() && image.offset == *offset).map(|image| image.hash)
+                hashes.get(offset).copied()
             };
             pieces.push(Piece::Range { extension: extension.clone(), offset: *offset, size: *size, hash });
         }

@@ -14,6 +14,7 @@ use vlmsel_shards::npy::read_uids;
 use vlmsel_shards::output::hash_file;
 use vlmsel_shards::quarantine::Quarantined;
 use vlmsel_shards::source::open_plain;
+use vlmsel_shards::text_encoding::foreign_encoding;
 
 use super::locate::Locations;
 use crate::error::{Error, Result};
@@ -80,6 +81,13 @@ fn whole(path: &Path) -> Result<InputRecord> {
 
 fn read_lines(path: &Path) -> Result<(Vec<u128>, Vec<Quarantined>)> {
     let mut reader = BufReader::with_capacity(1 << 20, open_plain(path)?);
+    let head = reader.fill_buf().at("read", path)?;
+    if let Some(what) = foreign_encoding(head) {
+        return Err(Error::usage(format!("{}: {what}", path.display())));
+    }
+    if head.starts_with(b"\xef\xbb\xbf") {
+        reader.consume(3);
+    }
     let (mut uids, mut bad, mut line, mut number) = (Vec::new(), Vec::new(), Vec::new(), 0);
     loop {
         line.clear();
@@ -153,8 +161,8 @@ impl Order {
     /// The indices of an id; empty if it is not selected.
     pub fn find(&self, uid: u128) -> std::ops::Range<usize> {
         let first = self.uids.partition_point(|&other| other < uid);
-        let count = self.uids[first..].iter().take_while(|&&other| other == uid).count();
-        first..first + count
+        // Not counted one by one: an id may be selected a million times and stand in as many rows of the index.
+        first..first + self.uids[first..].partition_point(|&other| other == uid)
     }
 
     pub fn contains(&self, uid: u128) -> bool {
@@ -190,6 +198,8 @@ mod tests {
             assert_eq!(places, [0, 1, 2, 3, 4]);
             assert_eq!((order.find(5), order.find(2), order.shards()), (1..4, 1..1, 3));
         }
+        let same = Order::new([vec![3; 1_000_000], vec![9]].concat(), None, 2);
+        assert!((0..1_000_000).all(|_| same.find(3) == (0..1_000_000)));
         let many: Vec<u128> = (0..100).collect();
         let places = |seed| (0..100).map(|i| Order::new(many.clone(), Some(seed), 9).place(i)).collect::<Vec<_>>();
         assert_ne!(places(1), places(2));

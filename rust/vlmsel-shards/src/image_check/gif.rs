@@ -72,24 +72,15 @@ struct Codes {
 impl Codes {
     fn new(least: u32) -> Self {
         let clear = 1 << least;
-        let mut codes = Self {
-            clear,
-            lengths: Vec::with_capacity(MAX_CODES),
-            previous: 0,
-            width: least + 1,
-            held: 0,
-            held_bits: 0,
-            pixels: 0,
-            ended: false,
-        };
-        codes.reset();
-        codes
+        // The clear and end codes stand for nothing.
+        let mut lengths = Vec::with_capacity(MAX_CODES);
+        lengths.resize(clear + 2, 1);
+        Self { clear, lengths, previous: 0, width: least + 1, held: 0, held_bits: 0, pixels: 0, ended: false }
     }
 
     fn reset(&mut self) {
-        self.lengths.clear();
-        // The clear and end codes stand for nothing.
-        self.lengths.resize(self.clear + 2, 1);
+        // What stands for one pixel stays: a frame may be nothing but clear codes.
+        self.lengths.truncate(self.clear + 2);
         (self.width, self.previous) = (self.clear.trailing_zeros() + 1, 0);
     }
 

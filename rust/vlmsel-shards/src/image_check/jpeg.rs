@@ -3,6 +3,7 @@
 //! Entropy-coded data has no checksum, but damage rarely keeps the count: a code that is in no table, a coefficient beyond the
 //! 63rd, or a scan whose blocks end before or behind its data give it away. Decoders pass over these and show what they can.
 
+mod blocks;
 mod entropy;
 mod huffman;
 mod scan;
@@ -11,7 +12,13 @@ use super::Damage;
 use huffman::Table;
 
 /// Visits of blocks allowed to one image: progressive files may go over the same blocks with a few bytes, again and again.
-const MAX_VISITS: u64 = 1 << 30;
+/// The largest picture of four components may have twelve scans of each.
+const MAX_VISITS: u64 = 1 << 27;
+/// Visits allowed for each byte, so that short files cost little. The first scan of a component has a bit for each block at
+/// least, so this allows 32 scans of the emptiest picture.
+const VISITS_A_BYTE: u64 = 256;
+/// Visits allowed to the shortest file.
+const LEAST_VISITS: u64 = 1 << 16;
 
 /// A colour component of the frame.
 struct Component {
@@ -39,7 +46,8 @@ struct Frame {
     mcus_wide: u32,
     mcus_high: u32,
     components: Vec<Component>,
-    visits: u64,
+    /// How many more blocks may be visited.
+    visits_left: u64,
 }
 
 /// Tables that segments define as the file goes on.
@@ -98,7 +106,8 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), Damage> {
                     return Err(Damage::Corrupt("a second frame"));
                 }
                 is_arithmetic = marker > 0xc2;
-                frame = Some(read_frame(&mut fields, marker == 0xc2)?);
+                let visits = (bytes.len() as u64 * VISITS_A_BYTE + LEAST_VISITS).min(MAX_VISITS);
+                frame = Some(read_frame(&mut fields, marker == 0xc2, visits)?);
             }
             0xc3 | 0xc5..=0xc7 | 0xcb | 0xcd..=0xcf => {
                 return Err(Damage::Unsupported("lossless or hierarchical JPEG"));
@@ -164,7 +173,7 @@ fn define_quantisation(fields: &mut Fields<'_>, tables: &mut Tables) -> Result<(
     Ok(())
 }
 
-fn read_frame(fields: &mut Fields<'_>, is_progressive: bool) -> Result<Frame, Damage> {
+fn read_frame(fields: &mut Fields<'_>, is_progressive: bool, visits_left: u64) -> Result<Frame, Damage> {
     if fields.byte()? != 8 {
         return Err(Damage::Unsupported("samples of other than 8 bits"));
     }
@@ -203,5 +212,5 @@ fn read_frame(fields: &mut Fields<'_>, is_progressive: bool) -> Result<Frame, Da
             }
         })
         .collect();
-    Ok(Frame { is_progressive, mcus_wide, mcus_high, components, visits: 0 })
+    Ok(Frame { is_progressive, mcus_wide, mcus_high, components, visits_left })
 }

@@ -236,16 +236,20 @@ impl<'a> Body<'a> {
     }
 }
 
-/// Reads until `plain` is full or the stream ends.
+/// Fills `plain` from the stream, which has to end there: what checks a stream (gzip's CRC and length) stands at its end, and
+/// a decoder looks at it only when it is asked for more.
 fn fill(mut stream: impl Read, plain: &mut [u8]) -> std::io::Result<usize> {
     let mut done = 0;
     while done < plain.len() {
         match stream.read(&mut plain[done..])? {
-            0 => break,
+            0 => return Ok(done),
             read => done += read,
         }
     }
-    Ok(done)
+    match stream.read(&mut [0])? {
+        0 => Ok(done),
+        _ => Err(std::io::Error::other("more bytes than its header says")),
+    }
 }
 
 /// Length of the definition levels at the front of a page of version 1.

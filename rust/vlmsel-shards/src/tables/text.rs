@@ -4,8 +4,10 @@
 //! stream that breaks (damaged compression) makes the file unreadable.
 
 mod cells;
+mod json_cells;
 mod lines;
 
+use std::collections::BTreeSet;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,12 +15,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_array::RecordBatch;
 
-use self::cells::{BatchBuilder, cells_of_object, cells_of_record, parse_object};
+use self::cells::{BatchBuilder, cells_of_record};
+use self::json_cells::{add_keys, cells_of_line};
 use self::lines::{Capped, LineEnd, Lines};
 use super::schema::{Column, Role};
 use crate::error::{Error, IoContext, Result};
+use crate::json_fields::MAX_KEYS;
 use crate::quarantine::Quarantined;
 use crate::source::open_plain;
+use crate::text_encoding::utf8_stream;
 
 /// Largest window a zstd stream may ask for, as a power of two (128 MiB).
 const MAX_ZSTD_WINDOW_LOG: u32 = 27;
@@ -74,6 +79,10 @@ impl TextTable {
             Syntax::Csv => {
                 let (mut reader, _) = table.csv_reader()?;
                 let header = reader.byte_headers().map_err(|error| Error::unreadable(path, error))?;
+                if header.len() > MAX_KEYS {
+                    let reason = format!("{} columns: a table has at most {MAX_KEYS}", header.len());
+                    return Err(Error::unreadable(path, reason));
+                }
                 let names = header.iter().map(|field| String::from_utf8_lossy(field).into_owned()).collect::<Vec<_>>();
                 if names.is_empty() {
                     return Err(Error::unreadable(path, "empty: a CSV table needs a header line"));
@@ -86,23 +95,22 @@ impl TextTable {
     }
 
     fn peek_keys(&self) -> Result<Vec<String>> {
-        let mut keys = Vec::new();
+        let mut keys = BTreeSet::new();
         let mut lines = self.lines()?;
         let mut line = Vec::new();
         for _ in 0..PEEKED_LINES {
             match lines.next(&mut line)? {
                 LineEnd::End => break,
                 LineEnd::TooLong => {}
-                LineEnd::Line => {
-                    if let Ok(record) = parse_object(&line) {
-                        keys.extend(record.into_iter().map(|(key, _)| key));
-                    }
-                }
+                // What is wrong with a line is told when it is read.
+                LineEnd::Line => drop(add_keys(&line, &mut keys)),
+            }
+            // Lines that share no key are no table; their keys may be megabytes each.
+            if keys.len() > MAX_KEYS {
+                break;
             }
         }
-        keys.sort();
-        keys.dedup();
-        Ok(keys)
+        Ok(keys.into_iter().collect())
     }
 
     /// The columns' names; for JSON lines those seen at the beginning.
@@ -126,7 +134,8 @@ impl TextTable {
                 Box::new(decoder)
             }
         };
-        Ok(stream)
+        let is_compressed = self.compression != Compression::None;
+        Ok(Box::new(utf8_stream(stream, &self.path, is_compressed)?))
     }
 
     fn lines(&self) -> Result<Lines> {
@@ -154,14 +163,14 @@ impl TextTable {
         let mut batch = BatchBuilder::new(columns);
         match self.syntax {
             Syntax::JsonLines => {
+                let names: Vec<&str> = columns.iter().map(|(column, _)| column.name.as_str()).collect();
                 let mut lines = self.lines()?;
                 let mut line = Vec::new();
                 loop {
                     match lines.next(&mut line)? {
                         LineEnd::End => break,
                         LineEnd::TooLong => bad(self.bad_line(lines.number, "line_too_long", ""))?,
-                        LineEnd::Line => match parse_object(&line).and_then(|record| cells_of_object(&record, columns))
-                        {
+                        LineEnd::Line => match cells_of_line(&line, &names, columns) {
                             Ok(cells) => batch.push(cells),
                             Err((reason, detail)) => bad(self.bad_line(lines.number, reason, &detail))?,
                         },

@@ -41,11 +41,16 @@ impl Table {
     }
 
     /// Length and symbol of the code that the 16 bits begin with.
+    #[inline]
     pub fn decode(&self, bits: u32) -> Option<(u32, u8)> {
         let (length, value) = self.fast[(bits >> (16 - FAST_BITS)) as usize];
         if length > 0 {
             return Some((u32::from(length), value));
         }
+        self.decode_long(bits)
+    }
+
+    fn decode_long(&self, bits: u32) -> Option<(u32, u8)> {
         let length = (FAST_BITS as usize + 1..=16).find(|&length| bits < self.ends[length])?;
         let (first, place) = self.firsts[length];
         let beyond = (bits >> (16 - length)).checked_sub(first)? as usize;

@@ -1,30 +1,31 @@
 //! One scan of a JPEG: its blocks in order, with restart markers between.
 
 use super::super::Damage;
+use super::blocks::{baseline_block, pass_over, progressive_block};
 use super::entropy::Bits;
 use super::huffman::Table;
-use super::{Fields, Frame, MAX_VISITS, Tables};
+use super::{Fields, Frame, Tables};
 
 /// A component in this scan.
-struct Part<'a> {
+pub(super) struct Part<'a> {
     component: usize,
-    dc: Option<&'a Table>,
-    ac: Option<&'a Table>,
+    pub dc: Option<&'a Table>,
+    pub ac: Option<&'a Table>,
     /// The furthest from grey that a block's mean may be, as coded.
-    limit: i32,
+    pub limit: i32,
 }
 
 /// Eight times 128 is black or white. Twice as much leaves room for odd encoders, and none for a decoder gone astray.
 const MOST_LEVEL: i32 = 2 * 1024;
 
 /// Which coefficients a scan brings, and which of their bits.
-struct Band {
-    first: u32,
-    last: u32,
-    is_refinement: bool,
+pub(super) struct Band {
+    pub first: u32,
+    pub last: u32,
+    pub is_refinement: bool,
 }
 
-const NO_TABLE: Damage = Damage::Corrupt("a scan that names a table that is not there");
+pub(super) const NO_TABLE: Damage = Damage::Corrupt("a scan that names a table that is not there");
 
 /// Reads the scan whose header is in `fields` and whose data begins at `at`; returns where the marker behind it stands.
 pub(super) fn check(
@@ -35,9 +36,14 @@ pub(super) fn check(
     tables: &Tables,
 ) -> Result<usize, Damage> {
     let (parts, band) = read_header(fields, frame, tables)?;
+    let mut unit_blocks = 0;
     for part in &parts {
         let component = &mut frame.components[part.component];
+        if component.is_seen && !frame.is_progressive {
+            return Err(Damage::Corrupt("a component in two scans"));
+        }
         (component.is_seen, component.level) = (true, 0);
+        unit_blocks += if parts.len() == 1 { 1 } else { component.across * component.down };
     }
     let (wide, high) = match parts.as_slice() {
         [part] => {
@@ -46,50 +52,80 @@ pub(super) fn check(
         }
         _ => (frame.mcus_wide, frame.mcus_high),
     };
-    let units = u64::from(wide) * u64::from(high);
-    frame.visits += units * parts.len() as u64;
-    if frame.visits > MAX_VISITS {
-        return Err(Damage::Unsupported("more scans than any encoder makes"));
-    }
+    let visits = u64::from(wide) * u64::from(high) * u64::from(unit_blocks);
+    frame.visits_left =
+        frame.visits_left.checked_sub(visits).ok_or(Damage::Unsupported("more scans than any encoder makes"))?;
     let (mut bits, mut skip) = (Bits::new(bytes, at), 0);
-    let (mut restarts, mut left) = (0_u8, tables.restart_interval);
-    for unit in 0..units {
-        if tables.restart_interval > 0 {
-            if left == 0 {
-                let marker = bits.end()?;
-                match bytes.get(marker + 1) {
-                    Some(&code) if code == 0xd0 + restarts => {}
-                    Some(_) => return Err(Damage::Corrupt("a restart marker that is missing or out of turn")),
-                    None => return Err(Damage::Truncated),
-                }
-                bits = Bits::new(bytes, marker + 2);
-                (restarts, left, skip) = ((restarts + 1) % 8, tables.restart_interval, 0);
-                for part in &parts {
-                    frame.components[part.component].level = 0;
-                }
+    let interval = if tables.restart_interval > 0 { tables.restart_interval } else { u32::MAX };
+    let (mut restarts, mut left) = (0_u8, interval);
+    let (mut column, mut row) = (0, 0);
+    while row < high {
+        if left == 0 {
+            let marker = bits.end()?;
+            match bytes.get(marker + 1) {
+                Some(&code) if code == 0xd0 + restarts => {}
+                Some(_) => return Err(Damage::Corrupt("a restart marker that is missing or out of turn")),
+                None => return Err(Damage::Truncated),
             }
-            left -= 1;
+            bits = Bits::new(bytes, marker + 2);
+            (restarts, left, skip) = ((restarts + 1) % 8, interval, 0);
+            for part in &parts {
+                frame.components[part.component].level = 0;
+            }
         }
-        let (column, row) = ((unit % u64::from(wide)) as u32, (unit / u64::from(wide)) as u32);
-        for part in &parts {
-            let component = &mut frame.components[part.component];
-            let (across, down) = if parts.len() == 1 { (1, 1) } else { (component.across, component.down) };
-            for y in 0..down {
-                for x in 0..across {
-                    if frame.is_progressive {
-                        let block =
-                            (row * down + y) as usize * component.stride as usize + (column * across + x) as usize;
-                        let nonzero =
-                            component.nonzero.get_mut(block).ok_or(Damage::Corrupt("a block out of place"))?;
-                        progressive_block(&mut bits, part, &band, &mut skip, &mut component.level, nonzero)?;
-                    } else {
-                        baseline_block(&mut bits, part, &mut component.level)?;
-                    }
-                }
+        let mut done = 1;
+        if let (1.., [part]) = (skip, parts.as_slice()) {
+            // A few bits can say this of 32,767 blocks, in each of many scans: they are passed over together.
+            done = skip.min(left).min(wide - column);
+            let component = &frame.components[part.component];
+            let first = row as usize * component.stride as usize + column as usize;
+            let blocks = component.nonzero.get(first..first + done as usize).ok_or(OUT_OF_PLACE)?;
+            pass_over(&mut bits, &band, blocks)?;
+            skip -= done;
+        } else if frame.is_progressive && band.first == 0 && band.is_refinement {
+            // One bit for each block.
+            done = (64 / unit_blocks).min(left).min(wide - column);
+            bits.pass(done * unit_blocks)?;
+        } else {
+            for part in &parts {
+                visit_unit(&mut bits, frame, part, parts.len() == 1, &band, &mut skip, (column, row))?;
             }
+        }
+        left -= done;
+        column += done;
+        if column == wide {
+            (column, row) = (0, row + 1);
         }
     }
     bits.end()
+}
+
+const OUT_OF_PLACE: Damage = Damage::Corrupt("a block out of place");
+
+/// Reads the blocks that a component has in one unit of the scan.
+fn visit_unit(
+    bits: &mut Bits<'_>,
+    frame: &mut Frame,
+    part: &Part<'_>,
+    is_alone: bool,
+    band: &Band,
+    skip: &mut u32,
+    (column, row): (u32, u32),
+) -> Result<(), Damage> {
+    let component = &mut frame.components[part.component];
+    let (across, down) = if is_alone { (1, 1) } else { (component.across, component.down) };
+    for y in 0..down {
+        for x in 0..across {
+            if frame.is_progressive {
+                let block = (row * down + y) as usize * component.stride as usize + (column * across + x) as usize;
+                let nonzero = component.nonzero.get_mut(block).ok_or(OUT_OF_PLACE)?;
+                progressive_block(bits, part, band, skip, &mut component.level, nonzero)?;
+            } else {
+                baseline_block(bits, part, &mut component.level)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn read_header<'a>(
@@ -136,150 +172,4 @@ fn read_header<'a>(
         return Err(NO_TABLE);
     }
     Ok((parts, band))
-}
-
-/// A block's mean, told as the difference from the block before.
-fn level(bits: &mut Bits<'_>, part: &Part<'_>, level: &mut i32) -> Result<(), Damage> {
-    let length = u32::from(bits.symbol(part.dc.ok_or(NO_TABLE)?)?);
-    if length > 11 {
-        return Err(Damage::Corrupt("a difference of more than 11 bits"));
-    }
-    let coded = bits.take(length)?.cast_signed();
-    let is_negative = length > 0 && coded >> (length - 1) == 0;
-    *level += if is_negative { coded - (1 << length) + 1 } else { coded };
-    if level.abs() > part.limit {
-        Err(Damage::Corrupt("a block blacker than black or whiter than white"))
-    } else {
-        Ok(())
-    }
-}
-
-fn baseline_block(bits: &mut Bits<'_>, part: &Part<'_>, before: &mut i32) -> Result<(), Damage> {
-    level(bits, part, before)?;
-    let table = part.ac.ok_or(NO_TABLE)?;
-    let mut at = 1;
-    while at < 64 {
-        let symbol = bits.symbol(table)?;
-        let (zeros, length) = (u32::from(symbol >> 4), u32::from(symbol & 15));
-        match (zeros, length) {
-            (0, 0) => return Ok(()),
-            (15, 0) => at += 16,
-            (_, 0 | 11..) => return Err(Damage::Corrupt("a coefficient that no encoder writes")),
-            _ => {
-                at += zeros + 1;
-                bits.take(length)?;
-            }
-        }
-        if at > 64 {
-            return Err(TOO_FAR);
-        }
-    }
-    Ok(())
-}
-
-const TOO_FAR: Damage = Damage::Corrupt("a block with more than 64 coefficients");
-
-/// `skip` counts the blocks of which this scan has nothing more to say.
-fn progressive_block(
-    bits: &mut Bits<'_>,
-    part: &Part<'_>,
-    band: &Band,
-    skip: &mut u32,
-    before: &mut i32,
-    nonzero: &mut u64,
-) -> Result<(), Damage> {
-    match (band.first, band.is_refinement) {
-        (0, false) => level(bits, part, before),
-        (0, true) => bits.take(1).map(drop),
-        (_, false) => first_coefficients(bits, part.ac.ok_or(NO_TABLE)?, band, skip, nonzero),
-        (_, true) => refined_coefficients(bits, part.ac.ok_or(NO_TABLE)?, band, skip, nonzero),
-    }
-}
-
-fn first_coefficients(
-    bits: &mut Bits<'_>,
-    table: &Table,
-    band: &Band,
-    skip: &mut u32,
-    nonzero: &mut u64,
-) -> Result<(), Damage> {
-    if *skip > 0 {
-        *skip -= 1;
-        return Ok(());
-    }
-    let mut at = band.first;
-    while at <= band.last {
-        let symbol = bits.symbol(table)?;
-        let (zeros, length) = (u32::from(symbol >> 4), u32::from(symbol & 15));
-        match (zeros, length) {
-            (15, 0) => at += 16,
-            (_, 0) => {
-                *skip = (1 << zeros) + bits.take(zeros)? - 1;
-                return Ok(());
-            }
-            _ => {
-                at += zeros;
-                if at > band.last {
-                    return Err(TOO_FAR);
-                }
-                bits.take(length)?;
-                *nonzero |= 1 << at;
-                at += 1;
-            }
-        }
-    }
-    if at > band.last + 1 { Err(TOO_FAR) } else { Ok(()) }
-}
-
-fn refined_coefficients(
-    bits: &mut Bits<'_>,
-    table: &Table,
-    band: &Band,
-    skip: &mut u32,
-    nonzero: &mut u64,
-) -> Result<(), Damage> {
-    let mut at = band.first;
-    if *skip == 0 {
-        while at <= band.last {
-            let symbol = bits.symbol(table)?;
-            let (mut zeros, length) = (u32::from(symbol >> 4), symbol & 15);
-            match length {
-                0 if zeros < 15 => {
-                    *skip = (1 << zeros) + bits.take(zeros)?;
-                    break;
-                }
-                0 => {}
-                1 => drop(bits.take(1)?),
-                _ => return Err(Damage::Corrupt("a refinement by more than one bit")),
-            }
-            // Over as many zeros as told; what is known not to be zero on the way gets its next bit.
-            loop {
-                if at > band.last {
-                    return Err(TOO_FAR);
-                }
-                if *nonzero >> at & 1 == 1 {
-                    bits.take(1)?;
-                } else if zeros == 0 {
-                    break;
-                } else {
-                    zeros -= 1;
-                }
-                at += 1;
-            }
-            if length == 1 {
-                *nonzero |= 1 << at;
-            }
-            at += 1;
-        }
-    }
-    if *skip > 0 {
-        while at <= band.last {
-            if *nonzero >> at & 1 == 1 {
-                bits.take(1)?;
-            }
-            at += 1;
-        }
-        *skip -= 1;
-    }
-    Ok(())
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use arrow_array::builder::{Float64Builder, StringViewBuilder, UInt64Builder};
 use arrow_array::{ArrayRef, RecordBatch};
-use serde_json::{Map, Value};
 
 use super::super::schema::{Column, MAX_ID_BYTES, Role, working_schema};
 use crate::error::{Error, Result};
@@ -20,93 +19,7 @@ pub enum Cell {
     Count(u64),
 }
 
-/// A line as a JSON object.
-pub fn parse_object(line: &[u8]) -> std::result::Result<Map<String, Value>, Bad> {
-    let text = std::str::from_utf8(line).map_err(|error| ("not_utf8", error.to_string()))?;
-    let parsed = match serde_json::from_str::<Value>(text) {
-        Ok(value) => Ok(value),
-        Err(error) => match quote_constants(text) {
-            Some(quoted) => serde_json::from_str(&quoted).map_err(|_| error),
-            None => Err(error),
-        },
-    };
-    match parsed {
-        Ok(Value::Object(map)) => Ok(map),
-        Ok(_) => Err(("not_an_object", text.to_owned())),
-        Err(error) => Err(("bad_json", format!("{error}: {text}"))),
-    }
-}
-
-/// Python writes `NaN`, `Infinity` and `-Infinity` into JSON; as strings they can be parsed. `None` if there are none.
-fn quote_constants(text: &str) -> Option<String> {
-    let mut out = String::with_capacity(text.len() + 16);
-    let (mut rest, mut changed) = (text, false);
-    while let Some(first) = rest.chars().next() {
-        if first == '"' {
-            let mut escaped = false;
-            let end = rest.char_indices().skip(1).find_map(|(at, c)| {
-                let closes = c == '"' && !escaped;
-                escaped = c == '\\' && !escaped;
-                closes.then_some(at + 1)
-            })?;
-            out.push_str(&rest[..end]);
-            rest = &rest[end..];
-        } else if let Some(constant) = ["NaN", "-Infinity", "Infinity"].iter().find(|c| rest.starts_with(**c)) {
-            out.push('"');
-            out.push_str(constant);
-            out.push('"');
-            rest = &rest[constant.len()..];
-            changed = true;
-        } else {
-            out.push(first);
-            rest = &rest[first.len_utf8()..];
-        }
-    }
-    changed.then_some(out)
-}
-
-/// The wanted values of a JSON object.
-pub fn cells_of_object(
-    record: &Map<String, Value>,
-    columns: &[(&Column, Role)],
-) -> std::result::Result<Vec<Cell>, Bad> {
-    columns
-        .iter()
-        .map(|(column, role)| match (record.get(&column.name), role) {
-            (None | Some(Value::Null), _) => Ok(Cell::Null),
-            (Some(Value::String(text)), Role::Score) => match text.as_str() {
-                "NaN" => Ok(Cell::Float(f64::NAN)),
-                "Infinity" => Ok(Cell::Float(f64::INFINITY)),
-                "-Infinity" => Ok(Cell::Float(f64::NEG_INFINITY)),
-                _ => Err(("bad_number", format!("{}: {text:?}", column.name))),
-            },
-            (Some(value), Role::Score) => value
-                .as_f64()
-                .filter(|number| exact(value, *number))
-                .map(Cell::Float)
-                .ok_or_else(|| ("bad_number", format!("{}: {value}", column.name))),
-            (Some(value), Role::Tokens) => {
-                value.as_u64().map(Cell::Count).ok_or_else(|| ("bad_number", format!("{}: {value}", column.name)))
-            }
-            (Some(Value::String(text)), Role::Id) => id_cell(text.clone()),
-            (Some(Value::Number(number)), Role::Id) if !number.is_f64() => Ok(Cell::Text(number.to_string())),
-            (Some(value), Role::Id) => Err(("bad_id", format!("{}: {value}", column.name))),
-            (Some(Value::String(text)), _) => Ok(Cell::Text(text.clone())),
-            (Some(value), _) => Ok(Cell::Text(value.to_string())),
-        })
-        .collect()
-}
-
-/// An integer beyond 2^53 that a float would round cannot be ranked exactly.
-fn exact(value: &Value, number: f64) -> bool {
-    match (value.as_u64(), value.as_i64()) {
-        (Some(whole), _) => number as u128 == u128::from(whole),
-        (None, Some(whole)) => number as i128 == i128::from(whole),
-        (None, None) => true,
-    }
-}
-
-fn id_cell(text: String) -> std::result::Result<Cell, Bad> {
+pub(super) fn id_cell(text: String) -> std::result::Result<Cell, Bad> {
     if text.len() > MAX_ID_BYTES {
         return Err(("id_too_long", format!("{} bytes", text.len())));
     }
@@ -206,33 +119,5 @@ impl BatchBuilder {
         let batch = RecordBatch::try_new(self.schema.clone(), arrays)
             .map_err(|error| Error::Usage(format!("text columns do not fit their schema: {error}")))?;
         visit(&batch)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn constants_are_quoted_outside_strings_only() {
-        assert_eq!(
-            quote_constants(r#"{"a": NaN, "b": "NaN \" Infinity", "c": -Infinity}"#).unwrap(),
-            r#"{"a": "NaN", "b": "NaN \" Infinity", "c": "-Infinity"}"#
-        );
-        assert_eq!(quote_constants(r#"{"a": 1}"#), None);
-    }
-
-    #[test]
-    fn integers_that_a_float_would_round_are_refused() {
-        let column = Column {
-            name: "s".into(),
-            working: arrow_schema::DataType::Float64,
-            output: arrow_schema::DataType::Float64,
-        };
-        let cells = |text: &str| cells_of_object(&parse_object(text.as_bytes()).unwrap(), &[(&column, Role::Score)]);
-        assert!(cells(r#"{"s": 9007199254740992}"#).is_ok());
-        assert!(cells(r#"{"s": 9007199254740993}"#).is_err());
-        assert!(cells(r#"{"s": "abc"}"#).is_err());
-        assert!(matches!(cells(r#"{"s": NaN}"#).unwrap()[0], Cell::Float(f) if f.is_nan()));
     }
 }
