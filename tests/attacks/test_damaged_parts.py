@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import vlmsel
 import vlmsel.tables
-from vlmsel.errors import UnreadableError, UsageError, VlmselError
+from vlmsel.errors import ResourceError, UnreadableError, UsageError, VlmselError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
 from pair_corpus import pairs, write_tar
@@ -99,14 +99,16 @@ def test_index_parts_in_shard_and_tables(data: Path, tmp_path: Path) -> None:
     def shard(output: Path, **options: bool) -> None:
         vlmsel.shard(selection=ids, index=index, output=output, max_bad_fraction=1.0, **options)  # type: ignore[arg-type]
 
-    assert outcomes(part, 2, lambda at: shard(tmp_path / f"shards{at}", dry_run=True)) > CASES // 4
+    # Damaged sizes may say that the disk is too small.
+    plan = lambda at: error_of(lambda: shard(tmp_path / f"shards{at}", dry_run=True), ResourceError)  # noqa: E731
+    assert outcomes(part, 2, plan) > CASES // 4
     # With the bytes copied too: what a damaged index says may be missing, changed or too large for the disk.
     whole = part.read_bytes()
     for data in damaged(whole, 9):
         part.write_bytes(data)
         said = error_of(lambda: shard(tmp_path / "copied", overwrite=True), VlmselError)
         assert said is None or "bug in vlmsel" not in said
-    part.write_bytes(whole[: len(whole) // 2])
+    part.write_bytes(whole[:4] + bytes(200) + whole[204:])
     with pytest.raises(UnreadableError, match=f"vlmsel verify {index}"):
         shard(tmp_path / "cut")
     part.write_bytes(whole)

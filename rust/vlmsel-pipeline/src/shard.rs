@@ -155,7 +155,8 @@ pub fn shard(options: &ShardOptions, progress: &Progress) -> Result<ShardSummary
     let todo: Vec<u64> = (0..order.shards()).filter(|&shard| !is_done(shard)).collect();
     let summary = summary(options, &order, &locations, &bad, todo.len() as u64);
     options.run.judge(summary.input, summary.quarantined, &[], "ids that the index does not have")?;
-    let to_write: u64 = todo.iter().map(|&shard| locations.shard_bytes[shard as usize]).sum();
+    let sizes = todo.iter().map(|&shard| locations.shard_bytes[shard as usize]);
+    let to_write = sizes.fold(0, u64::saturating_add);
     enough_disk(&scratch, to_write)?;
     progress.restart();
     progress.expect(todo.iter().map(|&shard| locations.shard_rows[shard as usize]).sum(), to_write);
@@ -227,7 +228,7 @@ fn summary(
         quarantined: order.len() - written + bad.len() as u64,
         shards: order.shards(),
         shards_written: todo,
-        bytes: locations.shard_bytes.iter().sum(),
+        bytes: locations.shard_bytes.iter().copied().fold(0, u64::saturating_add),
         ..ShardSummary::default()
     }
 }

@@ -1,7 +1,7 @@
 //! What the fuzz targets check, over their kept seeds and a fixed number of changed ones: the same on every machine, and on
 //! a stable compiler. `make fuzz` goes on from the same seeds for as long as one likes.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -159,7 +159,9 @@ fn run(target: &str, cases: u64, check: fn(&[u8])) {
     paths.sort();
     let seeds: Vec<Vec<u8>> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
     assert!(!seeds.is_empty());
-    seeds.iter().for_each(|seed| check(seed));
+    for seed in &seeds {
+        check(seed);
+    }
     let mut numbers = Numbers(1);
     for case in 1..=cases {
         let mut bytes = seeds[numbers.below(seeds.len())].clone();

@@ -24,8 +24,8 @@ use crate::progress::Progress;
 
 /// Bytes of locations kept before they go to their files.
 const SPILL_BYTES: usize = 32 << 20;
-/// A member of more bytes (1 TiB) is damage of the index.
-const MAX_MEMBER_BYTES: u64 = 1 << 40;
+/// No member begins behind this place of a file or has more bytes (1 EiB): a row that says so is damaged.
+const MAX_PLACE: u64 = 1 << 60;
 /// Index parts read at one time.
 const PARTS_AT_ONCE: usize = 16;
 
@@ -158,7 +158,9 @@ pub(super) fn locate(
                     let size = |piece: &Piece| written_bytes(&located.member_name(piece), piece.size());
                     locations.is_found[index] = true;
                     locations.found += 1;
-                    locations.shard_bytes[shard as usize] += located.pieces.iter().map(size).sum::<u64>();
+                    // What a damaged index says may not fit into 64 bits; then it fits no disk either.
+                    let bytes = &mut locations.shard_bytes[shard as usize];
+                    *bytes = located.pieces.iter().map(size).fold(*bytes, u64::saturating_add);
                     locations.shard_rows[shard as usize] += 1;
                     if wanted(shard) {
                         spill.push(shard, &located)?;
@@ -339,9 +341,9 @@ fn images_of(table: &arrow_array::StructArray) -> std::result::Result<Vec<Image>
         .collect()
 }
 
-/// A byte range, unless no file can have it: such ranges of many samples are added up.
+/// A byte range, unless no file can have it.
 fn possible(offset: u64, size: u64) -> std::result::Result<(u64, u64), String> {
-    if offset > 1 << 60 || size > MAX_MEMBER_BYTES {
+    if offset > MAX_PLACE || size > MAX_PLACE {
         return Err(format!("{size} bytes at {offset} are no place in a file"));
     }
     Ok((offset, size))
