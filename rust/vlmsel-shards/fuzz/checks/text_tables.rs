@@ -16,7 +16,7 @@ pub fn check(bytes: &[u8]) {
         let name = format!("t.{syntax}{ending}");
         let path = folder.path().join(&name);
         std::fs::write(&path, bytes).expect("there is room");
-        if let Ok(table) = open(&InputFile { path, name, folder: None }) {
+        if let Ok(table) = open(&InputFile::named(&path)) {
             read(&table);
         }
     }
