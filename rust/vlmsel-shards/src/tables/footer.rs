@@ -166,6 +166,22 @@ mod tests {
         assert!(check_schema(&footer(&deep(1 << 20))).is_err());
     }
 
+    /// Without the look at it, the parquet crate overflows the stack over the first and asks for 16 GB over the second.
+    #[test]
+    fn a_file_with_such_a_footer_is_unreadable() {
+        for children in [[vec![1; 1 << 20], vec![0]].concat(), vec![1, i32::MAX as u64, 0]] {
+            let footer = footer(&children);
+            let mut bytes = b"PAR1".to_vec();
+            bytes.extend(&footer);
+            bytes.extend((footer.len() as u32).to_le_bytes());
+            bytes.extend(b"PAR1");
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), bytes).unwrap();
+            let error = crate::tables::parquet::ParquetTable::open(file.path(), "t.parquet").unwrap_err();
+            assert!(matches!(&error, Error::Unreadable { reason, .. } if reason.contains("in its footer")), "{error}");
+        }
+    }
+
     #[test]
     fn every_cut_is_an_error() {
         let whole = footer(&[2, 0, 0]);

@@ -111,3 +111,71 @@ fn width_of(chunk: &ColumnChunkMetaData) -> usize {
         PhysicalType::FIXED_LEN_BYTE_ARRAY => usize::try_from(chunk.column_descr().type_length()).unwrap_or(0).max(1),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ::parquet::arrow::ArrowWriter;
+    use arrow_array::{ArrayRef, FixedSizeBinaryArray, ListArray, RecordBatch, StringArray, UInt64Array};
+    use arrow_buffer::OffsetBuffer;
+    use arrow_schema::{DataType, Field};
+
+    use super::*;
+
+    fn written(name: &str, columns: &[ArrayRef]) -> Vec<u8> {
+        let batch = |array: &ArrayRef| RecordBatch::try_from_iter_with_nullable([(name, array.clone(), true)]).unwrap();
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch(&columns[0]).schema(), None).unwrap();
+        for column in columns {
+            writer.write(&batch(column)).unwrap();
+        }
+        writer.into_inner().unwrap()
+    }
+
+    fn opened(bytes: &[u8]) -> ParquetTable {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        ParquetTable::open(file.path(), "t.parquet").unwrap()
+    }
+
+    #[test]
+    fn a_dictionary_has_no_more_values_than_its_bytes_allow() {
+        let mut bytes = written("s", &[Arc::new(StringArray::from(vec!["a", "b", "c", "a"]))]);
+        let rows = |bytes: &[u8]| {
+            opened(bytes).rows_of(0, None, &["s"], u64::MAX).and_then(Iterator::collect::<Result<Vec<_>>>)
+        };
+        assert_eq!(rows(&bytes).unwrap()[0].num_rows(), 4);
+        // The page's kind (a dictionary) and sizes, and the number of values in the struct of its kind, all in zigzag.
+        assert_eq!(bytes[4..12], [0x15, 4, 0x15, 30, 0x15, 30, 0x4c, 0x15]);
+        assert_eq!(bytes[12], 3 << 1);
+        bytes[12] = 63 << 1;
+        assert!(rows(&bytes).unwrap_err().to_string().contains("a dictionary of 15 bytes claims 63 values"));
+    }
+
+    #[test]
+    fn wide_values_make_small_batches() {
+        let nulls: ArrayRef = Arc::new(FixedSizeBinaryArray::new_null(1 << 20, 10));
+        let bytes = written("wide", &[nulls.clone(), nulls]);
+        assert!(bytes.len() < 2000);
+        let table = opened(&bytes);
+        let column = Column {
+            name: "wide".to_owned(),
+            working: DataType::FixedSizeBinary(1 << 20),
+            output: DataType::FixedSizeBinary(1 << 20),
+        };
+        assert_eq!(table.check_headers(0, &[&column]).unwrap().batch_rows, 256);
+    }
+
+    #[test]
+    fn many_equal_values_in_one_list_are_counted() {
+        let item = Arc::new(Field::new_list_field(DataType::UInt64, true));
+        let values = Arc::new(UInt64Array::from_value(7, 1 << 20));
+        let lists = ListArray::new(item, OffsetBuffer::from_lengths([1 << 20]), values, None);
+        let bytes = written("l", &[Arc::new(lists)]);
+        assert!(bytes.len() < 4000);
+        let table = opened(&bytes);
+        assert!(table.rows_of(0, None, &["l"], 32 << 20).is_ok());
+        let refused = table.rows_of(0, None, &["l"], 16 << 20).err().unwrap();
+        assert!(refused.to_string().contains("more than 16777216"), "{refused}");
+    }
+}
