@@ -11,6 +11,7 @@ pub mod identity;
 pub mod inputs;
 pub mod lock;
 pub mod manifest;
+pub mod noted;
 pub mod npy;
 pub mod output;
 pub mod parquet_writer;

@@ -8,7 +8,7 @@
 //! A part is written under a temporary name, fsynced, renamed, and only then recorded; what is not recorded is written
 //! again on resume. State and content are apart so that publishing is one rename (or one exchange).
 //!
-//! What a run noted of the files that it read ([`crate::identity`]) stands in `parts/<hash>.noted` while it runs, and then in
+//! What a run noted of the files that it read ([`crate::noted`]) stands in `parts/<hash>.noted` while it runs, and then in
 //! `.<out>.identities` beside the output. A finished output whose inputs cannot be believed to be the same is made once more in
 //! `.<out>.check/` and compared ([`Finished::again`]).
 
@@ -24,11 +24,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, IoContext, Result};
-use crate::identity::{Identities, Noted};
 use crate::lock::Lock;
 use crate::manifest::{
     FileRecord, InputRecord, Losses, MANIFEST, Manifest, PartRecord, RUN, SCHEMA, is_plain_relative, to_json,
 };
+use crate::noted::{Identities, Noted};
 use crate::paths::beside;
 
 use self::files::{clear, exchange, sync_folder};

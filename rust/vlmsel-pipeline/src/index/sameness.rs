@@ -6,7 +6,8 @@
 use std::path::Path;
 
 use vlmsel_shards::Error;
-use vlmsel_shards::identity::{Identity, Noted, NotedFile};
+use vlmsel_shards::identity::Identity;
+use vlmsel_shards::noted::{Noted, NotedFile};
 
 use crate::sources::ShardFile;
 

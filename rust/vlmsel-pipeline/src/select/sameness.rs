@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use vlmsel_shards::Error as ShardError;
-use vlmsel_shards::identity::{Identity, Noted, NotedFile};
+use vlmsel_shards::identity::Identity;
 use vlmsel_shards::inputs::InputFile;
+use vlmsel_shards::noted::{Noted, NotedFile};
 use vlmsel_shards::output::hash_file;
 use vlmsel_shards::source::open_plain;
 
