@@ -88,7 +88,8 @@ def read_plain(path: PathLike, max_bytes: int = MAX_CONFIG_BYTES) -> bytes:
     """
     try:
         with open_plain(path) as file:
-            data = file.read(max_bytes + 1)
+            # As much as there is and a byte more: asked for the limit, Python would set that much memory aside.
+            data = file.read(min(os.fstat(file.fileno()).st_size, max_bytes) + 1)
     except OSError as error:
         raise explain(error, path) from error
     if len(data) > max_bytes:

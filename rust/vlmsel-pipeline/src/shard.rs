@@ -270,7 +270,7 @@ fn commit_summary(
     let mut missing = bad.to_vec();
     missing.extend(
         order
-            .missing(locations)
+            .missing(&locations.is_found)
             .map(|uid| {
                 Quarantined::new("selection", "row", None, "not_in_index", "").with_key(&to_hex(&uid.to_be_bytes()))
             })
@@ -283,7 +283,7 @@ fn commit_summary(
     };
     let mut names = vec![write("sizes.json", &json!(sizes))?, write("meta.json", &meta)?, "sample_ids.npy"];
     let path = output.temporary("sample_ids.npy")?;
-    write_uids(&path, locations.found, order.present(locations).map(Ok))?;
+    write_uids(&path, locations.found, order.present(&locations.is_found).map(Ok))?;
     if !missing.is_empty() {
         let path = output.temporary("quarantine.jsonl")?;
         std::fs::write(&path, to_json_lines(&missing)).at("write", &path)?;

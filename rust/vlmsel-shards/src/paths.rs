@@ -13,6 +13,7 @@ const MAX_LINKS: u32 = 40;
 /// The place that a path leads to. From the left, what exists is resolved as the system would (links, `..`); behind the first
 /// name that does not exist, `..` takes the name in front of it away. Nothing is made, and nothing has to exist.
 pub fn real_place(path: &Path) -> PathBuf {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let mut place = PathBuf::new();
     resolve_onto(&mut place, &whole, &mut 0);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import vlmsel
+from blake3 import blake3
 from click.testing import CliRunner
 from small_index import Pair, draw_png, write_index
 from vlmsel.errors import StrictError, UnreadableError, UsageError
@@ -128,9 +130,7 @@ def test_a_replaced_picture_is_a_status_of_its_row_and_excused_by_nothing(
         run.score(model, index=index, output=tmp_path / "strict", options=OPTIONS, strict=True, max_bad_fraction=1)
 
 
-def test_a_shard_that_was_written_again_changes_all_its_pictures(
-    model: Path, index: Path, tmp_path: Path
-) -> None:
+def test_a_shard_that_was_written_again_changes_all_its_pictures(model: Path, index: Path, tmp_path: Path) -> None:
     """Every byte range still holds something, from which nothing may be scored."""
     content = (tmp_path / "data" / "a.tar").read_bytes()
     (tmp_path / "data" / "a.tar").write_bytes(content[512:] + content[:512])
@@ -149,6 +149,11 @@ def as_loose_files(index: Path, folder: Path) -> None:
     place = table.schema.get_field_index("images")
     table = table.set_column(place, table.schema.field(place), pa.array(entries, table.schema.field(place).type))
     pq.write_table(table, index / "a.parquet")
+    content = (index / "a.parquet").read_bytes()
+    manifest = json.loads((index / "manifest.json").read_text())
+    [record] = [file for part in manifest["parts"] for file in part["files"] if file["file"] == "a.parquet"]
+    record |= {"bytes": len(content), "blake3": blake3(content).hexdigest()}
+    (index / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_loose_files_that_were_replaced(

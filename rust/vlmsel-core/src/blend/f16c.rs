@@ -2,8 +2,6 @@
 
 use std::arch::x86_64::{__m128i, __m256, _MM_FROUND_TO_NEAREST_INT, _mm256_cvtph_ps, _mm256_cvtps_ph};
 
-use super::stored::{F16, add_each, round_each};
-
 /// Values that one instruction converts.
 const TOGETHER: usize = 8;
 
@@ -13,24 +11,24 @@ pub fn is_here() -> bool {
     std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("f16c")
 }
 
-/// As [`add_each`].
+/// Adds each value times `weight` to its sum, as long as there are eight of them; how many that were.
 #[target_feature(enable = "avx2,f16c")]
-pub fn add(sums: &mut [f32], values: &[[u8; 2]], weight: f32) {
-    let (sum_eights, sums_left) = sums.as_chunks_mut::<TOGETHER>();
-    let (eights, values_left) = values.as_chunks::<TOGETHER>();
+pub fn add(sums: &mut [f32], values: &[[u8; 2]], weight: f32) -> usize {
+    let (sum_eights, _) = sums.as_chunks_mut::<TOGETHER>();
+    let (eights, _) = values.as_chunks::<TOGETHER>();
     for (sums, eight) in sum_eights.iter_mut().zip(eights) {
         for (sum, value) in sums.iter_mut().zip(widen(*eight)) {
             *sum += value * weight;
         }
     }
-    add_each::<F16, 2>(sums_left, values_left, weight);
+    eights.len() * TOGETHER
 }
 
-/// As [`round_each`].
+/// Rounds each sum over `divisor`, as long as there are eight of them; how many that were, and whether all means are finite.
 #[target_feature(enable = "avx2,f16c")]
-pub fn round(sums: &[f32], divisor: f32, out: &mut [[u8; 2]]) -> bool {
-    let (eights, sums_left) = sums.as_chunks::<TOGETHER>();
-    let (out_eights, out_left) = out.as_chunks_mut::<TOGETHER>();
+pub fn round(sums: &[f32], divisor: f32, out: &mut [[u8; 2]]) -> (usize, bool) {
+    let (eights, _) = sums.as_chunks::<TOGETHER>();
+    let (out_eights, _) = out.as_chunks_mut::<TOGETHER>();
     let mut finite = true;
     for (eight, out) in eights.iter().zip(out_eights) {
         let means = eight.map(|sum| sum / divisor);
@@ -39,7 +37,7 @@ pub fn round(sums: &[f32], divisor: f32, out: &mut [[u8; 2]]) -> bool {
         }
         *out = narrow(means);
     }
-    finite & round_each::<F16, 2>(sums_left, divisor, out_left)
+    (eights.len() * TOGETHER, finite)
 }
 
 #[target_feature(enable = "f16c")]

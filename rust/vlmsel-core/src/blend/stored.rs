@@ -163,23 +163,21 @@ impl Stored<2> for F16 {
     #[cfg(target_arch = "x86_64")]
     #[inline]
     fn add(sums: &mut [f32], values: &[[u8; 2]], weight: f32) {
-        if super::f16c::is_here() {
-            // SAFETY: this machine has the features.
-            unsafe { super::f16c::add(sums, values, weight) }
-        } else {
-            add_each::<Self, 2>(sums, values, weight);
-        }
+        // SAFETY: this machine has the features.
+        let done = if super::f16c::is_here() { unsafe { super::f16c::add(sums, values, weight) } } else { 0 };
+        add_each::<Self, 2>(&mut sums[done..], &values[done..], weight);
     }
 
     #[cfg(target_arch = "x86_64")]
     #[inline]
     fn round(sums: &[f32], divisor: f32, out: &mut [[u8; 2]]) -> bool {
-        if super::f16c::is_here() {
+        let (done, finite) = if super::f16c::is_here() {
             // SAFETY: this machine has the features.
             unsafe { super::f16c::round(sums, divisor, out) }
         } else {
-            round_each::<Self, 2>(sums, divisor, out)
-        }
+            (0, true)
+        };
+        finite & round_each::<Self, 2>(&sums[done..], divisor, &mut out[done..])
     }
 }
 

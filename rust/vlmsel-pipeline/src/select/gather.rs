@@ -13,8 +13,8 @@ use vlmsel_shards::tables::score::{scores_from_keys, share_keys};
 
 use super::arena::Arena;
 use super::plan::Columns;
+use super::row_layout::Layout;
 use super::rows::{IdPlace, KEY_BYTES, Row, key_of};
-use super::scan::Keying;
 use crate::error::{Error, Result};
 
 /// A kept value longer than this is refused: one hostile cell must not fill the memory.
@@ -25,35 +25,6 @@ const SHARE_BYTES: usize = 4 << 20;
 fn converter(columns: &[&Column]) -> Result<RowConverter> {
     RowConverter::new(columns.iter().map(|column| SortField::new(column.working.clone())).collect())
         .map_err(|error| Error::usage(format!("cannot order these columns: {error}")))
-}
-
-/// How rows are made up: key, id, source and kept columns, and what else a selection needs of them. Scores that may share
-/// a key stand behind it in full; where the key is a random one, the score stands behind the id.
-#[derive(Debug, Clone, Copy)]
-pub struct Layout {
-    /// What the key is.
-    pub keying: Keying,
-    /// Whether high scores come first in the order of scores.
-    pub turned: bool,
-    /// Whether the tokens stand at the end.
-    pub with_tokens: bool,
-}
-
-impl Layout {
-    fn is_random(self) -> bool {
-        matches!(self.keying, Keying::Random(_))
-    }
-
-    /// A score in full, as bytes in the order of the selection.
-    fn full(self, value: i128) -> [u8; 16] {
-        let bits = value.cast_unsigned() ^ (1 << 127);
-        (if self.turned { !bits } else { bits }).to_be_bytes()
-    }
-
-    fn value(self, full: [u8; 16]) -> i128 {
-        let bits = u128::from_be_bytes(full);
-        ((if self.turned { !bits } else { bits }) ^ (1 << 127)).cast_signed()
-    }
 }
 
 /// Encodes rows. One per thread; the encodings of all agree.

@@ -9,9 +9,10 @@ use vlmsel_shards::tables::Table;
 use vlmsel_shards::tables::chunk_pages::PageBuffers;
 use vlmsel_shards::tables::score::{Block, ScoreClass};
 
-use super::gather::Layout;
+use super::pass::{Scan, Sink};
 use super::plan::{Request, Resolved};
-use super::scan::{Keying, Scan, Sink};
+use super::row_layout::Keying;
+use super::row_layout::Layout;
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::threads::in_pool;

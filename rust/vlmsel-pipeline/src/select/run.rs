@@ -11,13 +11,14 @@ use vlmsel_shards::paths::{beside, place_of_output, text_of};
 use vlmsel_shards::quarantine::to_json_lines;
 use vlmsel_shards::source::open_plain;
 
-use super::gather::{Decoder, Layout};
+use super::gather::Decoder;
+use super::pass::{REASONS, Scan, Sink, Tally};
 use super::plan::{Control, Order, Request, Resolved, Size, check_bad_files, resolve_request};
 use super::ranks::guess_cut;
 use super::report::{Outcome, SelectionReport, already_done, sample_values, score_value};
+use super::row_layout::{Keying, Layout};
 use super::rows::{Chosen, Collector, choose};
 use super::sameness::{Files, changed};
-use super::scan::{Keying, REASONS, Scan, Sink, Tally};
 use super::target::Target;
 use super::write::{SelectionWriter, write_quarantine};
 use crate::error::{Error, Result};
@@ -209,7 +210,7 @@ impl Run<'_> {
         let rows: u64 = self.resolved.tables.iter().map(|table| table.extent().0).sum();
         let bytes: u64 = self.resolved.tables.iter().map(|table| table.extent().1).sum();
         self.progress.expect(rows, bytes);
-        let target = match self.target(&scan, control, selected)? {
+        let target = match scan.target(control, selected, self.progress)? {
             Ok(target) => target,
             Err(tally) => {
                 return if self.leave_out(&tally)? {

@@ -4,12 +4,12 @@ use arrow_schema::DataType;
 use vlmsel_core::quantity::Decimal;
 use vlmsel_shards::tables::threshold::{last_decimal, last_key};
 
+use super::pass::{Scan, Sink, Tally};
 use super::plan::{Control, Order, Size};
 use super::ranks::key_at_rank;
-use super::run::Run;
-use super::scan::{Scan, Sink, Tally};
 use super::walk::{Limit, Rule};
 use crate::error::Result;
+use crate::progress::Progress;
 
 /// What the size comes to for these rows: the walk's rule, and bounds on the keys that can matter.
 pub struct Target {
@@ -23,26 +23,26 @@ pub struct Target {
     pub wanted: Option<u64>,
 }
 
-impl Run<'_> {
+impl Scan<'_> {
     /// Resolves the size; reads the scores once or more where it is a share of what there is. `Err(tally)` if a table
     /// broke on the way.
     pub fn target(
         &self,
-        scan: &Scan<'_>,
         control: Option<Control>,
         selected: Option<u64>,
+        progress: &Progress,
     ) -> Result<std::result::Result<Target, Tally>> {
         let distinct = !self.request.keep_repeats;
         let rule = |start_rank, end_rank, limit| Rule { start_rank, end_rank, distinct, limit };
         let everything = |rule, wanted| Target { rule, first_rank: 0, lower: 0, upper: u64::MAX, last: None, wanted };
         match (control, selected) {
             (Some(Control::Middle), Some(k)) => {
-                let tally = scan.run(&Sink::Tally, self.progress)?;
+                let tally = self.run(&Sink::Tally, progress)?;
                 if !tally.broken.is_empty() {
                     return Ok(Err(tally));
                 }
                 let start = tally.eligible.saturating_sub(k) / 2;
-                return self.bounded_by_ranks(scan, rule(start, None, Limit::Rows(k)), None).map(Ok);
+                return self.bounded_by_ranks(progress, rule(start, None, Limit::Rows(k)), None).map(Ok);
             }
             (Some(_), Some(k)) => return Ok(Ok(everything(rule(0, None, Limit::Rows(k)), Some(k)))),
             _ => {}
@@ -65,7 +65,7 @@ impl Run<'_> {
                 }
             }
             Size::Fraction(fraction) => {
-                let tally = scan.run(&Sink::Tally, self.progress)?;
+                let tally = self.run(&Sink::Tally, progress)?;
                 if !tally.broken.is_empty() {
                     return Ok(Err(tally));
                 }
@@ -73,31 +73,28 @@ impl Run<'_> {
                 everything(rule(0, None, Limit::Rows(k)), Some(k))
             }
             Size::Band(low, high) => {
-                let tally = scan.run(&Sink::Tally, self.progress)?;
+                let tally = self.run(&Sink::Tally, progress)?;
                 if !tally.broken.is_empty() {
                     return Ok(Err(tally));
                 }
                 let rank = |percent: &Decimal| percent.of(tally.eligible, 100);
                 let (start, end) = (rank(low), rank(high));
-                return self.bounded_by_ranks(scan, rule(start, Some(end), Limit::All), Some(end)).map(Ok);
+                return self.bounded_by_ranks(progress, rule(start, Some(end), Limit::All), Some(end)).map(Ok);
             }
         }))
     }
 
     /// Bounds the keys of a rule that begins at a rank, so that the rows in front of it need not be collected.
-    fn bounded_by_ranks(&self, scan: &Scan<'_>, rule: Rule, end: Option<u64>) -> Result<Target> {
+    fn bounded_by_ranks(&self, progress: &Progress, rule: Rule, end: Option<u64>) -> Result<Target> {
         let mut target = Target { rule, first_rank: 0, lower: 0, upper: u64::MAX, last: None, wanted: None };
         if rule.start_rank > 0
-            && let Some(found) = key_at_rank(scan, rule.start_rank, self.progress)?
+            && let Some(found) = key_at_rank(self, rule.start_rank, progress)?
         {
             target.lower = found.key;
             target.first_rank = found.below;
         }
-        if let Some(found) = end
-            .and_then(|end| end.checked_sub(1))
-            .map(|last| key_at_rank(scan, last, self.progress))
-            .transpose()?
-            .flatten()
+        if let Some(found) =
+            end.and_then(|end| end.checked_sub(1)).map(|last| key_at_rank(self, last, progress)).transpose()?.flatten()
         {
             target.upper = found.key;
         }

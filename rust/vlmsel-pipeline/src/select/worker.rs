@@ -14,7 +14,8 @@ use vlmsel_shards::tables::{Table, text::TextTable};
 use self::sift::Sifter;
 use super::arena::Arena;
 use super::gather::Encoder;
-use super::scan::{Chunk, Keying, Scan, Sink, Tally};
+use super::pass::{Chunk, Scan, Sink, Tally};
+use super::row_layout::Keying;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 

@@ -16,7 +16,6 @@ use vlmsel_shards::quarantine::Quarantined;
 use vlmsel_shards::source::open_plain;
 use vlmsel_shards::text_encoding::foreign_encoding;
 
-use super::locate::Locations;
 use crate::error::{Error, Result};
 use crate::policy::Tolerance;
 
@@ -174,13 +173,13 @@ impl Order {
     }
 
     /// Ids found in the index, in order, with repeats.
-    pub fn present<'a>(&'a self, locations: &'a Locations) -> impl Iterator<Item = u128> + 'a {
-        self.uids.iter().zip(&locations.is_found).filter(|(_, found)| **found).map(|(uid, _)| *uid)
+    pub fn present<'a>(&'a self, is_found: &'a [bool]) -> impl Iterator<Item = u128> + 'a {
+        self.uids.iter().zip(is_found).filter(|(_, found)| **found).map(|(uid, _)| *uid)
     }
 
     /// Ids that the index does not have.
-    pub fn missing<'a>(&'a self, locations: &'a Locations) -> impl Iterator<Item = u128> + 'a {
-        self.uids.iter().zip(&locations.is_found).filter(|(_, found)| !**found).map(|(uid, _)| *uid)
+    pub fn missing<'a>(&'a self, is_found: &'a [bool]) -> impl Iterator<Item = u128> + 'a {
+        self.uids.iter().zip(is_found).filter(|(_, found)| !**found).map(|(uid, _)| *uid)
     }
 }
 

@@ -6,6 +6,7 @@
 mod blocks;
 mod entropy;
 mod huffman;
+mod part;
 mod scan;
 
 use super::Damage;

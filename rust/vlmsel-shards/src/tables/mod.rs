@@ -21,6 +21,7 @@ mod plain_rows;
 mod reader_tests;
 pub mod schema;
 pub mod score;
+mod score_rows;
 mod snappy_literals;
 pub mod stream;
 pub mod text;

@@ -8,9 +8,10 @@ use vlmsel_core::score_key::ScoreKey;
 use vlmsel_shards::tables::schema::{Column, Role};
 use vlmsel_shards::tables::score::{Block, ScoreClass, ScoreVisitor, visit_array};
 
-use super::super::gather::{Layout, tokens};
+use super::super::gather::tokens;
 use super::super::ids::{for_each_id, parse_hex};
-use super::super::scan::{Keying, Sink};
+use super::super::pass::Sink;
+use super::super::row_layout::{Keying, Layout};
 use super::{Survivors, Worker};
 use crate::error::Result;
 

@@ -3,7 +3,7 @@
 use super::super::Damage;
 use super::entropy::Bits;
 use super::huffman::Table;
-use super::scan::{Band, NO_TABLE, Part};
+use super::part::{Band, NO_TABLE, Part};
 
 /// A block's mean, told as the difference from the block before.
 fn level(bits: &mut Bits<'_>, part: &Part<'_>, level: &mut i32) -> Result<(), Damage> {

@@ -4,28 +4,11 @@ use super::super::Damage;
 use super::blocks::{baseline_block, pass_over, progressive_block};
 use super::entropy::Bits;
 use super::huffman::Table;
+use super::part::{Band, NO_TABLE, Part};
 use super::{Fields, Frame, Tables};
-
-/// A component in this scan.
-pub(super) struct Part<'a> {
-    component: usize,
-    pub dc: Option<&'a Table>,
-    pub ac: Option<&'a Table>,
-    /// The furthest from grey that a block's mean may be, as coded.
-    pub limit: i32,
-}
 
 /// Eight times 128 is black or white. Twice as much leaves room for odd encoders, and none for a decoder gone astray.
 const MOST_LEVEL: i32 = 2 * 1024;
-
-/// Which coefficients a scan brings, and which of their bits.
-pub(super) struct Band {
-    pub first: u32,
-    pub last: u32,
-    pub is_refinement: bool,
-}
-
-pub(super) const NO_TABLE: Damage = Damage::Corrupt("a scan that names a table that is not there");
 
 /// Reads the scan whose header is in `fields` and whose data begins at `at`; returns where the marker behind it stands.
 pub(super) fn check(
