@@ -32,6 +32,9 @@ const BLOCK_BYTES: usize = 1 << 20;
 
 type Bad = (&'static str, String);
 
+/// Records with their numbers, and their bytes in all.
+type Batch = (Vec<(u64, Value)>, usize);
+
 /// The records of a file, some at a time.
 struct Batches {
     values: JsonValues,
@@ -50,8 +53,8 @@ impl Batches {
         }
     }
 
-    /// The next records with their numbers, and their bytes; `None` behind the last.
-    fn next(&mut self) -> Result<Option<(Vec<(u64, Value)>, usize)>> {
+    /// The next records; `None` behind the last.
+    fn next(&mut self) -> Result<Option<Batch>> {
         if self.ended {
             return Ok(None);
         }
@@ -90,7 +93,7 @@ pub(super) fn read(unit: &mut Unit<'_>, image_root: &Path, pool: &ThreadPool) ->
         }
     };
     let total = std::fs::metadata(&unit.shard.path).map_or(0, |meta| meta.len());
-    let mut passed = 0;
+    let mut counted = 0;
     let mut named = NamedFiles::new();
     // By the key's hash, which is smaller; keys that share one would only get ordinals that nobody needed.
     let mut ordinals: HashMap<Hash128, u64> = HashMap::new();
@@ -109,11 +112,13 @@ pub(super) fn read(unit: &mut Unit<'_>, image_root: &Path, pool: &ThreadPool) ->
                 .collect::<vlmsel_shards::Result<_>>()
         })?;
         // A compressed file is read faster than its own size tells: the counter never runs past it.
-        let step = (bytes as u64).min(total - passed);
-        passed += step;
+        let step = (bytes as u64).min(total - counted);
+        counted += step;
         progress.add(0, step)?;
         for (row, result, files) in read {
-            files.iter().for_each(|(name, identity)| named.add(name, *identity));
+            for (name, identity) in &files {
+                named.add(name, *identity);
+            }
             match result {
                 Ok((record, images)) => push(unit, row, record, images, &mut ordinals)?,
                 Err((reason, detail)) => {
@@ -123,7 +128,7 @@ pub(super) fn read(unit: &mut Unit<'_>, image_root: &Path, pool: &ThreadPool) ->
         }
     }
     unit.damage = batches.damage;
-    progress.add(0, total - passed)?;
+    progress.add(0, total - counted)?;
     Ok(named.finish())
 }
 
@@ -142,7 +147,9 @@ pub(super) fn named_files(
         let files: Vec<Vec<Named>> = pool.install(|| {
             batch.into_par_iter().map(|(_, value)| named_by(&parse_value(&value, id_field), image_root)).collect()
         });
-        files.iter().flatten().for_each(|(name, identity)| named.add(name, *identity));
+        for (name, identity) in files.iter().flatten() {
+            named.add(name, *identity);
+        }
     }
     Ok(named.finish().filter(|_| batches.damage.is_none()))
 }
