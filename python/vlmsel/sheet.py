@@ -7,7 +7,6 @@ Pillow give the same bytes.
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -20,31 +19,9 @@ from vlmsel.errors import NotFoundError, ResourceError, StrictError, UsageError
 from vlmsel.files import IMPOSSIBLE_PATH_ERRNOS, explain, kind_of, real_place, shortened
 from vlmsel.outputs import PathLike, read_manifest
 from vlmsel.sheet_bands import Band, Reading, Watch, choose_bands, part_files, uid_bytes
+from vlmsel.sheet_layout import Layout
 
 _INDEX_COLUMNS = ["uid", "source", "shard", "images", "text", "conversations"]
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """`rows` by `columns` cells in each band, each with a picture of up to `cell_px` squared and `caption_lines` of text."""
-
-    rows: int = 2
-    columns: int = 8
-    cell_px: int = 128
-    caption_lines: int = 3
-
-    def __post_init__(self) -> None:
-        limits = {"rows": (1, 100), "columns": (1, 100), "cell_px": (32, 1024)}
-        for name, (least, most) in limits.items():
-            if not least <= getattr(self, name) <= most:
-                raise UsageError(
-                    f"--{name.removesuffix('_px')} must be from {least} to {most}, not {getattr(self, name)}"
-                )
-
-    @property
-    def cells(self) -> int:
-        """Cells of one band."""
-        return self.rows * self.columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,20 +125,6 @@ def place_to_report(output: PathLike) -> Path:
     """The picture's path as the user gave it, unless it goes back by ``..``: that may lead nowhere but for us."""
     path = Path(output)
     return real_place(path.parent) / path.name if ".." in path.parts else path
-
-
-def caption_of(sample: Mapping[str, Any]) -> str | None:
-    """What stands under a sample's picture: its text, or the turns of its conversation; None where it has neither."""
-    if sample["text"] is not None:
-        return str(sample["text"])
-    if sample["conversations"] is None:
-        return None
-    try:
-        turns = json.loads(sample["conversations"])
-        words = [turn.get("value", turn.get("content", "")) for turn in turns]
-        return " | ".join(word if isinstance(word, str) else json.dumps(word, ensure_ascii=False) for word in words)
-    except (ValueError, AttributeError, TypeError, RecursionError):
-        return str(sample["conversations"])
 
 
 def _guard(output: Path, folders: Sequence[Path], *, overwrite: bool) -> Path:

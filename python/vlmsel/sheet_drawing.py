@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 from vlmsel.errors import ResourceError, UsageError
 from vlmsel.lettering import Lettering
 from vlmsel.pictures import BadPicture, read_picture
-from vlmsel.sheet import Layout, caption_of
 from vlmsel.sheet_bands import Band, Entry, uid_bytes
+from vlmsel.sheet_layout import Layout, caption_of
 
 _GAP_PX = 10
 _FRAME_PX = 2

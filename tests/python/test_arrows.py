@@ -98,6 +98,129 @@ def test_crate_walker_reads_past_comments() -> None:
     assert list(crate_faults("vlmsel-core", "", {"src/a.rs": "// std::fs is not used here\nuse std::fmt;"})) == []
 
 
+# Rooms of vlmsel-shards: each may use those before it.
+SHARDS_ROOMS = ["error", "storage", "columns", "workspace", "images", "parquet", "formats", "tables"]
+RUST_TESTS = re.compile(r"#\[cfg\(test\)\]\s*mod \w+ \{.*\Z", re.DOTALL)
+RUST_PATH = re.compile(r"\b(crate|self|super)((?:::super)*)::([\w:{}, \n*]+)")
+
+Module = tuple[str, ...]
+
+
+def rust_module(file: str) -> Module:
+    """``tables/text.rs`` and ``tables/text/mod.rs`` are the module tables::text; lib.rs is the root."""
+    parts = file.removesuffix(".rs").split("/")
+    if parts[-1] in {"mod", "lib"}:
+        parts.pop()
+    return tuple(parts)
+
+
+def branches(tree: str) -> Iterator[Module]:
+    """The paths of ``a::{b, c::{d, e}}``."""
+    head, brace, rest = tree.partition("{")
+    start = tuple(part for part in head.strip().split("::") if part)
+    if not brace:
+        yield start
+        return
+    depth, branch = 1, ""
+    for character in rest:
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if depth == 0 or (depth == 1 and character == ","):
+            if branch.strip():
+                yield from (start + below for below in branches(branch))
+            branch = ""
+            if depth == 0:
+                return
+        else:
+            branch += character
+
+
+def rust_arrows(sources: dict[str, str]) -> dict[Module, set[Module]]:
+    """Which module of a crate names what of which other; a module and what lies in it are one house, and tests do not count."""
+    modules = {rust_module(file) for file in sources}
+    arrows: dict[Module, set[Module]] = {module: set() for module in modules}
+    for file, text in sources.items():
+        module = rust_module(file)
+        plain = RUST_TESTS.sub("", RUST_COMMENT.sub("", text))
+        for found in RUST_PATH.finditer(plain):
+            ups = found[2].count("super") + (found[1] == "super")
+            base = () if found[1] == "crate" else module[: len(module) - ups]
+            for path in branches(found[3]):
+                target = base + path
+                while target and target not in modules:
+                    target = target[:-1]
+                is_family = target == module[: len(target)] or module == target[: len(module)]
+                if target and not is_family:
+                    arrows[module].add(target)
+    return arrows
+
+
+def circle(arrows: dict[Module, set[Module]]) -> list[Module]:
+    """Modules that name each other in a circle, or nothing."""
+    done: set[Module] = set()
+    for start in sorted(arrows):
+        path: list[Module] = []
+        todo = [(start, False)]
+        while todo:
+            module, is_left = todo.pop()
+            if is_left:
+                path.pop()
+                done.add(module)
+            elif module in path:
+                return path[path.index(module) :]
+            elif module not in done:
+                path.append(module)
+                todo.append((module, True))
+                todo.extend((other, False) for other in sorted(arrows.get(module, ())))
+    return []
+
+
+def rooms_that_point_up(arrows: dict[Module, set[Module]]) -> list[tuple[Module, Module]]:
+    """Arrows between rooms of vlmsel-shards that lead to a later one, or to none that is listed."""
+    floor = {room: at for at, room in enumerate(SHARDS_ROOMS)}
+    return [
+        (module, other)
+        for module, others in sorted(arrows.items())
+        for other in sorted(others)
+        if module and floor.get(module[0], -1) < floor.get(other[0], len(floor))
+    ]
+
+
+@pytest.mark.parametrize("name", RUST_ROOMS)
+def test_no_modules_of_a_crate_name_each_other_in_a_circle(name: str) -> None:
+    sources = {
+        file.removeprefix("src/"): text
+        for file, text in rust_sources(ROOT / "rust" / name).items()
+        if not file.endswith("tests.rs")
+    }
+    arrows = rust_arrows(sources)
+    assert any(arrows.values()) or name == "vlmsel-core"
+    assert circle(arrows) == []
+    if name == "vlmsel-shards":
+        assert {module[0] for module in arrows if module} == set(SHARDS_ROOMS)
+        assert rooms_that_point_up(arrows) == []
+
+
+def test_the_walker_of_modules_sees_planted_circles() -> None:
+    sources = {
+        "lib.rs": "mod a; mod b; mod c;",
+        "a.rs": "use super::b::{X, y::Z};",
+        "b.rs": "",
+        "c.rs": "crate::a::f()",
+    }
+    assert rust_arrows(sources) == {(): set(), ("a",): {("b",)}, ("b",): set(), ("c",): {("a",)}}
+    assert circle(rust_arrows(sources)) == []
+    assert circle(rust_arrows({**sources, "b.rs": "use crate::{d::E, c::{F}};"})) == [("a",), ("b",), ("c",)]
+    # What stands in a comment or in tests is no arrow, and a child may name its parent.
+    assert (
+        circle(rust_arrows({**sources, "b.rs": "// crate::c\n#[cfg(test)]\nmod tests {\n use crate::c::F;\n}\n"})) == []
+    )
+    assert circle(rust_arrows({"lib.rs": "", "a.rs": "use self::b::B;", "a/b.rs": "use super::A;"})) == []
+    planted = rust_arrows(
+        {"storage/mod.rs": "use crate::tables::T;", "tables/mod.rs": "", "other.rs": "crate::tables::f()"}
+    )
+    assert rooms_that_point_up(planted) == [(("other",), ("tables",)), (("storage",), ("tables",))]
+
+
 # --- Python ----------------------------------------------------------------------------------------------------------
 
 
@@ -198,3 +321,34 @@ def test_trainer_walker_sees_a_planted_fault(source: str) -> None:
 )
 def test_trainer_walker_lets_public_and_own_names_pass(source: str) -> None:
     assert list(trainer_faults(source)) == []
+
+
+def python_arrows(root: Path) -> dict[Module, set[Module]]:
+    """Which module imports which other of the same distribution, in any function or branch; a package's own names are left out."""
+    files = {path: tuple(path.relative_to(root).with_suffix("").parts) for path in python_modules(root)}
+    modules = {module[:-1] if module[-1] == "__init__" else module for module in files.values()}
+    arrows: dict[Module, set[Module]] = {module: set() for module in modules}
+    for path, module in files.items():
+        if module[-1] == "__init__":
+            continue  # It lists what lies in the package.
+        for base, name in imports(path.read_text(encoding="utf-8"), package_of(path, root)):
+            target = (*base.split("."), *([name] if name else []))
+            while target and target not in modules:
+                target = target[:-1]
+            if target and target != module:
+                arrows[module].add(target)
+    return arrows
+
+
+@pytest.mark.parametrize("root", ["python", "trainer"])
+def test_no_python_modules_import_each_other_in_a_circle(root: str) -> None:
+    arrows = python_arrows(ROOT / root)
+    assert len(arrows) > 20
+    assert circle(arrows) == []
+
+
+def test_the_walker_of_imports_sees_a_planted_circle(tmp_path: Path) -> None:
+    for name, source in (("a", "def f():\n    from p.b import x"), ("b", "import p.c"), ("c", "from p import a")):
+        (tmp_path / "p").mkdir(exist_ok=True)
+        (tmp_path / "p" / f"{name}.py").write_text(source)
+    assert circle(python_arrows(tmp_path)) == [("p", "a"), ("p", "b"), ("p", "c")]

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use vlmsel_shards::identity::Identity;
+use vlmsel_shards::storage::identity::Identity;
 
 pub use self::notes::Finding;
 use self::notes::{EXAMPLES, Seen};

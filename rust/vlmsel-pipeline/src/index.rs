@@ -14,13 +14,13 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vlmsel_shards::error::IoContext;
-use vlmsel_shards::fingerprint::fingerprint;
-use vlmsel_shards::index_table::IndexTableWriter;
-use vlmsel_shards::manifest::{InputRecord, Losses, PartRecord};
-use vlmsel_shards::noted::Noted;
-use vlmsel_shards::output::{Finished, Opening, Output, OutputSpec, Summary};
-use vlmsel_shards::paths;
-use vlmsel_shards::quarantine::{Quarantined, to_json_lines};
+use vlmsel_shards::storage::paths;
+use vlmsel_shards::tables::index::IndexTableWriter;
+use vlmsel_shards::workspace::fingerprint::fingerprint;
+use vlmsel_shards::workspace::manifest::{InputRecord, Losses, PartRecord};
+use vlmsel_shards::workspace::noted::Noted;
+use vlmsel_shards::workspace::output::{Finished, Opening, Output, OutputSpec, Summary};
+use vlmsel_shards::workspace::quarantine::{Quarantined, to_json_lines};
 
 use crate::error::{Error, Result};
 use crate::policy::RunOptions;
@@ -87,7 +87,7 @@ struct Unit<'a> {
 }
 
 impl Unit<'_> {
-    fn push(&mut self, row: vlmsel_shards::index_table::IndexRow) -> vlmsel_shards::Result<()> {
+    fn push(&mut self, row: vlmsel_shards::tables::index::IndexRow) -> vlmsel_shards::Result<()> {
         self.rows += 1;
         self.progress.add(1, 0)?;
         self.table.push(row)
@@ -97,7 +97,7 @@ impl Unit<'_> {
         self.options.run.refuse(&record)?;
         self.bad += 1;
         *self.reasons.entry(record.reason.clone()).or_default() += 1;
-        if self.quarantined.len() < vlmsel_shards::quarantine::LISTED {
+        if self.quarantined.len() < vlmsel_shards::workspace::quarantine::LISTED {
             self.quarantined.push(record);
         }
         Ok(())

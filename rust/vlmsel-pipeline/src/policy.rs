@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde::Deserialize;
-use vlmsel_shards::manifest::{Losses, Tolerated};
-use vlmsel_shards::quarantine::Quarantined;
+use vlmsel_shards::workspace::manifest::{Losses, Tolerated};
+use vlmsel_shards::workspace::quarantine::Quarantined;
 
 use crate::error::{Error, Result};
 use crate::threads::{cannot_start, start};

@@ -17,15 +17,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vlmsel_core::hash::to_hex;
-use vlmsel_shards::disk::free_bytes;
 use vlmsel_shards::error::IoContext;
-use vlmsel_shards::fingerprint::fingerprint;
-use vlmsel_shards::inputs::Check;
-use vlmsel_shards::manifest::{Losses, Manifest, to_json};
-use vlmsel_shards::npy::write_uids;
-use vlmsel_shards::output::{Opening, Output, OutputSpec, Summary};
-use vlmsel_shards::paths;
-use vlmsel_shards::quarantine::{Quarantined, to_json_lines};
+use vlmsel_shards::storage::disk::free_bytes;
+use vlmsel_shards::storage::paths;
+use vlmsel_shards::tables::npy::write_uids;
+use vlmsel_shards::workspace::fingerprint::fingerprint;
+use vlmsel_shards::workspace::inputs::Check;
+use vlmsel_shards::workspace::manifest::{Losses, Manifest, to_json};
+use vlmsel_shards::workspace::output::{Opening, Output, OutputSpec, Summary};
+use vlmsel_shards::workspace::quarantine::{Quarantined, to_json_lines};
 
 use self::locate::{Locations, locate};
 use self::origins::{Origins, Roots};
@@ -189,7 +189,7 @@ fn unit_name(shard: u64) -> String {
 
 fn read_index_manifest(folder: &Path, check: Check<'_>) -> Result<Manifest> {
     let accept = |path: &Path| path.extension().is_some_and(|e| e == "parquet");
-    vlmsel_shards::inputs::expand(&[folder.into()], "index part", &accept, check)?;
+    vlmsel_shards::workspace::inputs::expand(&[folder.into()], "index part", &accept, check)?;
     match Manifest::read(folder)? {
         Some(manifest) if manifest.command == "index" => Ok(manifest),
         Some(manifest) => Err(Error::usage(format!(
@@ -274,7 +274,7 @@ fn commit_summary(
             .map(|uid| {
                 Quarantined::new("selection", "row", None, "not_in_index", "").with_key(&to_hex(&uid.to_be_bytes()))
             })
-            .take(vlmsel_shards::quarantine::LISTED),
+            .take(vlmsel_shards::workspace::quarantine::LISTED),
     );
     let write = |name: &'static str, value: &Value| -> Result<&'static str> {
         let path = output.temporary(name)?;

@@ -13,10 +13,11 @@ use arrow_schema::DataType;
 use rayon::prelude::*;
 use vlmsel_core::random::random_key;
 use vlmsel_core::score_key::{ScoreKey, from_f64};
-use vlmsel_shards::inputs::InputFile;
-use vlmsel_shards::tables::parquet::ParquetTable;
-use vlmsel_shards::tables::schema::{Column, Role, Wanted, resolve};
+use vlmsel_shards::columns::{Column, Role};
+use vlmsel_shards::parquet::table::ParquetTable;
+use vlmsel_shards::tables::schema::{Wanted, resolve};
 use vlmsel_shards::tables::{Table, open};
+use vlmsel_shards::workspace::inputs::InputFile;
 
 use crate::error::{Error, Result};
 use crate::policy::RunOptions;

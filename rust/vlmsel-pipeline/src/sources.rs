@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use vlmsel_shards::img2dataset::{is_img2dataset, sidecar_path};
-use vlmsel_shards::inputs::{Check, InputFile, expand, unlisted};
-use vlmsel_shards::json_values::is_json_name;
-use vlmsel_shards::paths::{self, real_place, text_of};
+use vlmsel_shards::formats::img2dataset::{is_img2dataset, sidecar_path};
+use vlmsel_shards::formats::json_stream::is_json_name;
+use vlmsel_shards::storage::paths::{self, real_place, text_of};
+use vlmsel_shards::workspace::inputs::{Check, InputFile, expand, unlisted};
 
 use crate::error::{Error, Result};
 

@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 use vlmsel_pipeline::Error;
 use vlmsel_pipeline::shortlist::open_parquet;
-use vlmsel_shards::tables::schema::Column;
+use vlmsel_shards::columns::Column;
 
 use crate::door::{raise, raise_shards};
 use crate::rows::{columns_of, tables};
@@ -97,7 +97,7 @@ fn read_table(py: Python<'_>, paths: Vec<OsString>, columns: Vec<String>) -> PyR
 /// Ids of a DataComp subset file as 16-byte strings, for tests and small tools.
 #[pyfunction]
 fn read_subset(py: Python<'_>, path: PathBuf) -> PyResult<Vec<String>> {
-    let ids = vlmsel_shards::npy::read_uids(&path).map_err(|error| raise_shards(py, error))?;
+    let ids = vlmsel_shards::tables::npy::read_uids(&path).map_err(|error| raise_shards(py, error))?;
     Ok(ids.into_iter().map(|id| format!("{id:032x}")).collect())
 }
 

@@ -6,8 +6,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use vlmsel_pipeline::Error;
 use vlmsel_pipeline::index::{IndexOptions, index as run};
-use vlmsel_shards::source::LocalFile;
-use vlmsel_shards::tar::{Item, TarReader};
+use vlmsel_shards::formats::tar::{Item, TarReader};
+use vlmsel_shards::storage::source::LocalFile;
 
 use crate::door::{enter, raise};
 
@@ -35,7 +35,7 @@ fn tar_members(py: Python<'_>, path: PathBuf) -> PyResult<(Members, (String, u64
             progress.check()?;
             match reader.next()? {
                 Item::Member(m) => {
-                    let plain = if m.class == vlmsel_shards::tar::Class::Folder { "folder" } else { "file" };
+                    let plain = if m.class == vlmsel_shards::formats::tar::Class::Folder { "folder" } else { "file" };
                     let class = m.class.reason().unwrap_or(plain).to_owned();
                     members.push((m.name, m.header_offset, m.offset, m.size, class));
                 }

@@ -9,8 +9,8 @@ use pyo3::prelude::*;
 use serde_json::Value;
 use vlmsel_pipeline::Error;
 use vlmsel_pipeline::policy::Tolerance;
-use vlmsel_shards::manifest::{Manifest, Tolerated};
-use vlmsel_shards::output::{Opening, OutputSpec, Summary};
+use vlmsel_shards::workspace::manifest::{Manifest, Tolerated};
+use vlmsel_shards::workspace::output::{Opening, OutputSpec, Summary};
 
 use crate::door::{enter, raise, raise_shards};
 
@@ -28,14 +28,14 @@ fn bytes(path: PathBuf) -> Bytes {
 /// An output folder being written; see `vlmsel.Output`.
 #[pyclass(module = "vlmsel._core")]
 struct Output {
-    inner: Option<vlmsel_shards::output::Output>,
+    inner: Option<vlmsel_shards::workspace::output::Output>,
     path: PathBuf,
     finished: bool,
     manifest: Option<String>,
 }
 
 impl Output {
-    fn open(&self, py: Python<'_>) -> PyResult<&vlmsel_shards::output::Output> {
+    fn open(&self, py: Python<'_>) -> PyResult<&vlmsel_shards::workspace::output::Output> {
         self.inner.as_ref().ok_or_else(|| raise(py, &Error::usage("this output is closed")))
     }
 }
@@ -63,7 +63,7 @@ impl Output {
         let config: Value = parse(py, "config", config)?;
         let inputs = parse(py, "inputs", inputs)?;
         let spec = OutputSpec { path: path.clone(), command, config, inputs, guarded, overwrite, extend, resume };
-        match enter(py, None, |_| Ok(vlmsel_shards::output::Output::begin(spec)?))? {
+        match enter(py, None, |_| Ok(vlmsel_shards::workspace::output::Output::begin(spec)?))? {
             Opening::Finished(found) => {
                 let manifest = serde_json::to_string(found.manifest()).ok();
                 Ok(Self { inner: None, path, finished: true, manifest })
@@ -153,20 +153,21 @@ impl Output {
 /// Fingerprint of a file (or of a finished vlmsel folder) as `(name, bytes, fingerprint)`.
 #[pyfunction]
 fn fingerprint(py: Python<'_>, path: PathBuf, name: &str) -> PyResult<(String, u64, String)> {
-    let record = vlmsel_shards::fingerprint::fingerprint(&path, name).map_err(|error| raise_shards(py, error))?;
+    let record =
+        vlmsel_shards::workspace::fingerprint::fingerprint(&path, name).map_err(|error| raise_shards(py, error))?;
     Ok((record.name, record.bytes, record.fingerprint))
 }
 
 /// Where a path leads, whether or not it exists.
 #[pyfunction]
 fn real_place(path: PathBuf) -> Bytes {
-    bytes(vlmsel_shards::paths::real_place(&path))
+    bytes(vlmsel_shards::storage::paths::real_place(&path))
 }
 
 /// The path below a root that stands in a manifest or an index as text.
 #[pyfunction]
 fn path_below(root: PathBuf, text: &str) -> Bytes {
-    bytes(vlmsel_shards::paths::below(&root, text))
+    bytes(vlmsel_shards::storage::paths::below(&root, text))
 }
 
 /// Refuses a folder whose run lost more than this puts up with; nothing happens where it is no folder of ours.
@@ -190,7 +191,7 @@ fn accept_losses(
 fn verify(py: Python<'_>, path: PathBuf, watch: Option<Py<PyAny>>) -> PyResult<(String, u64, u64, Vec<String>)> {
     let found = enter(py, watch, |progress| {
         let mut last = 0;
-        Ok(vlmsel_shards::verify::verify(&path, |bytes| {
+        Ok(vlmsel_shards::workspace::verify::verify(&path, |bytes| {
             let more = bytes - last;
             last = bytes;
             progress.add(0, more).is_ok()

@@ -14,11 +14,12 @@ use pyo3::sync::MutexExt;
 use pyo3::types::{PyBytes, PyDict, PyList};
 use vlmsel_pipeline::Error;
 use vlmsel_pipeline::shortlist::{Cut, Pick, Place, Request, open_parquet, shortlist as find};
-use vlmsel_shards::inputs::{InputFile, expand};
-use vlmsel_shards::tables::batches::Batches;
-use vlmsel_shards::tables::parquet::ParquetTable;
-use vlmsel_shards::tables::schema::{Column, Role, Wanted, resolve};
+use vlmsel_shards::columns::{Column, Role};
+use vlmsel_shards::parquet::Batches;
+use vlmsel_shards::parquet::table::ParquetTable;
+use vlmsel_shards::tables::schema::{Wanted, resolve};
 use vlmsel_shards::tables::{KINDS, Table, is_table};
+use vlmsel_shards::workspace::inputs::{InputFile, expand};
 
 use crate::door::{enter, raise, raise_shards};
 

@@ -12,11 +12,11 @@ use vlmsel_core::quantity::Decimal;
 use vlmsel_pipeline::Error;
 use vlmsel_pipeline::progress::Progress;
 use vlmsel_pipeline::select::{Control, Order, Request, SelectionReport, Size, plan, select};
-use vlmsel_shards::inputs::expand;
-use vlmsel_shards::manifest::InputRecord;
-use vlmsel_shards::paths;
+use vlmsel_shards::storage::paths;
 use vlmsel_shards::tables::stream::{Intake, Place};
 use vlmsel_shards::tables::{KINDS, Table, is_table};
+use vlmsel_shards::workspace::inputs::expand;
+use vlmsel_shards::workspace::manifest::InputRecord;
 
 use crate::arrow::import_stream;
 use crate::door::{enter, raise};

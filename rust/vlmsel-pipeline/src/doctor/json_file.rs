@@ -6,12 +6,12 @@ use std::path::Path;
 use rayon::prelude::*;
 use vlmsel_core::hash::{Hash128, image_hash, text_hash};
 use vlmsel_shards::Error as ShardError;
-use vlmsel_shards::image_check::check_image;
-use vlmsel_shards::image_header::{Fault, ImageHeader, read_header};
-use vlmsel_shards::json_values::{JsonValues, Value};
-use vlmsel_shards::llava::{Record, parse};
-use vlmsel_shards::samples::MAX_IMAGE_BYTES;
-use vlmsel_shards::source::{LocalFile, ReadAt};
+use vlmsel_shards::formats::json_stream::{JsonValues, Value};
+use vlmsel_shards::formats::llava::{Record, parse};
+use vlmsel_shards::formats::webdataset::MAX_IMAGE_BYTES;
+use vlmsel_shards::images::check::check_image;
+use vlmsel_shards::images::header::{Fault, ImageHeader, read_header};
+use vlmsel_shards::storage::source::{LocalFile, ReadAt};
 
 use super::Ward;
 use super::notes::Seen;

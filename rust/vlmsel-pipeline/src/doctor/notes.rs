@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use vlmsel_core::hash::normalise_text;
-use vlmsel_shards::image_header::{Fault, ImageHeader};
+use vlmsel_shards::images::header::{Fault, ImageHeader};
 
 /// Examples kept of each finding.
 pub(super) const EXAMPLES: usize = 5;

@@ -2,14 +2,14 @@
 
 use rayon::prelude::*;
 use vlmsel_core::hash::{Hash128, text_hash};
-use vlmsel_shards::image_check::check_image;
-use vlmsel_shards::image_header::{Fault, ImageHeader};
-use vlmsel_shards::img2dataset::{Row, Sidecar};
-use vlmsel_shards::json_values;
-use vlmsel_shards::quarantine::Quarantined;
-use vlmsel_shards::samples::{Content, Depth, Sample, TarSummary, Visitor, scan};
-use vlmsel_shards::source::LocalFile;
-use vlmsel_shards::text_encoding::utf8_text;
+use vlmsel_shards::formats::img2dataset::{Row, Sidecar};
+use vlmsel_shards::formats::json_stream;
+use vlmsel_shards::formats::webdataset::{Content, Depth, Sample, TarSummary, Visitor, scan};
+use vlmsel_shards::images::check::check_image;
+use vlmsel_shards::images::header::{Fault, ImageHeader};
+use vlmsel_shards::storage::source::LocalFile;
+use vlmsel_shards::storage::text_encoding::utf8_text;
+use vlmsel_shards::workspace::quarantine::Quarantined;
 
 use super::Ward;
 use super::notes::Seen;
@@ -152,7 +152,7 @@ impl Look<'_> {
             return;
         }
         let mut spare = Vec::new();
-        let json = sample.json().map(|json| json_values::parse::<serde::de::IgnoredAny>(json, &mut spare));
+        let json = sample.json().map(|json| json_stream::parse::<serde::de::IgnoredAny>(json, &mut spare));
         if let Some(Err(error)) = json {
             seen.note("bad_json", || place(&format!(": {error}")));
         }

@@ -7,13 +7,13 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 use vlmsel_core::hash::{Hash128, ImageHasher, image_hash, text_hash, uid};
 use vlmsel_shards::Error as ShardError;
-use vlmsel_shards::identity::Identity;
-use vlmsel_shards::image_header::{ImageHeader, read_header};
-use vlmsel_shards::index_table::{ImageRow, IndexRow};
-use vlmsel_shards::json_values::{JsonValues, Value};
-use vlmsel_shards::llava::{Record, parse};
-use vlmsel_shards::quarantine::Quarantined;
-use vlmsel_shards::source::{LocalFile, ReadAt};
+use vlmsel_shards::formats::json_stream::{JsonValues, Value};
+use vlmsel_shards::formats::llava::{Record, parse};
+use vlmsel_shards::images::header::{ImageHeader, read_header};
+use vlmsel_shards::storage::identity::Identity;
+use vlmsel_shards::storage::source::{LocalFile, ReadAt};
+use vlmsel_shards::tables::index::{ImageRow, IndexRow};
+use vlmsel_shards::workspace::quarantine::Quarantined;
 
 use super::Unit;
 use super::sameness::NamedFiles;
@@ -238,7 +238,7 @@ fn open_image(root: &Path, below: &str) -> vlmsel_shards::Result<std::result::Re
     })
 }
 
-type Header = std::result::Result<ImageHeader, vlmsel_shards::image_header::Fault>;
+type Header = std::result::Result<ImageHeader, vlmsel_shards::images::header::Fault>;
 
 fn hash_image(file: &LocalFile) -> vlmsel_shards::Result<(Hash128, Header)> {
     let size = file.size_bytes();

@@ -6,8 +6,8 @@
 use std::path::Path;
 
 use vlmsel_shards::Error;
-use vlmsel_shards::identity::Identity;
-use vlmsel_shards::noted::{Noted, NotedFile};
+use vlmsel_shards::storage::identity::Identity;
+use vlmsel_shards::workspace::noted::{Noted, NotedFile};
 
 use crate::sources::ShardFile;
 

@@ -2,14 +2,14 @@
 
 use serde_json::value::RawValue;
 use vlmsel_core::hash::{Hash128, parse_uid, text_hash, uid};
-use vlmsel_shards::img2dataset::{Row, Sidecar};
-use vlmsel_shards::index_table::{ImageRow, IndexRow, MemberRow};
-use vlmsel_shards::json_fields::fields;
-use vlmsel_shards::json_values;
-use vlmsel_shards::quarantine::Quarantined;
-use vlmsel_shards::samples::{Content, Depth, Sample, Visitor, scan};
-use vlmsel_shards::source::LocalFile;
-use vlmsel_shards::text_encoding::utf8_text;
+use vlmsel_shards::formats::img2dataset::{Row, Sidecar};
+use vlmsel_shards::formats::json_fields::fields;
+use vlmsel_shards::formats::json_stream;
+use vlmsel_shards::formats::webdataset::{Content, Depth, Sample, Visitor, scan};
+use vlmsel_shards::storage::source::LocalFile;
+use vlmsel_shards::storage::text_encoding::utf8_text;
+use vlmsel_shards::tables::index::{ImageRow, IndexRow, MemberRow};
+use vlmsel_shards::workspace::quarantine::Quarantined;
 
 use super::Unit;
 use crate::error::{Error, Result};
@@ -174,7 +174,7 @@ struct Declared {
 
 fn read_json(bytes: &[u8], id_field: Option<&str>) -> std::result::Result<Declared, String> {
     let mut spare = Vec::new();
-    let value: &RawValue = json_values::parse(bytes, &mut spare).map_err(|error| error.to_string())?;
+    let value: &RawValue = json_stream::parse(bytes, &mut spare).map_err(|error| error.to_string())?;
     let id_field = id_field.unwrap_or("uid");
     let names = [id_field, "caption", "text"];
     let Ok(fields) = fields(value.get().as_bytes(), &names) else {

@@ -51,7 +51,7 @@ pub fn plan(request: &Request) -> Result<Plan> {
     let (memory_bytes, scratch_bytes) =
         if needed <= budget { (needed, 0) } else { (budget, wanted.saturating_mul(3 * 60)) };
     let parent = request.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if let Ok(free) = vlmsel_shards::disk::free_bytes(parent)
+    if let Ok(free) = vlmsel_shards::storage::disk::free_bytes(parent)
         && free < scratch_bytes
     {
         return Err(vlmsel_shards::Error::Resource(format!(

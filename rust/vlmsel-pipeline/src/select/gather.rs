@@ -7,9 +7,9 @@ use arrow_array::types::{Decimal128Type, UInt64Type};
 use arrow_array::{Array, ArrayRef, Decimal128Array, RecordBatch};
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use vlmsel_shards::tables::cast_whole;
-use vlmsel_shards::tables::schema::{Column, MAX_ID_BYTES};
-use vlmsel_shards::tables::score::{scores_from_keys, share_keys};
+use vlmsel_shards::columns::cast_whole;
+use vlmsel_shards::columns::score::{scores_from_keys, share_keys};
+use vlmsel_shards::columns::{Column, MAX_ID_BYTES};
 
 use super::arena::Arena;
 use super::plan::Columns;

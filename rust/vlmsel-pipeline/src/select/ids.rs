@@ -8,13 +8,14 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
+use vlmsel_shards::columns::Role;
 use vlmsel_shards::error::IoContext;
-use vlmsel_shards::inputs::InputFile;
-use vlmsel_shards::npy::read_uids;
-use vlmsel_shards::source::open_plain;
-use vlmsel_shards::tables::schema::{Role, Wanted, resolve};
+use vlmsel_shards::storage::source::open_plain;
+use vlmsel_shards::storage::text_encoding::foreign_encoding;
+use vlmsel_shards::tables::npy::read_uids;
+use vlmsel_shards::tables::schema::{Wanted, resolve};
 use vlmsel_shards::tables::{Table, is_table, open};
-use vlmsel_shards::text_encoding::foreign_encoding;
+use vlmsel_shards::workspace::inputs::InputFile;
 
 use crate::error::{Error, Result};
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use vlmsel_core::histogram::DigitCounts;
-use vlmsel_shards::quarantine::Quarantined;
 use vlmsel_shards::tables::Table;
+use vlmsel_shards::workspace::quarantine::Quarantined;
 
 use super::plan::{Request, Resolved};
 use super::row_layout::Layout;

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use vlmsel_core::quantity::Decimal;
-use vlmsel_shards::inputs::InputFile;
-use vlmsel_shards::manifest::{InputRecord, Tolerated};
-use vlmsel_shards::tables::schema::{Column, Role, Wanted, resolve};
+use vlmsel_shards::columns::{Column, Role};
+use vlmsel_shards::tables::schema::{Wanted, resolve};
 use vlmsel_shards::tables::{Table, open};
+use vlmsel_shards::workspace::inputs::InputFile;
+use vlmsel_shards::workspace::manifest::{InputRecord, Tolerated};
 
 use super::ids::IdSet;
 use crate::error::{Error, Result};
@@ -260,7 +261,7 @@ fn provenances(request: &Request, tables: &[Table]) -> Result<Vec<Value>> {
         }
     }
     if let ([(first, here), (second, there), ..], false) = (found.as_slice(), request.mix_provenance) {
-        let lines = vlmsel_shards::manifest::differences(first, second, 10).join("\n  ");
+        let lines = vlmsel_shards::workspace::manifest::differences(first, second, 10).join("\n  ");
         return Err(vlmsel_shards::Error::Mismatch(format!(
             "the scores of {here} and {there} were made differently and do not compare:\n  {lines}\nSelect from one of them, or pass --mix-provenance"
         ))

@@ -5,9 +5,9 @@ use std::sync::Mutex;
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use vlmsel_core::histogram::{DigitCounts, KeyRank, Narrowed};
+use vlmsel_shards::columns::score::{Block, ScoreClass};
+use vlmsel_shards::parquet::pages::PageBuffers;
 use vlmsel_shards::tables::Table;
-use vlmsel_shards::tables::chunk_pages::PageBuffers;
-use vlmsel_shards::tables::score::{Block, ScoreClass};
 
 use super::pass::{Scan, Sink};
 use super::plan::{Request, Resolved};

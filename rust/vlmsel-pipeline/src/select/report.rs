@@ -8,8 +8,8 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type, UInt64Type};
 use arrow_schema::DataType;
 use serde_json::{Value, json};
-use vlmsel_shards::manifest::Manifest;
-use vlmsel_shards::tables::score::scores_from_keys;
+use vlmsel_shards::columns::score::scores_from_keys;
+use vlmsel_shards::workspace::manifest::Manifest;
 
 use super::plan::{Control, Resolved};
 use crate::error::{Error, Result};

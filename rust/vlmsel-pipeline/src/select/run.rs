@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use vlmsel_shards::fingerprint::fingerprint;
-use vlmsel_shards::manifest::{InputRecord, Losses};
-use vlmsel_shards::output::{Opening, Output, OutputSpec, Summary, hash_file};
-use vlmsel_shards::paths::{beside, place_of_output, text_of};
-use vlmsel_shards::quarantine::to_json_lines;
-use vlmsel_shards::source::open_plain;
+use vlmsel_shards::storage::paths::{beside, place_of_output, text_of};
+use vlmsel_shards::storage::source::open_plain;
+use vlmsel_shards::workspace::fingerprint::fingerprint;
+use vlmsel_shards::workspace::manifest::{InputRecord, Losses};
+use vlmsel_shards::workspace::output::{Opening, Output, OutputSpec, Summary, hash_file};
+use vlmsel_shards::workspace::quarantine::to_json_lines;
 
 use super::gather::Decoder;
 use super::pass::{REASONS, Scan, Sink, Tally};
@@ -306,7 +306,13 @@ impl Run<'_> {
         bad_files.extend(self.left_out.keys().map(|at| self.resolved.tables[*at].name().to_owned()));
         bad_files.sort();
         for name in &bad_files {
-            quarantined.push(vlmsel_shards::quarantine::Quarantined::new(name, "file", None, "unreadable_file", ""));
+            quarantined.push(vlmsel_shards::workspace::quarantine::Quarantined::new(
+                name,
+                "file",
+                None,
+                "unreadable_file",
+                "",
+            ));
         }
         if !quarantined.is_empty() {
             names.push(write_quarantine(&output, &to_json_lines(&quarantined))?);

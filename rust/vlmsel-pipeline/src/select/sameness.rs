@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use vlmsel_shards::Error as ShardError;
-use vlmsel_shards::identity::Identity;
-use vlmsel_shards::inputs::InputFile;
-use vlmsel_shards::noted::{Noted, NotedFile};
-use vlmsel_shards::output::hash_file;
-use vlmsel_shards::source::open_plain;
+use vlmsel_shards::storage::identity::Identity;
+use vlmsel_shards::storage::source::open_plain;
+use vlmsel_shards::workspace::inputs::InputFile;
+use vlmsel_shards::workspace::noted::{Noted, NotedFile};
+use vlmsel_shards::workspace::output::hash_file;
 
 use crate::error::Result;
 use crate::progress::Progress;

@@ -2,7 +2,7 @@
 
 use arrow_schema::DataType;
 use vlmsel_core::quantity::Decimal;
-use vlmsel_shards::tables::threshold::{last_decimal, last_key};
+use vlmsel_shards::columns::threshold::{last_decimal, last_key};
 
 use super::pass::{Scan, Sink, Tally};
 use super::plan::{Control, Order, Size};

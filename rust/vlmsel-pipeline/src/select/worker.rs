@@ -6,9 +6,9 @@ use std::sync::PoisonError;
 
 use arrow_array::{Array, BooleanArray, RecordBatch};
 use vlmsel_core::histogram::DigitCounts;
-use vlmsel_shards::tables::chunk_pages::PageBuffers;
-use vlmsel_shards::tables::parquet::ParquetTable;
-use vlmsel_shards::tables::schema::{Column, Role};
+use vlmsel_shards::columns::{Column, Role};
+use vlmsel_shards::parquet::pages::PageBuffers;
+use vlmsel_shards::parquet::table::ParquetTable;
 use vlmsel_shards::tables::{Table, text::TextTable};
 
 use self::sift::Sifter;
@@ -236,10 +236,10 @@ impl<'a> Worker<'a> {
                         let array = slice
                             .column_by_name(&column.name)
                             .ok_or_else(|| Error::usage(format!("{name}: column {:?} vanished", column.name)))?;
-                        vlmsel_shards::tables::to_working(array, column, name).map_err(Error::from)
+                        vlmsel_shards::columns::to_working(array, column, name).map_err(Error::from)
                     })
                     .collect::<Result<Vec<_>>>()?;
-                RecordBatch::try_new(vlmsel_shards::tables::schema::working_schema(columns), arrays)
+                RecordBatch::try_new(vlmsel_shards::columns::working_schema(columns), arrays)
                     .map_err(|error| Error::usage(format!("{name}: {error}")))
             };
             let deciding_batch = pick(&deciding.iter().map(|(column, _)| *column).collect::<Vec<_>>())?;
@@ -299,7 +299,7 @@ impl<'a> Worker<'a> {
             },
             &mut |record| {
                 bad_count += 1;
-                if bad.len() < vlmsel_shards::quarantine::LISTED {
+                if bad.len() < vlmsel_shards::workspace::quarantine::LISTED {
                     bad.push(record);
                 }
                 if strict { Err(stop()) } else { Ok(()) }

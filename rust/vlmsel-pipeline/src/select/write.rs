@@ -8,9 +8,9 @@ use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, SchemaRef};
 use vlmsel_shards::error::IoContext;
-use vlmsel_shards::npy::write_uids;
-use vlmsel_shards::output::Output;
-use vlmsel_shards::parquet_writer::TableWriter;
+use vlmsel_shards::parquet::writer::TableWriter;
+use vlmsel_shards::tables::npy::write_uids;
+use vlmsel_shards::workspace::output::Output;
 
 use super::gather::Decoder;
 use super::ids::parse_hex;

@@ -12,10 +12,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use vlmsel_core::hash::{Hash128, image_hash, to_hex};
 use vlmsel_shards::error::IoContext;
-use vlmsel_shards::index_table::filtered_batches;
-use vlmsel_shards::inputs::expand;
-use vlmsel_shards::samples::TEXT_EXTENSIONS;
-use vlmsel_shards::tar::written_bytes;
+use vlmsel_shards::formats::tar::written_bytes;
+use vlmsel_shards::formats::webdataset::TEXT_EXTENSIONS;
+use vlmsel_shards::tables::index::filtered_batches;
+use vlmsel_shards::workspace::inputs::expand;
 
 use super::origins::ShardNames;
 use super::selection::Order;

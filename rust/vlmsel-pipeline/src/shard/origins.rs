@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 use vlmsel_shards::Error as ShardError;
-use vlmsel_shards::manifest::Manifest;
-use vlmsel_shards::paths::below;
-use vlmsel_shards::source::{LocalFile, ReadAt, most_open_files};
+use vlmsel_shards::storage::paths::below;
+use vlmsel_shards::storage::source::{LocalFile, ReadAt, most_open_files};
+use vlmsel_shards::workspace::manifest::Manifest;
 
 use crate::error::{Error, Result};
 use crate::sources::split_named;

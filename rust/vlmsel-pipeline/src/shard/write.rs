@@ -13,12 +13,12 @@ use std::sync::mpsc::sync_channel;
 use serde_json::json;
 use vlmsel_core::hash::{ImageHasher, image_hash};
 use vlmsel_shards::Error as ShardError;
-use vlmsel_shards::disk::start_writeback;
 use vlmsel_shards::error::IoContext;
-use vlmsel_shards::manifest::to_json;
-use vlmsel_shards::output::Output;
-use vlmsel_shards::source::{LocalFile, ReadAt};
-use vlmsel_shards::tar::{BLOCK_BYTES, header_bytes, write_header};
+use vlmsel_shards::formats::tar::{BLOCK_BYTES, header_bytes, write_header};
+use vlmsel_shards::storage::disk::start_writeback;
+use vlmsel_shards::storage::source::{LocalFile, ReadAt};
+use vlmsel_shards::workspace::manifest::to_json;
+use vlmsel_shards::workspace::output::Output;
 
 use super::locate::{Located, Piece, scratch_path};
 use super::origins::Origins;

@@ -1,7 +1,7 @@
 //! No bytes make the readers of JSON records panic, and what they take for a record is one value.
 
-use vlmsel_shards::json_values::{JsonValues, MAX_VALUE_BYTES, Value, parse};
-use vlmsel_shards::llava;
+use vlmsel_shards::formats::json_stream::{JsonValues, MAX_VALUE_BYTES, Value, parse};
+use vlmsel_shards::formats::llava;
 
 /// Reads `bytes` as JSON lines or a JSON list, compressed if they begin so, and every value as a record.
 pub fn check(bytes: &[u8]) {

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::json;
-use vlmsel_shards::fingerprint::fingerprint;
-use vlmsel_shards::manifest::{MANIFEST, Manifest};
-use vlmsel_shards::output::{Output, OutputSpec};
-use vlmsel_shards::verify::verify;
+use vlmsel_shards::workspace::fingerprint::fingerprint;
+use vlmsel_shards::workspace::manifest::{MANIFEST, Manifest};
+use vlmsel_shards::workspace::output::{Output, OutputSpec};
+use vlmsel_shards::workspace::verify::verify;
 
 /// Reads `bytes` as each of the three.
 pub fn check(bytes: &[u8]) {

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use vlmsel_shards::img2dataset::{Sidecar, is_img2dataset};
-use vlmsel_shards::index_table::filtered_batches;
+use vlmsel_shards::columns::score::{Block, ScoreVisitor};
+use vlmsel_shards::columns::{Column, Role};
+use vlmsel_shards::formats::img2dataset::{Sidecar, is_img2dataset};
+use vlmsel_shards::parquet::pages::PageBuffers;
+use vlmsel_shards::parquet::table::ParquetTable;
 use vlmsel_shards::tables::Table;
-use vlmsel_shards::tables::chunk_pages::PageBuffers;
-use vlmsel_shards::tables::parquet::ParquetTable;
-use vlmsel_shards::tables::schema::{Column, Role, Wanted, resolve};
-use vlmsel_shards::tables::score::{Block, ScoreVisitor};
+use vlmsel_shards::tables::index::filtered_batches;
+use vlmsel_shards::tables::schema::{Wanted, resolve};
 use vlmsel_shards::{Error, Result};
 
 /// More rows than this are honest or not, but not worth the time: a few bytes may stand for a million equal rows.

@@ -1,10 +1,10 @@
 //! No bytes make the tar reader panic, loop, or point outside the file; and a scan accounts for all of it.
 
 use vlmsel_shards::Error;
-use vlmsel_shards::image_check::check_image;
-use vlmsel_shards::quarantine::Quarantined;
-use vlmsel_shards::samples::{Content, Depth, Sample, Visitor, scan};
-use vlmsel_shards::tar::{Item, TarReader};
+use vlmsel_shards::formats::tar::{Item, TarReader};
+use vlmsel_shards::formats::webdataset::{Content, Depth, Sample, Visitor, scan};
+use vlmsel_shards::images::check::check_image;
+use vlmsel_shards::workspace::quarantine::Quarantined;
 
 /// Checks every image that a scan comes upon, and that the scan moves on.
 #[derive(Default)]

@@ -1,8 +1,9 @@
 //! No bytes make the readers of CSV and JSON-lines tables panic; every line is a row or put aside with a reason.
 
-use vlmsel_shards::inputs::InputFile;
-use vlmsel_shards::tables::schema::{Column, Role, Wanted, resolve};
+use vlmsel_shards::columns::{Column, Role};
+use vlmsel_shards::tables::schema::{Wanted, resolve};
 use vlmsel_shards::tables::{Table, open};
+use vlmsel_shards::workspace::inputs::InputFile;
 
 /// Reads `bytes` as a table of scores in both syntaxes, compressed if they begin so.
 pub fn check(bytes: &[u8]) {

@@ -2,33 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, SchemaRef};
 use vlmsel_core::names::near;
 
 use super::Table;
+use crate::columns::{Column, Role};
 use crate::error::{Error, Result};
-
-/// An id may be this long; longer ones are refused as damage.
-pub const MAX_ID_BYTES: usize = 64 << 10;
-
-/// What a column is wanted for; decides which types are accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Identity of the sample: fixed-size binary, string, binary or integer.
-    Id,
-    /// What is ranked: any numeric type.
-    Score,
-    /// A count of tokens: an integer.
-    Tokens,
-    /// `ok` or a reason.
-    Status,
-    /// Name of the sample's source.
-    Source,
-    /// Carried along: anything that can be ordered.
-    Kept,
-    /// Read as it is.
-    Any,
-}
 
 /// A wanted column.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,17 +25,6 @@ pub struct Wanted {
 pub struct Resolved {
     /// In the order they were wanted; `None` where an optional one is absent everywhere.
     pub columns: Vec<Option<Column>>,
-}
-
-/// A found column.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Column {
-    /// Its name.
-    pub name: String,
-    /// The type it has while vlmsel works on it: views for strings, values for dictionaries.
-    pub working: DataType,
-    /// The type it has in outputs: that of the first table, dictionaries resolved.
-    pub output: DataType,
 }
 
 /// The schema of a table that has the wanted columns in their order, as Arrow sees it; text tables have what is asked of them.
@@ -217,9 +185,4 @@ fn missing(table: &Table, want: &Wanted) -> Error {
         _ => "",
     };
     Error::Usage(format!("{}: no column {:?}{option}; {hint}", table.label(), want.name))
-}
-
-/// A schema of the columns in their working types.
-pub fn working_schema(columns: &[&Column]) -> SchemaRef {
-    Arc::new(Schema::new(columns.iter().map(|c| Field::new(&c.name, c.working.clone(), true)).collect::<Vec<_>>()))
 }

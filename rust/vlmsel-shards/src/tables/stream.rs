@@ -12,12 +12,12 @@ use arrow_array::{Array, RecordBatch};
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
-use super::dictionaries::narrowed;
-use super::parquet::ParquetTable;
 use super::{MemoryTable, Table};
+use crate::columns::narrowed;
 use crate::error::{Error, IoContext, Result};
-use crate::manifest::InputRecord;
-use crate::parquet_writer::TableWriter;
+use crate::parquet::table::ParquetTable;
+use crate::parquet::writer::TableWriter;
+use crate::workspace::manifest::InputRecord;
 
 /// Rows that are hashed at a time.
 const HASHED_ROWS: usize = 8192;

@@ -18,12 +18,12 @@ use arrow_array::RecordBatch;
 use self::cells::{BatchBuilder, cells_of_record};
 use self::json_cells::{add_keys, cells_of_line};
 use self::lines::{Capped, LineEnd, Lines};
-use super::schema::{Column, Role};
+use crate::columns::{Column, Role};
 use crate::error::{Error, IoContext, Result};
-use crate::json_fields::MAX_KEYS;
-use crate::quarantine::Quarantined;
-use crate::source::open_plain;
-use crate::text_encoding::utf8_stream;
+use crate::formats::json_fields::MAX_KEYS;
+use crate::storage::source::open_plain;
+use crate::storage::text_encoding::utf8_stream;
+use crate::workspace::quarantine::Quarantined;
 
 /// Largest window a zstd stream may ask for, as a power of two (128 MiB).
 const MAX_ZSTD_WINDOW_LOG: u32 = 27;

@@ -5,8 +5,8 @@ use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
 use vlmsel_core::random::random_key;
 use vlmsel_core::score_key::ScoreKey;
-use vlmsel_shards::tables::schema::{Column, Role};
-use vlmsel_shards::tables::score::{Block, ScoreClass, ScoreVisitor, visit_array};
+use vlmsel_shards::columns::score::{Block, ScoreClass, ScoreVisitor, visit_array};
+use vlmsel_shards::columns::{Column, Role};
 
 use super::super::gather::tokens;
 use super::super::ids::{for_each_id, parse_hex};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_array::builder::{Float64Builder, StringViewBuilder, UInt64Builder};
 use arrow_array::{ArrayRef, RecordBatch};
 
-use super::super::schema::{Column, MAX_ID_BYTES, Role, working_schema};
+use crate::columns::{Column, MAX_ID_BYTES, Role, working_schema};
 use crate::error::{Error, Result};
 
 /// Why a record cannot be read: the reason, and what was found.

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use serde::de::IgnoredAny;
 use serde_json::{Number, Value};
 
-use super::super::schema::{Column, Role};
 use super::cells::{Bad, Cell, id_cell};
-use crate::json_fields::{Fields, MAX_KEYS, check_keys, fields, visit_keys};
-use crate::json_values::count_values;
+use crate::columns::{Column, Role};
+use crate::formats::json_fields::{Fields, MAX_KEYS, check_keys, fields, visit_keys};
+use crate::formats::json_stream::count_values;
 
 /// Lists and objects of more values are not kept as text: while they are put in order each takes some 100 bytes.
 const MAX_KEPT_VALUES: usize = 100_000;

@@ -1,0 +1,223 @@
+//! Rows of LLaVA and caption JSON: what stands in one record, before any image is opened.
+
+use std::path::{Component, Path};
+
+use vlmsel_core::hash::{Hash128, parse_uid};
+
+use crate::formats::json_fields::{Fields, fields};
+use crate::formats::json_stream::with_nulls;
+
+mod lists;
+
+use self::lists::{Paths, Turns};
+
+/// A record, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Record {
+    /// `id` as text; `None` where the record has none.
+    pub key: Option<String>,
+    /// An id of 32 hexadecimal characters that the record declares.
+    pub uid: Option<Hash128>,
+    /// Paths below the image root, in order.
+    pub images: Vec<String>,
+    /// `caption` or `text`.
+    pub text: Option<String>,
+    /// `conversations`, as JSON, as it was.
+    pub conversations: Option<String>,
+    /// Turns of the conversation.
+    pub n_turns: u32,
+    /// The turns' values joined by line feeds.
+    pub spoken: Option<String>,
+    /// The whole record as it was, if it has fields beside these.
+    pub metadata: Option<Vec<u8>>,
+}
+
+const KNOWN: [&str; 7] = ["id", "uid", "image", "images", "caption", "text", "conversations"];
+
+/// Why a record is put aside, and what was found.
+type Bad = (&'static str, String);
+
+/// Takes a record apart; the error is the reason it is quarantined for, with what was found.
+pub fn parse(bytes: &[u8], id_field: Option<&str>) -> Result<Record, Bad> {
+    let mut names = KNOWN.to_vec();
+    let foreign = id_field.filter(|field| !KNOWN.contains(field));
+    names.extend(foreign);
+    let read = |json: &[u8]| {
+        fields(json, &names).map(|found| {
+            let has_more = found.has_others || foreign.is_some_and(|field| found.get(field).is_some());
+            take_apart(&found, id_field, has_more.then_some(bytes))
+        })
+    };
+    with_nulls(bytes, read).map_err(|error| bad_json(&error))?
+}
+
+fn bad_json(error: &serde_json::Error) -> Bad {
+    ("bad_json", error.to_string())
+}
+
+fn take_apart(fields: &Fields<'_, '_>, id_field: Option<&str>, metadata: Option<&[u8]>) -> Result<Record, Bad> {
+    fields.check_keys()?;
+    let get = |name: &str| fields.get(name).filter(|raw| *raw != "null");
+    let mut record = Record::default();
+    if let Some(id) = get("id") {
+        record.key = match id.as_bytes().first() {
+            Some(b'"') => Some(string(id)?),
+            // As written: 64 bits and more survive.
+            Some(b'-' | b'0'..=b'9') => Some(id.to_owned()),
+            _ => return Err(("bad_id", format!("id is {}", shown(id)))),
+        };
+    }
+    let declared = get(id_field.unwrap_or("uid"));
+    if let Some(declared) = declared.filter(|raw| raw.starts_with('"')) {
+        record.uid = parse_uid(&string(declared)?);
+    }
+    if let (Some(field), None) = (id_field, record.uid) {
+        let found = declared.map_or_else(|| "absent".to_owned(), shown);
+        return Err(("bad_id", format!("{field} is no id of 32 hexadecimal characters: {found}")));
+    }
+    for name in ["image", "images"] {
+        match get(name) {
+            None => {}
+            Some(path) if path.starts_with('"') => record.images.push(string(path)?),
+            Some(list) => Paths::add(name, list, &mut record.images)?,
+        }
+    }
+    for path in &record.images {
+        if let Some(reason) = path_fault(path) {
+            return Err((reason, path.clone()));
+        }
+    }
+    for name in ["caption", "text"] {
+        match get(name) {
+            None => {}
+            Some(text) if text.starts_with('"') => {
+                let text = string(text)?;
+                record.text.get_or_insert(text);
+            }
+            Some(other) => return Err(("bad_text", format!("{name} is {}", shown(other)))),
+        }
+    }
+    if let Some(turns) = get("conversations") {
+        let Turns { count, spoken, .. } = Turns::read(turns)?;
+        (record.n_turns, record.spoken) = (count, Some(spoken));
+        record.conversations = Some(turns.to_owned());
+    }
+    if record.images.is_empty() && record.text.is_none() && record.conversations.is_none() {
+        return Err(("no_content", "neither image, caption, text nor conversations".to_owned()));
+    }
+    record.metadata = metadata.map(ToOwned::to_owned);
+    Ok(record)
+}
+
+fn string(raw: &str) -> Result<String, Bad> {
+    serde_json::from_str(raw).map_err(|error| bad_json(&error))
+}
+
+/// As much as a message shows of what may be many megabytes.
+fn shown(raw: &str) -> String {
+    raw.chars().take(200).collect()
+}
+
+/// Why a path must not be opened below the image root.
+fn path_fault(path: &str) -> Option<&'static str> {
+    if path.is_empty() || path.contains('\0') {
+        return Some("bad_image_path");
+    }
+    if path.len() > 4096 {
+        return Some("long_name");
+    }
+    Path::new(path).components().find_map(|part| match part {
+        Component::ParentDir => Some("parent_path"),
+        Component::RootDir | Component::Prefix(_) => Some("absolute_path"),
+        Component::Normal(_) | Component::CurDir => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(text: &str) -> &'static str {
+        parse(text.as_bytes(), None).err().map_or("", |(reason, _)| reason)
+    }
+
+    #[test]
+    fn the_forms_that_people_write() {
+        let single = parse(br#"{"id": 12345678901234567890123, "image": "a/b.jpg", "conversations": [{"from":"human","value":"<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}]}"#, None).unwrap();
+        assert_eq!(single.key.as_deref(), Some("12345678901234567890123"));
+        assert_eq!((single.images.len(), single.n_turns), (1, 2));
+        assert_eq!(single.spoken.as_deref(), Some("<image>\nWhat?\nA cat."));
+        assert!(single.conversations.unwrap().starts_with(r#"[{"from":"human""#));
+        assert_eq!(single.metadata, None);
+        let many = parse(br#"{"id": "x", "image": ["a.jpg", "b.jpg"], "caption": "two", "score": 1}"#, None).unwrap();
+        assert_eq!((many.images.len(), many.text.as_deref()), (2, Some("two")));
+        assert!(many.metadata.is_some());
+        let text_only = parse(br#"{"image": null, "text": "t"}"#, None).unwrap();
+        assert_eq!((text_only.images.len(), text_only.key), (0, None));
+        let declared = parse(br#"{"uid": "000102030405060708090a0b0c0d0e0f", "text": "t"}"#, None).unwrap();
+        assert_eq!(declared.uid.map(|uid| uid[15]), Some(15));
+    }
+
+    #[test]
+    fn what_is_wrong_has_a_name() {
+        assert_eq!(reason("{"), "bad_json");
+        assert_eq!(reason("[1]"), "bad_json");
+        assert_eq!(reason(r#"{"id": {}, "text": "t"}"#), "bad_id");
+        assert_eq!(reason(r#"{"image": 3}"#), "bad_image_path");
+        assert_eq!(reason(r#"{"image": ["a", 3]}"#), "bad_image_path");
+        assert_eq!(reason(r#"{"image": "../a.jpg"}"#), "parent_path");
+        assert_eq!(reason(r#"{"image": "/etc/passwd"}"#), "absolute_path");
+        assert_eq!(reason(r#"{"image": "a\u0000.jpg"}"#), "bad_image_path");
+        assert_eq!(reason(r#"{"text": []}"#), "bad_text");
+        assert_eq!(reason(r#"{"conversations": [{"value": "x"}]}"#), "bad_conversation");
+        assert_eq!(reason(r#"{"id": 1}"#), "no_content");
+        assert_eq!(reason(r#"{"conversations": [["human", "x"]]}"#), "bad_conversation");
+        assert_eq!(reason(r#"{"conversations": [{"from": "human", "value": 3}]}"#), "bad_conversation");
+        assert_eq!(reason(r#"{"conversations": []}"#), "bad_conversation");
+        assert_eq!(reason(r#"{"conversations": {"from": "human", "value": "x"}}"#), "bad_conversation");
+        assert_eq!(reason(r#"{"conversations": [{"from": "human", "value": "\ud800"}]}"#), "bad_json");
+        assert_eq!(reason(r#"{"image": {"path": "a.jpg"}}"#), "bad_image_path");
+        assert_eq!(reason(r#"{"image": [["a.jpg"]]}"#), "bad_image_path");
+        assert_eq!(parse(br#"{"text": "t"}"#, Some("mine")).err().map(|e| e.0), Some("bad_id"));
+    }
+
+    #[test]
+    fn of_a_key_that_comes_twice_the_last_one_holds() {
+        let json = br#"{"text": 3, "id": 1, "text": "t", "id": "x", "conversations": [{"value": 1, "from": null, "value": "v", "more": []}]}"#;
+        let record = parse(json, None).unwrap();
+        assert_eq!((record.key.as_deref(), record.text.as_deref()), (Some("x"), Some("t")));
+        assert_eq!((record.n_turns, record.spoken.as_deref(), record.metadata), (1, Some("v"), None));
+    }
+
+    #[test]
+    fn a_field_for_ids_is_kept_with_the_record() {
+        let json = br#"{"text": "t", "mine": "000102030405060708090a0b0c0d0e0f"}"#;
+        assert_eq!(parse(json, Some("mine")).unwrap().metadata.as_deref(), Some(&json[..]));
+        let json = br#"{"text": "t", "uid": "000102030405060708090a0b0c0d0e0f"}"#;
+        assert_eq!(parse(json, Some("uid")).unwrap().metadata, None);
+    }
+
+    #[test]
+    fn constants_that_python_writes_are_null() {
+        let record = parse(br#"{"text": "NaN", "caption": NaN, "score": -Infinity}"#, None).unwrap();
+        assert_eq!(record.text.as_deref(), Some("NaN"));
+        assert!(record.metadata.unwrap().ends_with(b"-Infinity}"));
+    }
+
+    #[test]
+    fn records_without_end_are_put_aside() {
+        let many = |count: usize, piece: &dyn Fn(usize) -> String| -> String {
+            (0..count).map(piece).collect::<Vec<_>>().join(",")
+        };
+        assert_eq!(
+            reason(&format!(r#"{{"text": "t", {}}}"#, many(20_000, &|n| format!("\"{n}\": 0")))),
+            "too_many_keys"
+        );
+        let paths = |count| format!(r#"{{"images": [{}]}}"#, many(count, &|_| "\"a\"".to_owned()));
+        assert_eq!((reason(&paths(10_000)), reason(&paths(10_001))), ("", "too_many_images"));
+        // Turns cost what is spoken.
+        let turns = many(1_000_000, &|_| r#"{"from":0,"value":""}"#.to_owned());
+        let record = parse(format!(r#"{{"conversations": [{turns}]}}"#).as_bytes(), None).unwrap();
+        assert_eq!((record.n_turns, record.spoken.map(|spoken| spoken.len())), (1_000_000, Some(999_999)));
+    }
+}

@@ -1,0 +1,7 @@
+//! Bytes on disks: where a path leads, opening and reading files, what the file system says of them.
+
+pub mod disk;
+pub mod identity;
+pub mod paths;
+pub mod source;
+pub mod text_encoding;

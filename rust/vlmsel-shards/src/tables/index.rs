@@ -1,0 +1,356 @@
+//! The index table: one row per sample, saying where its bytes lie and what they hold.
+//!
+//! Columns: ARCHITECTURE.md, "Tables". The same rows give the same file: row groups are cut by row count and text size
+//! alone, and the file carries no time and no version but the schema's.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::builder::{BinaryBuilder, FixedSizeBinaryBuilder, StringBuilder, UInt32Builder, UInt64Builder};
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int32Type;
+use arrow_array::{ArrayRef, DictionaryArray, Int32Array, ListArray, RecordBatch, StringArray, StructArray};
+use arrow_buffer::OffsetBuffer;
+use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+use vlmsel_core::hash::Hash128;
+
+use crate::error::{Error, Result};
+use crate::parquet::table::ParquetTable;
+
+/// A row group ends at this many rows, or
+const GROUP_ROWS: usize = 16_384;
+/// when its strings take this many bytes.
+const GROUP_BYTES: usize = 16 << 20;
+/// A row group that takes more than this is not one of ours: its last row may be a record of 64 MiB, which stands there
+/// up to three times.
+const MAX_GROUP_BYTES: u64 = 1 << 30;
+
+/// Where an image's bytes lie and what they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRow {
+    /// Path below the source's image root; `None` if the bytes lie in the shard itself.
+    pub file: Option<String>,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Pixels per row.
+    pub width: u32,
+    /// Rows of pixels.
+    pub height: u32,
+    /// Hash of the bytes.
+    pub hash: Hash128,
+}
+
+/// A member of the sample in its tar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberRow {
+    /// All of its name behind the key's dot.
+    pub extension: String,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// One sample.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IndexRow {
+    /// Its id.
+    pub uid: Hash128,
+    /// The user's key.
+    pub key: String,
+    /// Its images, in the order the text speaks of them.
+    pub images: Vec<ImageRow>,
+    /// Every member in tar order; empty for JSON sources.
+    pub members: Vec<MemberRow>,
+    /// The caption.
+    pub text: Option<String>,
+    /// The conversation as JSON, as it was.
+    pub conversations: Option<String>,
+    /// Turns of the conversation.
+    pub n_turns: u32,
+    /// Hash of the caption, or of the turns' values joined by line feeds.
+    pub text_hash: Option<Hash128>,
+    /// The user's own JSON, as it was.
+    pub metadata: Option<Vec<u8>>,
+}
+
+fn image_fields() -> Fields {
+    Fields::from(vec![
+        Field::new("file", DataType::Utf8, true),
+        Field::new("offset", DataType::UInt64, false),
+        Field::new("size", DataType::UInt64, false),
+        Field::new("width", DataType::UInt32, false),
+        Field::new("height", DataType::UInt32, false),
+        Field::new("hash", DataType::FixedSizeBinary(16), false),
+        Field::new("phash", DataType::UInt64, true),
+    ])
+}
+
+fn member_fields() -> Fields {
+    Fields::from(vec![
+        Field::new("extension", DataType::Utf8, false),
+        Field::new("offset", DataType::UInt64, false),
+        Field::new("size", DataType::UInt64, false),
+    ])
+}
+
+fn list_of(fields: Fields) -> DataType {
+    DataType::List(Arc::new(Field::new("item", DataType::Struct(fields), false)))
+}
+
+/// The table's schema.
+pub fn schema() -> SchemaRef {
+    let dictionary = || DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    Arc::new(Schema::new(vec![
+        Field::new("uid", DataType::FixedSizeBinary(16), false),
+        Field::new("key", DataType::Utf8, false),
+        Field::new("source", dictionary(), false),
+        Field::new("shard", dictionary(), false),
+        Field::new("images", list_of(image_fields()), false),
+        Field::new("members", list_of(member_fields()), false),
+        Field::new("text", DataType::Utf8, true),
+        Field::new("conversations", DataType::Utf8, true),
+        Field::new("n_turns", DataType::UInt32, false),
+        Field::new("text_hash", DataType::FixedSizeBinary(16), true),
+        Field::new("metadata", DataType::Binary, true),
+    ]))
+}
+
+fn properties() -> Result<WriterProperties> {
+    let level = ZstdLevel::try_new(1).map_err(|error| Error::Usage(error.to_string()))?;
+    let mut builder = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        .set_created_by("vlmsel".to_owned())
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_max_row_group_row_count(Some(GROUP_ROWS));
+    // Hashes, texts and offsets hardly repeat: a dictionary would be built and thrown away.
+    for column in ["uid", "key", "text", "conversations", "text_hash", "metadata"] {
+        builder = builder.set_column_dictionary_enabled(ColumnPath::from(column), false);
+    }
+    for leaf in ["images.list.item.hash", "images.list.item.offset", "members.list.item.offset"] {
+        builder = builder.set_column_dictionary_enabled(ColumnPath::from(leaf), false);
+    }
+    // The largest values are texts; a footer need not repeat them.
+    for column in ["text", "conversations", "metadata"] {
+        builder = builder.set_column_statistics_enabled(ColumnPath::from(column), EnabledStatistics::None);
+    }
+    Ok(builder.build())
+}
+
+/// Writes the index of one shard.
+pub struct IndexTableWriter<W: Write + Send> {
+    writer: ArrowWriter<W>,
+    source: String,
+    shard: String,
+    rows: Vec<IndexRow>,
+    bytes: usize,
+    written: u64,
+}
+
+impl<W: Write + Send> IndexTableWriter<W> {
+    /// A table for `shard` of `source`.
+    pub fn new(out: W, source: &str, shard: &str) -> Result<Self> {
+        let writer = ArrowWriter::try_new(out, schema(), Some(properties()?)).map_err(failed)?;
+        Ok(Self { writer, source: source.to_owned(), shard: shard.to_owned(), rows: Vec::new(), bytes: 0, written: 0 })
+    }
+
+    /// Adds a row.
+    pub fn push(&mut self, row: IndexRow) -> Result<()> {
+        let texts = [row.text.as_deref(), row.conversations.as_deref()];
+        self.bytes += texts.iter().flatten().map(|t| t.len()).sum::<usize>()
+            + row.metadata.as_ref().map_or(0, Vec::len)
+            + row.key.len();
+        self.rows.push(row);
+        self.written += 1;
+        if self.rows.len() >= GROUP_ROWS || self.bytes >= GROUP_BYTES {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the file; returns its rows and the writer it went to.
+    pub fn finish(mut self) -> Result<(u64, W)> {
+        self.flush()?;
+        Ok((self.written, self.writer.into_inner().map_err(failed)?))
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let rows = std::mem::take(&mut self.rows);
+        self.bytes = 0;
+        self.writer.write(&to_batch(&rows, &self.source, &self.shard)?).map_err(failed)?;
+        self.writer.flush().map_err(failed)
+    }
+}
+
+fn failed(error: parquet::errors::ParquetError) -> Error {
+    match error {
+        parquet::errors::ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
+            Ok(source) => Error::Io { action: "write", path: "the index part".into(), source: *source },
+            Err(inner) => Error::Resource(format!("cannot write the index: {inner}")),
+        },
+        error => Error::Resource(format!("cannot write the index: {error}")),
+    }
+}
+
+fn fixed(values: impl Iterator<Item = Option<Hash128>>, count: usize) -> Result<ArrayRef> {
+    let mut builder = FixedSizeBinaryBuilder::with_capacity(count, 16);
+    for value in values {
+        match value {
+            Some(hash) => builder.append_value(hash).map_err(|error| Error::Resource(error.to_string()))?,
+            None => builder.append_null(),
+        }
+    }
+    Ok(Arc::new(builder.finish()))
+}
+
+fn repeated(value: &str, count: usize) -> Result<ArrayRef> {
+    let keys = Int32Array::from(vec![0; count]);
+    let values = Arc::new(StringArray::from(vec![value]));
+    Ok(Arc::new(DictionaryArray::<Int32Type>::try_new(keys, values).map_err(arrow)?))
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "given to map_err")]
+fn arrow(error: arrow_schema::ArrowError) -> Error {
+    Error::Resource(format!("cannot build the index: {error}"))
+}
+
+fn list(fields: Fields, columns: Vec<ArrayRef>, lengths: impl Iterator<Item = usize>) -> Result<ArrayRef> {
+    let items = StructArray::try_new(fields.clone(), columns, None).map_err(arrow)?;
+    let field = Arc::new(Field::new("item", DataType::Struct(fields), false));
+    Ok(Arc::new(ListArray::try_new(field, OffsetBuffer::from_lengths(lengths), Arc::new(items), None).map_err(arrow)?))
+}
+
+fn to_batch(rows: &[IndexRow], source: &str, shard: &str) -> Result<RecordBatch> {
+    let (mut files, mut phashes) = (StringBuilder::new(), UInt64Builder::new());
+    let (mut offsets, mut sizes) = (UInt64Builder::new(), UInt64Builder::new());
+    let (mut widths, mut heights) = (UInt32Builder::new(), UInt32Builder::new());
+    for image in rows.iter().flat_map(|r| &r.images) {
+        files.append_option(image.file.as_deref());
+        offsets.append_value(image.offset);
+        sizes.append_value(image.size);
+        widths.append_value(image.width);
+        heights.append_value(image.height);
+        phashes.append_null();
+    }
+    let image_hashes = fixed(rows.iter().flat_map(|r| &r.images).map(|i| Some(i.hash)), rows.len())?;
+    let images: Vec<ArrayRef> = vec![
+        Arc::new(files.finish()),
+        Arc::new(offsets.finish()),
+        Arc::new(sizes.finish()),
+        Arc::new(widths.finish()),
+        Arc::new(heights.finish()),
+        image_hashes,
+        Arc::new(phashes.finish()),
+    ];
+    let (mut extensions, mut offsets, mut sizes) = (StringBuilder::new(), UInt64Builder::new(), UInt64Builder::new());
+    for member in rows.iter().flat_map(|r| &r.members) {
+        extensions.append_value(&member.extension);
+        offsets.append_value(member.offset);
+        sizes.append_value(member.size);
+    }
+    let members: Vec<ArrayRef> =
+        vec![Arc::new(extensions.finish()), Arc::new(offsets.finish()), Arc::new(sizes.finish())];
+    let (mut keys, mut texts, mut conversations) = (StringBuilder::new(), StringBuilder::new(), StringBuilder::new());
+    let (mut turns, mut metadata) = (UInt32Builder::new(), BinaryBuilder::new());
+    for row in rows {
+        keys.append_value(&row.key);
+        texts.append_option(row.text.as_deref());
+        conversations.append_option(row.conversations.as_deref());
+        turns.append_value(row.n_turns);
+        metadata.append_option(row.metadata.as_deref());
+    }
+    let columns: Vec<ArrayRef> = vec![
+        fixed(rows.iter().map(|r| Some(r.uid)), rows.len())?,
+        Arc::new(keys.finish()),
+        repeated(source, rows.len())?,
+        repeated(shard, rows.len())?,
+        list(image_fields(), images, rows.iter().map(|r| r.images.len()))?,
+        list(member_fields(), members, rows.iter().map(|r| r.members.len()))?,
+        Arc::new(texts.finish()),
+        Arc::new(conversations.finish()),
+        Arc::new(turns.finish()),
+        fixed(rows.iter().map(|r| r.text_hash), rows.len())?,
+        Arc::new(metadata.finish()),
+    ];
+    RecordBatch::try_new(schema(), columns).map_err(arrow)
+}
+
+/// Reads columns of those rows of an index part whose ids are wanted, batch by batch; only these rows are decoded.
+/// Strings and binaries are views, as in [`ParquetTable::rows_of`].
+///
+/// # Errors
+/// [`Error::Unreadable`] for damage and a column that is not there, and those of `take`.
+pub fn filtered_batches(
+    path: &Path,
+    names: &[&str],
+    mut is_wanted: impl FnMut(&[u8]) -> bool,
+    mut take: impl FnMut(RecordBatch) -> Result<()>,
+) -> Result<()> {
+    let table = ParquetTable::open(path, &path.to_string_lossy())?;
+    for group in 0..table.groups() {
+        let mut rows = Vec::new();
+        let mut first = 0_u32;
+        for batch in table.rows_of(group, None, &["uid"], MAX_GROUP_BYTES)? {
+            let batch = batch?;
+            let uids = batch.column(0).as_fixed_size_binary_opt();
+            let uids = uids.ok_or_else(|| Error::unreadable(path, "column uid does not hold ids of 16 bytes"))?;
+            rows.extend(
+                (first..).zip(uids.iter()).filter(|(_, uid)| uid.is_some_and(&mut is_wanted)).map(|(row, _)| row),
+            );
+            first += batch.num_rows() as u32;
+        }
+        for batch in table.rows_of(group, Some(&rows), names, MAX_GROUP_BYTES)? {
+            take(batch?)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::Array;
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    fn table(rows: u32) -> Vec<u8> {
+        let mut writer = IndexTableWriter::new(Vec::new(), "s", "a/0.tar").unwrap();
+        for i in 0..rows {
+            let image = ImageRow { file: None, offset: u64::from(i), size: 1, width: 2, height: 3, hash: [4; 16] };
+            let member = MemberRow { extension: "jpg".to_owned(), offset: u64::from(i), size: 1 };
+            let text = (i % 3 > 0).then(|| format!("caption {i}"));
+            let (images, members) = (vec![image; (i % 3) as usize], vec![member; 2]);
+            writer
+                .push(IndexRow { uid: u128::from(i).to_be_bytes(), images, members, text, ..IndexRow::default() })
+                .unwrap();
+        }
+        let (written, bytes) = writer.finish().unwrap();
+        assert_eq!(written, u64::from(rows));
+        bytes
+    }
+
+    #[test]
+    fn rows_come_back_and_bytes_repeat() {
+        let bytes = table(20_000);
+        assert_eq!(bytes, table(20_000));
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes)).unwrap();
+        assert_eq!(reader.metadata().num_row_groups(), 2);
+        assert_eq!(reader.schema().fields(), schema().fields());
+        let rows: usize = reader.build().unwrap().map(|batch| batch.unwrap().column(0).len()).sum();
+        assert_eq!(rows, 20_000);
+    }
+
+    #[test]
+    fn an_empty_shard_has_an_empty_table() {
+        assert!(ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(table(0))).is_ok());
+    }
+}
