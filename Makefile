@@ -15,8 +15,6 @@ PYTEST_ARGS ?=
 CARGO_TARGET_DIR ?= target
 
 VENV := .venv
-# A name of its own, because a comma would end the argument of `step`.
-TRAINER := ./trainer[demo,torchvision]
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt
 # A variable, because a comma in $(call ...) would end the argument.

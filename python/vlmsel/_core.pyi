@@ -19,14 +19,13 @@ __all__ = [
     "index",
     "mean_into",
     "path_below",
+    "pick_rows",
     "plan_select",
     "read_rows",
-    "read_subset",
     "read_table",
     "real_place",
     "select",
     "shard",
-    "shortlist",
     "tar_members",
     "verify",
 ]
@@ -100,7 +99,7 @@ def read_rows(
 ) -> Rows: ...
 
 # A pick is (kind, rows at most, seed, (score, bytes of an id)); kinds are first, last, drawn, median, and before, from, behind a cut.
-def shortlist(
+def pick_rows(
     paths: Sequence[str],
     columns: Sequence[str],
     score_column: str,
@@ -112,7 +111,6 @@ def shortlist(
     memory_limit: int = 0,
     watch: _Watch | None = None,
 ) -> tuple[int, list[list[dict[str, Any]]]]: ...
-def read_subset(path: _Path) -> list[str]: ...
 
 # Index, shard and doctor: options and summaries are JSON.
 def index(options: str, watch: _Watch | None = None) -> str: ...

@@ -1,6 +1,6 @@
 """Which samples a contact sheet shows: bands of a selection or of scores, found in one or two passes over the tables.
 
-Rust reads the tables (`_core.shortlist`); what is held here are the few rows that are shown, however many there are.
+Rust reads the tables (`_core.pick_rows`); what is held here are the few rows that are shown, however many there are.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ class Reading:
     watch: Watch | None = field(default=None, repr=False)
 
     def pick(self, kind: str, n: int | None = None, cut: tuple[float, bytes] | None = None) -> _Pick:
-        """A pick of `_core.shortlist`; as many rows as a band has cells unless `n` says otherwise."""
+        """A pick of `_core.pick_rows`; as many rows as a band has cells unless `n` says otherwise."""
         return (kind, self.cells if n is None else n, self.seed % 2**64, cut)
 
-    def shortlist(
+    def pick_rows(
         self, files: Sequence[Path], columns: list[str], order: str, picks: Sequence[_Pick], **how: bool
     ) -> tuple[int, list[list[dict[str, Any]]]]:
         """How many rows rank by the column `order`, and the rows of each pick."""
         paths = [str(file) for file in files]
         limits = {"threads": self.threads, "memory_limit": self.memory_limit, "watch": self.watch}
-        return _core.shortlist(paths, columns, order, picks, **how, **limits)  # type: ignore[arg-type]
+        return _core.pick_rows(paths, columns, order, picks, **how, **limits)  # type: ignore[arg-type]
 
 
 def choose_bands(
@@ -77,7 +77,7 @@ def _bands_of_selection(
 ) -> tuple[list[Band], list[str]]:
     picks = [reading.pick("first"), reading.pick("drawn"), reading.pick("last")]
     columns = ["uid", "rank", "score"]
-    n_kept, found = reading.shortlist(part_files(target, manifest), columns, "rank", picks)
+    n_kept, found = reading.pick_rows(part_files(target, manifest), columns, "rank", picks)
     best, drawn, last = (
         tuple(Entry(row["uid"], row["score"], row["rank"], kept=True) for row in rows) for rows in found
     )
@@ -93,7 +93,7 @@ def _bands_of_selection(
     descending = manifest["config"].get("order") == "desc"
     cut = (float(last[-1].score or 0), _id_bytes(last[-1].uid))
     half = reading.cells // 2
-    n_scored, (behind, worst) = reading.shortlist(
+    n_scored, (behind, worst) = reading.pick_rows(
         files,
         ["uid", "ppl"],
         "ppl",
@@ -123,7 +123,7 @@ def _notes_on_scores(scores: PathLike, files: Sequence[Path], shown: Sequence[En
 
 def _bands_of_scores(files: Sequence[Path], reading: Reading) -> list[Band]:
     def find(*picks: _Pick) -> tuple[int, list[tuple[Entry, ...]]]:
-        n_scored, found = reading.shortlist(files, ["uid", "ppl"], "ppl", picks, perplexities=True)
+        n_scored, found = reading.pick_rows(files, ["uid", "ppl"], "ppl", picks, perplexities=True)
         return n_scored, [tuple(Entry(row["uid"], row["ppl"]) for row in rows) for rows in found]
 
     n_scored, (best, drawn, worst, median) = find(*map(reading.pick, ("first", "drawn", "last", "median")))

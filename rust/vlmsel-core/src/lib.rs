@@ -1,14 +1,15 @@
-//! Pure types and algorithms of vlmsel: the order of scores, top-k, histograms, near names, means.
+//! Pure types and algorithms of vlmsel: the order of scores and where it is cut, histograms, hashes, near names, means.
 //!
-//! Nothing here opens a file, starts a thread or knows Python: a top-k of a million scores is tested without a file.
+//! Nothing here opens a file, starts a thread or knows Python: where an order is cut is tested without a file.
 
-pub mod blend;
+pub mod cutoff;
+pub mod decimal;
 pub mod hash;
 pub mod histogram;
-pub mod names;
-pub mod quantity;
+pub mod mean;
 pub mod random;
+pub mod range_filter;
 pub mod score_key;
-pub mod sift;
+pub mod suggest;
 
 pub use score_key::ScoreKey;

@@ -10,12 +10,12 @@ pub trait ScoreKey: Copy + Ord + Send + Sync + std::fmt::Debug + 'static {
     const MAX: Self;
     /// Turns the order round (`--order desc`).
     #[must_use]
-    fn turned(self) -> Self;
+    fn reversed(self) -> Self;
 }
 
 impl ScoreKey for u64 {
     const MAX: Self = u64::MAX;
-    fn turned(self) -> Self {
+    fn reversed(self) -> Self {
         !self
     }
 }

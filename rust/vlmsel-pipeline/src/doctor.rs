@@ -1,8 +1,8 @@
 //! `doctor`: what is wrong with a data set, before anyone pays for GPUs. Reads everything, writes nothing.
 
+mod findings;
 mod json_file;
-mod notes;
-mod repeats;
+mod repeated_pairs;
 mod tar_file;
 
 use std::collections::BTreeMap;
@@ -12,12 +12,12 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use vlmsel_shards::storage::identity::Identity;
 
-pub use self::notes::Finding;
-use self::notes::{EXAMPLES, Seen};
-use self::repeats::Pairs;
+pub use self::findings::Finding;
+use self::findings::{EXAMPLES, Seen};
+use self::repeated_pairs::Pairs;
 use crate::error::Result;
-use crate::policy::RunOptions;
 use crate::progress::Progress;
+use crate::run_options::RunOptions;
 use crate::sources::{Kind, SourceOptions, resolve};
 
 /// Pairs of hashes kept while looking for one picture under many captions, unless a memory limit says otherwise.
@@ -56,7 +56,7 @@ pub struct Findings {
 }
 
 /// What all files share.
-struct Ward<'a> {
+struct Context<'a> {
     pairs: &'a Mutex<Pairs>,
     progress: &'a Progress,
     pool: &'a rayon::ThreadPool,
@@ -76,7 +76,7 @@ pub fn doctor(options: &DoctorOptions, progress: &Progress) -> Result<Findings> 
     let half = options.run.memory_limit / 2;
     let pool = RunOptions { memory_limit: half, ..options.run.clone() }.pool()?;
     let pairs = Mutex::new(Pairs::new(if half == 0 { DEFAULT_PAIR_BYTES } else { half }));
-    let ward = Ward { pairs: &pairs, progress, pool: &pool };
+    let context = Context { pairs: &pairs, progress, pool: &pool };
     let seen: Vec<Mutex<Seen>> = sources.shards.iter().map(|_| Mutex::default()).collect();
     RunOptions::each(pool.current_num_threads(), &sources.shards, |number, shard| {
         progress.check()?;
@@ -87,8 +87,8 @@ pub fn doctor(options: &DoctorOptions, progress: &Progress) -> Result<Findings> 
                 seen.note("unreadable_file", || fault.clone());
                 seen
             }
-            (None, Kind::Tar) => tar_file::look_at(shard, &ward)?,
-            (None, Kind::Json) => json_file::look_at(shard, &sources.image_root(shard, &options.data), &ward)?,
+            (None, Kind::Tar) => tar_file::look_at(shard, &context)?,
+            (None, Kind::Json) => json_file::look_at(shard, &sources.image_root(shard, &options.data), &context)?,
         };
         if let Some(Err(changed)) = before.map(|before| before.check_unchanged(&shard.path)) {
             found.note("changed_while_read", || changed.to_string());

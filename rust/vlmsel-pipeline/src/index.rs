@@ -23,8 +23,8 @@ use vlmsel_shards::workspace::output::{Finished, Opening, Output, OutputSpec, Su
 use vlmsel_shards::workspace::quarantine::{Quarantined, to_json_lines};
 
 use crate::error::{Error, Result};
-use crate::policy::RunOptions;
 use crate::progress::Progress;
+use crate::run_options::RunOptions;
 use crate::sources::{Kind, ShardFile, SourceOptions, Sources, resolve};
 
 /// What to index, and how.
@@ -93,7 +93,7 @@ impl Unit<'_> {
         self.table.push(row)
     }
 
-    fn put_aside(&mut self, record: Quarantined) -> Result<()> {
+    fn quarantine(&mut self, record: Quarantined) -> Result<()> {
         self.options.run.refuse(&record)?;
         self.bad += 1;
         *self.reasons.entry(record.reason.clone()).or_default() += 1;

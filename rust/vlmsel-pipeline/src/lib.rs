@@ -3,16 +3,18 @@
 //! A run gets its whole configuration as a value, reports through [`progress::Progress`], stops when that is cancelled, and
 //! ends with an error or a summary in which every input row has exactly one class.
 
-pub mod error;
-pub mod progress;
-pub mod select;
-
-pub use error::{Error, Result};
-
+mod arena;
 pub mod doctor;
+pub mod error;
+mod external_sort;
+mod id_set;
 pub mod index;
-pub mod policy;
+pub mod pick_rows;
+pub mod progress;
+pub mod run_options;
+pub mod select;
 pub mod shard;
-pub mod shortlist;
 pub mod sources;
 pub mod threads;
+
+pub use error::{Error, Result};

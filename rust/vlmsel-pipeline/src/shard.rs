@@ -5,8 +5,8 @@
 //! shard, and every shard can then be written by itself. Memory: 24 bytes per selected id, plus buffers.
 
 mod locate;
-mod origins;
-mod selection;
+mod placement;
+mod source_files;
 mod write;
 
 use std::collections::BTreeMap;
@@ -28,11 +28,11 @@ use vlmsel_shards::workspace::output::{Opening, Output, OutputSpec, Summary};
 use vlmsel_shards::workspace::quarantine::{Quarantined, to_json_lines};
 
 use self::locate::{Locations, locate};
-use self::origins::{Origins, Roots};
-use self::selection::{Order, Selected, read_selection};
+use self::placement::{Placement, Selected, read_selection};
+use self::source_files::{Roots, SourceFiles};
 use crate::error::{Error, Result};
-use crate::policy::RunOptions;
 use crate::progress::Progress;
+use crate::run_options::RunOptions;
 
 /// What to write, and how.
 #[derive(Debug, Clone, Deserialize)]
@@ -110,7 +110,7 @@ pub fn shard(options: &ShardOptions, progress: &Progress) -> Result<ShardSummary
     for record in &bad {
         options.run.refuse(record)?;
     }
-    let order = Arc::new(Order::new(uids, options.shuffle, options.samples_per_shard));
+    let order = Arc::new(Placement::new(uids, options.shuffle, options.samples_per_shard));
     let inputs = vec![fingerprint(&options.index, "index")?, input];
     let config = json!({ "samples_per_shard": options.samples_per_shard, "shuffle": options.shuffle });
     let pool = options.run.pool()?;
@@ -160,11 +160,11 @@ pub fn shard(options: &ShardOptions, progress: &Progress) -> Result<ShardSummary
     enough_disk(&scratch, to_write)?;
     progress.restart();
     progress.expect(todo.iter().map(|&shard| locations.shard_rows[shard as usize]).sum(), to_write);
-    let origins = Origins::new(&roots, &locations.shard_names, &index);
+    let sources = SourceFiles::new(&roots, &locations.shard_names, &index);
     RunOptions::each(pool.current_num_threads(), &todo, |_, &shard| {
-        write::write_shard(shard, &scratch, &origins, &output, progress)
+        write::write_shard(shard, &scratch, &sources, &output, progress)
     })?;
-    origins.check_unchanged()?;
+    sources.check_unchanged()?;
     commit_summary(&output, &order, &locations, &bad, options)?;
     let counts = [("input", summary.input), ("written", summary.written), ("quarantined", summary.quarantined)];
     if summary.input != summary.written + summary.quarantined {
@@ -215,7 +215,7 @@ fn enough_disk(path: &Path, needed: u64) -> Result<()> {
 
 fn summary(
     options: &ShardOptions,
-    order: &Order,
+    order: &Placement,
     locations: &Locations,
     bad: &[Quarantined],
     todo: u64,
@@ -255,7 +255,7 @@ fn finished(options: &ShardOptions, manifest: &Manifest) -> ShardSummary {
 /// What DataComp's resharder leaves beside its tars, so that scripts made for it work here.
 fn commit_summary(
     output: &Output,
-    order: &Order,
+    order: &Placement,
     locations: &Locations,
     bad: &[Quarantined],
     options: &ShardOptions,

@@ -1,7 +1,6 @@
 //! Tables across the door by Arrow's `PyCapsule` interface, without copies.
 
 use std::ffi::{CStr, OsString};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow_array::ffi_stream::{FFI_ArrowArrayStream, RecordBatchStreamReader};
@@ -10,10 +9,10 @@ use arrow_schema::{Field, Schema, SchemaRef};
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 use vlmsel_pipeline::Error;
-use vlmsel_pipeline::shortlist::open_parquet;
+use vlmsel_pipeline::pick_rows::open_parquet;
 use vlmsel_shards::columns::Column;
 
-use crate::door::{raise, raise_shards};
+use crate::gil::{raise, raise_shards};
 use crate::rows::{columns_of, tables};
 
 const STREAM: &CStr = c"arrow_array_stream";
@@ -94,15 +93,7 @@ fn read_table(py: Python<'_>, paths: Vec<OsString>, columns: Vec<String>) -> PyR
     Ok(ArrowTable { schema, batches })
 }
 
-/// Ids of a DataComp subset file as 16-byte strings, for tests and small tools.
-#[pyfunction]
-fn read_subset(py: Python<'_>, path: PathBuf) -> PyResult<Vec<String>> {
-    let ids = vlmsel_shards::tables::npy::read_uids(&path).map_err(|error| raise_shards(py, error))?;
-    Ok(ids.into_iter().map(|id| format!("{id:032x}")).collect())
-}
-
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<ArrowTable>()?;
-    module.add_function(wrap_pyfunction!(read_table, module)?)?;
-    module.add_function(wrap_pyfunction!(read_subset, module)?)
+    module.add_function(wrap_pyfunction!(read_table, module)?)
 }

@@ -4,10 +4,10 @@ use std::ffi::c_void;
 
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::prelude::*;
-use vlmsel_core::blend::{BlendError, Dtype, mean};
+use vlmsel_core::mean::{BlendError, Dtype, mean};
 use vlmsel_pipeline::Error;
 
-use crate::door::raise;
+use crate::gil::raise;
 
 /// Writes the weighted mean of `chunks` to `out`; whether all of it was finite.
 #[pyfunction]

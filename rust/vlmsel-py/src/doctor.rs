@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use vlmsel_pipeline::Error;
 use vlmsel_pipeline::doctor::{DoctorOptions, doctor as run};
 
-use crate::door::{enter, raise};
+use crate::gil::{enter, raise};
 
 /// Looks for what is wrong with a data set; returns the findings.
 #[pyfunction]

@@ -9,7 +9,7 @@ use vlmsel_pipeline::index::{IndexOptions, index as run};
 use vlmsel_shards::formats::tar::{Item, TarReader};
 use vlmsel_shards::storage::source::LocalFile;
 
-use crate::door::{enter, raise};
+use crate::gil::{enter, raise};
 
 /// Indexes shards; returns the summary.
 #[pyfunction]

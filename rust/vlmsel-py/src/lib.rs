@@ -8,7 +8,7 @@
 mod arrow;
 mod blend;
 mod doctor;
-mod door;
+mod gil;
 mod index;
 mod memory;
 mod output;

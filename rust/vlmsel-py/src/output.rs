@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 use serde_json::Value;
 use vlmsel_pipeline::Error;
-use vlmsel_pipeline::policy::Tolerance;
+use vlmsel_pipeline::run_options::Tolerance;
 use vlmsel_shards::workspace::manifest::{Manifest, Tolerated};
 use vlmsel_shards::workspace::output::{Opening, OutputSpec, Summary};
 
-use crate::door::{enter, raise, raise_shards};
+use crate::gil::{enter, raise, raise_shards};
 
 fn parse<T: serde::de::DeserializeOwned>(py: Python<'_>, what: &str, text: &str) -> PyResult<T> {
     serde_json::from_str(text).map_err(|error| raise(py, &Error::usage(format!("{what}: {error}"))))

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use pyo3::types::{PyBytes, PyDict, PyList};
 use vlmsel_pipeline::Error;
-use vlmsel_pipeline::shortlist::{Cut, Pick, Place, Request, open_parquet, shortlist as find};
+use vlmsel_pipeline::pick_rows::{Cut, Pick, Place, Request, open_parquet, pick_rows as find};
 use vlmsel_shards::columns::{Column, Role};
 use vlmsel_shards::parquet::Batches;
 use vlmsel_shards::parquet::table::ParquetTable;
@@ -21,7 +21,7 @@ use vlmsel_shards::tables::schema::{Wanted, resolve};
 use vlmsel_shards::tables::{KINDS, Table, is_table};
 use vlmsel_shards::workspace::inputs::{InputFile, expand};
 
-use crate::door::{enter, raise, raise_shards};
+use crate::gil::{enter, raise, raise_shards};
 
 /// The named columns of a table, or all.
 pub fn columns_of(table: &ParquetTable, names: &[String]) -> Result<Vec<Column>, Error> {
@@ -181,9 +181,9 @@ fn read_rows(
 }
 
 /// A pick as Python says it: its kind, how many rows, its seed, its cut (a score and the bytes of an id).
-type Wish = (String, usize, u64, Option<(f64, Vec<u8>)>);
+type PickRequest = (String, usize, u64, Option<(f64, Vec<u8>)>);
 
-fn pick(py: Python<'_>, (kind, n, seed, cut): Wish) -> PyResult<(Pick, usize)> {
+fn pick(py: Python<'_>, (kind, n, seed, cut): PickRequest) -> PyResult<(Pick, usize)> {
     let cut = cut.map(|(score, id)| Cut { score, id });
     let pick = match (kind.as_str(), cut) {
         ("first", None) => Pick::First,
@@ -203,12 +203,12 @@ fn pick(py: Python<'_>, (kind, n, seed, cut): Wish) -> PyResult<(Pick, usize)> {
 #[pyfunction]
 #[pyo3(signature = (paths, columns, score_column, picks, *, descending=false, perplexities=false, threads=0, memory_limit=0, watch=None))]
 #[allow(clippy::too_many_arguments, reason = "keywords on the Python side")]
-fn shortlist(
+fn pick_rows(
     py: Python<'_>,
     paths: Vec<OsString>,
     columns: Vec<String>,
     score_column: String,
-    picks: Vec<Wish>,
+    picks: Vec<PickRequest>,
     descending: bool,
     perplexities: bool,
     threads: usize,
@@ -216,7 +216,7 @@ fn shortlist(
     watch: Option<Py<PyAny>>,
 ) -> PyResult<(u64, Vec<Vec<Bound<'_, PyDict>>>)> {
     let files = tables(py, &paths)?;
-    let picks = picks.into_iter().map(|wish| pick(py, wish)).collect::<PyResult<Vec<_>>>()?;
+    let picks = picks.into_iter().map(|request| pick(py, request)).collect::<PyResult<Vec<_>>>()?;
     let request = Request { files, score_column, descending, perplexities, picks, threads, memory_limit };
     let found = enter(py, watch, |progress| find(&request, progress))?;
     let mut wanted: Vec<Place> = found.found.iter().flatten().copied().collect();
@@ -311,5 +311,5 @@ fn value<'py>(py: Python<'py>, array: &dyn Array, row: usize) -> PyResult<Bound<
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Rows>()?;
     module.add_function(wrap_pyfunction!(read_rows, module)?)?;
-    module.add_function(wrap_pyfunction!(shortlist, module)?)
+    module.add_function(wrap_pyfunction!(pick_rows, module)?)
 }

@@ -8,18 +8,18 @@ use arrow_array::ffi_stream::RecordBatchStreamReader;
 use pyo3::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use vlmsel_core::quantity::Decimal;
+use vlmsel_core::decimal::Decimal;
 use vlmsel_pipeline::Error;
 use vlmsel_pipeline::progress::Progress;
 use vlmsel_pipeline::select::{Control, Order, Request, SelectionReport, Size, plan, select};
 use vlmsel_shards::storage::paths;
-use vlmsel_shards::tables::stream::{Intake, Place};
+use vlmsel_shards::tables::stream::{Place, StreamSpool};
 use vlmsel_shards::tables::{KINDS, Table, is_table};
 use vlmsel_shards::workspace::inputs::expand;
 use vlmsel_shards::workspace::manifest::InputRecord;
 
 use crate::arrow::import_stream;
-use crate::door::{enter, raise};
+use crate::gil::{enter, raise};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -88,12 +88,12 @@ fn take_stream(
     let mut required = vec![options.id_column.as_str(), options.score_column.as_str()];
     required.extend(options.keep_columns.iter().map(String::as_str));
     let wanted = [required.as_slice(), &["n_tokens", "source", "status"]].concat();
-    let mut intake = Intake::new(name, &reader.schema(), &wanted, &required, place)?;
+    let mut spool = StreamSpool::new(name, &reader.schema(), &wanted, &required, place)?;
     for batch in reader {
         progress.check()?;
-        intake.push(&batch.map_err(|error| Error::usage(format!("{name}: {error}")))?)?;
+        spool.push(&batch.map_err(|error| Error::usage(format!("{name}: {error}")))?)?;
     }
-    Ok(intake.finish()?)
+    Ok(spool.finish()?)
 }
 
 fn request(py: Python<'_>, options: &str, memory: Vec<(String, Bound<'_, PyAny>)>) -> PyResult<Request> {

@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use vlmsel_pipeline::Error;
 use vlmsel_pipeline::shard::{ShardOptions, shard as run};
 
-use crate::door::{enter, raise};
+use crate::gil::{enter, raise};
 
 /// Writes the selected samples as tars; returns the summary.
 #[pyfunction]

@@ -13,9 +13,9 @@ use vlmsel_shards::images::check::check_image;
 use vlmsel_shards::images::header::{Fault, ImageHeader, read_header};
 use vlmsel_shards::storage::source::{LocalFile, ReadAt};
 
-use super::Ward;
-use super::notes::Seen;
-use super::repeats::Pairs;
+use super::Context;
+use super::findings::Seen;
+use super::repeated_pairs::Pairs;
 use crate::error::Result;
 use crate::sources::ShardFile;
 
@@ -31,7 +31,7 @@ type Looked = std::result::Result<(Hash128, std::result::Result<ImageHeader, Fau
 /// A record and its pictures, or why it is bad.
 type Parsed = std::result::Result<(Record, Vec<Looked>), Bad>;
 
-pub(super) fn look_at(shard: &ShardFile, root: &Path, ward: &Ward<'_>) -> Result<Seen> {
+pub(super) fn look_at(shard: &ShardFile, root: &Path, context: &Context<'_>) -> Result<Seen> {
     let (mut seen, name) = (Seen::default(), shard.unit());
     let mut values = match JsonValues::open(&shard.path) {
         Ok(values) => values,
@@ -61,7 +61,7 @@ pub(super) fn look_at(shard: &ShardFile, root: &Path, ward: &Ward<'_>) -> Result
             }
         }
         let records = batch.len() as u64;
-        let read: Vec<(u64, Parsed)> = ward.pool.install(|| {
+        let read: Vec<(u64, Parsed)> = context.pool.install(|| {
             let look = |(row, value)| Ok((row, take_apart(value, root)?));
             batch.into_par_iter().map(look).collect::<vlmsel_shards::Result<_>>()
         })?;
@@ -78,8 +78,8 @@ pub(super) fn look_at(shard: &ShardFile, root: &Path, ward: &Ward<'_>) -> Result
                 }
             }
         }
-        Pairs::remember(ward.pairs, &mut found);
-        ward.progress.add(records, bytes as u64)?;
+        Pairs::remember(context.pairs, &mut found);
+        context.progress.add(records, bytes as u64)?;
     }
     Ok(seen)
 }

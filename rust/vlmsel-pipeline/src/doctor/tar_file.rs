@@ -11,9 +11,9 @@ use vlmsel_shards::storage::source::LocalFile;
 use vlmsel_shards::storage::text_encoding::utf8_text;
 use vlmsel_shards::workspace::quarantine::Quarantined;
 
-use super::Ward;
-use super::notes::Seen;
-use super::repeats::Pairs;
+use super::Context;
+use super::findings::Seen;
+use super::repeated_pairs::Pairs;
 use crate::error::{Error, Result};
 use crate::sources::ShardFile;
 
@@ -22,7 +22,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 const BATCH_BYTES: usize = 8 << 20;
 const BATCH_SAMPLES: usize = 512;
 
-pub(super) fn look_at(shard: &ShardFile, ward: &Ward<'_>) -> Result<Seen> {
+pub(super) fn look_at(shard: &ShardFile, context: &Context<'_>) -> Result<Seen> {
     let name = shard.unit();
     let mut seen = Seen::default();
     let sidecar = match shard.sidecar.as_deref().map(Sidecar::read).transpose() {
@@ -35,7 +35,7 @@ pub(super) fn look_at(shard: &ShardFile, ward: &Ward<'_>) -> Result<Seen> {
     };
     let mut look = Look {
         name: &name,
-        ward,
+        context,
         seen,
         has_sidecar: sidecar.is_some(),
         sidecar,
@@ -49,7 +49,7 @@ pub(super) fn look_at(shard: &ShardFile, ward: &Ward<'_>) -> Result<Seen> {
         .and_then(|file| scan(&file, &name, Depth::Bodies, BUFFER_BYTES, &mut look))
         .and_then(|summary| look.check_batch().map(|()| summary));
     let Look { mut seen, sidecar, mut found, .. } = look;
-    Pairs::remember(ward.pairs, &mut found);
+    Pairs::remember(context.pairs, &mut found);
     match scanned {
         Ok(summary) => note_end(&mut seen, shard, &summary, sidecar),
         Err(Error::Shards(error)) if error.is_of_file() => seen.note("unreadable_file", || error.to_string()),
@@ -81,7 +81,7 @@ fn note_end(seen: &mut Seen, shard: &ShardFile, summary: &TarSummary, sidecar: O
 
 struct Look<'a> {
     name: &'a str,
-    ward: &'a Ward<'a>,
+    context: &'a Context<'a>,
     seen: Seen,
     sidecar: Option<Sidecar>,
     has_sidecar: bool,
@@ -114,7 +114,7 @@ impl Visitor for Look<'_> {
     }
 
     fn passed(&mut self, position: u64) -> Result<()> {
-        self.ward.progress.add(0, position - self.before)?;
+        self.context.progress.add(0, position - self.before)?;
         self.before = position;
         Ok(())
     }
@@ -126,12 +126,12 @@ impl Look<'_> {
         let batch = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
         let checked: Vec<Option<std::result::Result<ImageHeader, Fault>>> =
-            self.ward.pool.install(|| batch.par_iter().map(|(sample, _)| check(sample)).collect());
+            self.context.pool.install(|| batch.par_iter().map(|(sample, _)| check(sample)).collect());
         for ((sample, row), checked) in batch.iter().zip(checked) {
             self.note_sample(sample, row.as_ref(), checked);
-            self.ward.progress.add(1, 0)?;
+            self.context.progress.add(1, 0)?;
         }
-        Pairs::remember(self.ward.pairs, &mut self.found);
+        Pairs::remember(self.context.pairs, &mut self.found);
         Ok(())
     }
 

@@ -122,7 +122,7 @@ pub(super) fn read(unit: &mut Unit<'_>, image_root: &Path, pool: &ThreadPool) ->
             match result {
                 Ok((record, images)) => push(unit, row, record, images, &mut ordinals)?,
                 Err((reason, detail)) => {
-                    unit.put_aside(Quarantined::new(&unit.shard.unit(), "row", Some(row), reason, &detail))?;
+                    unit.quarantine(Quarantined::new(&unit.shard.unit(), "row", Some(row), reason, &detail))?;
                 }
             }
         }

@@ -60,7 +60,7 @@ pub(super) fn read(unit: &mut Unit<'_>) -> Result<()> {
         let mut not_downloaded = 0_u64;
         for (key, row) in sidecar.rest() {
             if row.expected {
-                unit.put_aside(
+                unit.quarantine(
                     Quarantined::new(&unit.shard.sidecar_unit(), "row", None, "row_without_member", &row.json)
                         .with_key(&key),
                 )?;
@@ -88,7 +88,7 @@ impl Visitor for Indexing<'_, '_> {
     }
 
     fn stray(&mut self, record: Quarantined) -> Result<()> {
-        self.unit.put_aside(record)
+        self.unit.quarantine(record)
     }
 
     fn passed(&mut self, position: u64) -> Result<()> {
@@ -104,7 +104,7 @@ fn add(unit: &mut Unit<'_>, sample: Sample, row: Option<Row>) -> Result<()> {
         Quarantined::new(&shard, "byte", Some(place), reason, detail).with_key(&sample.key)
     };
     if let Some(fault) = sample.fault {
-        return unit.put_aside(fault);
+        return unit.quarantine(fault);
     }
     let mut images = Vec::new();
     if let Some(member) = sample.image()
@@ -121,7 +121,7 @@ fn add(unit: &mut Unit<'_>, sample: Sample, row: Option<Row>) -> Result<()> {
             }),
             Err(fault) => {
                 let record = bad(fault.reason(), &format!(".{}: {fault}", member.extension));
-                return unit.put_aside(record);
+                return unit.quarantine(record);
             }
         }
     }
@@ -129,19 +129,19 @@ fn add(unit: &mut Unit<'_>, sample: Sample, row: Option<Row>) -> Result<()> {
         Ok(declared) => declared.unwrap_or_default(),
         Err(detail) => {
             let record = bad("bad_json", &detail);
-            return unit.put_aside(record);
+            return unit.quarantine(record);
         }
     };
     let own = declared.uid.or_else(|| row.as_ref().and_then(|row| row.uid));
     if let (Some(field), None) = (&unit.options.id_column, own) {
         let record = bad("bad_id", &format!("{field} is no id of 32 hexadecimal characters"));
-        return unit.put_aside(record);
+        return unit.quarantine(record);
     }
     let text = match sample.text().map(utf8_text).transpose() {
         Ok(text) => text.map(ToOwned::to_owned),
         Err(error) => {
             let record = bad("text_not_utf8", &error);
-            return unit.put_aside(record);
+            return unit.quarantine(record);
         }
     };
     let (row_text, row_json) = row.map(|row| (row.text, Some(row.json))).unwrap_or_default();

@@ -3,16 +3,16 @@
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use vlmsel_core::quantity::Decimal;
+use vlmsel_core::decimal::Decimal;
 use vlmsel_shards::columns::{Column, Role};
 use vlmsel_shards::tables::schema::{Wanted, resolve};
 use vlmsel_shards::tables::{Table, open};
 use vlmsel_shards::workspace::inputs::InputFile;
 use vlmsel_shards::workspace::manifest::{InputRecord, Tolerated};
 
-use super::ids::IdSet;
 use crate::error::{Error, Result};
-use crate::policy::Tolerance;
+use crate::id_set::IdSet;
+use crate::run_options::Tolerance;
 
 /// Which end of the scores is best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

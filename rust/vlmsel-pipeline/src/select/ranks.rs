@@ -11,8 +11,8 @@ use vlmsel_shards::tables::Table;
 
 use super::pass::{Scan, Sink};
 use super::plan::{Request, Resolved};
-use super::row_layout::Keying;
 use super::row_layout::Layout;
+use super::row_layout::SortKey;
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::threads::in_pool;
@@ -52,7 +52,7 @@ pub fn guess_cut(
     layout: Layout,
     wanted: u64,
 ) -> Option<u64> {
-    let Layout { keying: Keying::Score, turned, .. } = layout else { return None };
+    let Layout { sort_key: SortKey::Score, reversed, .. } = layout else { return None };
     let filtered = resolved.include.is_some() || resolved.exclude.is_some() || resolved.columns.tokens.is_some();
     let mut groups = Vec::new();
     let mut total = 0;
@@ -79,7 +79,7 @@ pub fn guess_cut(
                 seen += block.keys.len() as u64;
                 let finite = |at: usize| block.classes.is_none_or(|classes| classes[at] == ScoreClass::Finite);
                 let finite = block.keys.iter().enumerate().filter(|(at, _)| finite(*at));
-                keys.extend(finite.map(|(_, key)| if turned { !*key } else { *key }));
+                keys.extend(finite.map(|(_, key)| if reversed { !*key } else { *key }));
                 Ok(())
             },
         )?;

@@ -69,10 +69,10 @@ pub fn score_value(score: &ArrayRef) -> Result<Value> {
 }
 
 /// The sampled scores as numbers, in order; some thousand are enough to draw a histogram of.
-pub fn sample_values(keys: &[u64], turned: bool, resolved: &Resolved) -> Result<Vec<f64>> {
+pub fn sample_values(keys: &[u64], reversed: bool, resolved: &Resolved) -> Result<Vec<f64>> {
     const ENOUGH: usize = 8192;
     let thinned = keys.iter().step_by(keys.len().div_ceil(ENOUGH).max(1));
-    let keys: Vec<u64> = thinned.map(|key| if turned { !*key } else { *key }).collect();
+    let keys: Vec<u64> = thinned.map(|key| if reversed { !*key } else { *key }).collect();
     let scores = scores_from_keys(&keys, &resolved.columns.score.output)?;
     let scores =
         arrow_cast::cast(&scores, &DataType::Float64).map_err(|error| Error::Bug(format!("histogram: {error}")))?;

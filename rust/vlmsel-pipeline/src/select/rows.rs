@@ -14,11 +14,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::arena::Arena;
-use super::repeats::{Counted, Repeats};
-use super::sorter::{Merge, Sorter};
-use super::walk::{Limit, Rule, Verdict, Walk};
+use super::repeated_ids::{Counted, Repeats};
+use crate::arena::Arena;
 use crate::error::Result;
+use crate::external_sort::{Merge, Sorter};
+use vlmsel_core::cutoff::{Limit, Rule, Verdict, Walk};
 
 /// Bytes of the key at the front of a row.
 pub const KEY_BYTES: usize = 8;

@@ -11,12 +11,12 @@ use vlmsel_shards::workspace::manifest::{InputRecord, Losses};
 use vlmsel_shards::workspace::output::{Opening, Output, OutputSpec, Summary, hash_file};
 use vlmsel_shards::workspace::quarantine::to_json_lines;
 
-use super::gather::Decoder;
 use super::pass::{REASONS, Scan, Sink, Tally};
 use super::plan::{Control, Order, Request, Resolved, Size, check_bad_files, resolve_request};
 use super::ranks::guess_cut;
 use super::report::{Outcome, SelectionReport, already_done, sample_values, score_value};
-use super::row_layout::{Keying, Layout};
+use super::row_codec::Decoder;
+use super::row_layout::{Layout, SortKey};
 use super::rows::{Chosen, Collector, choose};
 use super::sameness::{Files, changed};
 use super::target::Target;
@@ -106,7 +106,7 @@ fn inputs(request: &Request, resolved: &Resolved, progress: &Progress) -> Result
     }
     records.extend(request.streams.iter().map(|(_, record)| record.clone()));
     for (option, set) in [("include", &resolved.include), ("exclude", &resolved.exclude)] {
-        for path in set.iter().flat_map(super::ids::IdSet::files) {
+        for path in set.iter().flat_map(crate::id_set::IdSet::files) {
             let name = path.file_name().map(|name| text_of(Path::new(name))).unwrap_or_default();
             let file = open_plain(path)?;
             let bytes = file.metadata().map_or(0, |meta| meta.len());
@@ -198,14 +198,14 @@ impl Run<'_> {
         selected: Option<u64>,
         output: &Output,
     ) -> Result<Option<(Tally, Chosen, SelectionWriter)>> {
-        let turned = (self.request.order == Order::Descending) != (control == Some(Control::Worst));
-        let keying = match control {
-            Some(Control::Random(seed)) => Keying::Random(seed),
-            _ => Keying::Score,
+        let reversed = (self.request.order == Order::Descending) != (control == Some(Control::Worst));
+        let sort_key = match control {
+            Some(Control::Random(seed)) => SortKey::Random(seed),
+            _ => SortKey::Score,
         };
         let with_tokens = matches!(self.request.size, Size::TokenBudget(_)) && control.is_none();
         let left_out = self.left_out.clone();
-        let layout = Layout { keying, turned, with_tokens };
+        let layout = Layout { sort_key, reversed, with_tokens };
         let scan = Scan { request: self.request, resolved: self.resolved, left_out: &left_out, layout };
         let rows: u64 = self.resolved.tables.iter().map(|table| table.extent().0).sum();
         let bytes: u64 = self.resolved.tables.iter().map(|table| table.extent().1).sum();
@@ -344,8 +344,8 @@ impl Run<'_> {
         output.finish(Summary { counts: counts.clone(), roots: Value::Null, provenance, run: json!({}), losses })?;
         let mut sample = Vec::new();
         if control.is_none() {
-            let turned = self.request.order == Order::Descending;
-            sample = sample_values(&tally.sample, turned, self.resolved)?;
+            let reversed = self.request.order == Order::Descending;
+            sample = sample_values(&tally.sample, reversed, self.resolved)?;
         }
         Ok(SelectionReport { output: path, control, already_done: false, counts, threshold, bad_files, sample })
     }

@@ -1,15 +1,15 @@
 //! What the size of a selection comes to for the rows that are there.
 
 use arrow_schema::DataType;
-use vlmsel_core::quantity::Decimal;
+use vlmsel_core::decimal::Decimal;
 use vlmsel_shards::columns::threshold::{last_decimal, last_key};
 
 use super::pass::{Scan, Sink, Tally};
 use super::plan::{Control, Order, Size};
 use super::ranks::key_at_rank;
-use super::walk::{Limit, Rule};
 use crate::error::Result;
 use crate::progress::Progress;
+use vlmsel_core::cutoff::{Limit, Rule};
 
 /// What the size comes to for these rows: the walk's rule, and bounds on the keys that can matter.
 pub struct Target {

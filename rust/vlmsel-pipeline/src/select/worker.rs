@@ -12,10 +12,10 @@ use vlmsel_shards::parquet::table::ParquetTable;
 use vlmsel_shards::tables::{Table, text::TextTable};
 
 use self::sift::Sifter;
-use super::arena::Arena;
-use super::gather::Encoder;
 use super::pass::{Chunk, Scan, Sink, Tally};
-use super::row_layout::Keying;
+use super::row_codec::Encoder;
+use super::row_layout::SortKey;
+use crate::arena::Arena;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
@@ -24,14 +24,14 @@ const HAND_OVER_BYTES: u64 = 1 << 20;
 
 /// Rows of a chunk that may win.
 #[derive(Debug, Default)]
-struct Survivors {
+struct Candidates {
     rows: Vec<u32>,
     keys: Vec<u64>,
     /// Keys of the scores, where the order is another.
     scores: Vec<u64>,
 }
 
-impl Survivors {
+impl Candidates {
     fn clear(&mut self) {
         self.rows.clear();
         self.keys.clear();
@@ -41,7 +41,7 @@ impl Survivors {
 
 /// Blocks of each chunk whose keys go into the sample.
 const SAMPLED_BLOCKS: usize = 4;
-/// Survivors of a row group that are kept before the rest of their columns is read.
+/// Candidates of a row group that are kept before the rest of their columns is read.
 const MOST_SURVIVORS: usize = 1 << 17;
 
 /// Passes collected rows on when they have piled up.
@@ -61,9 +61,9 @@ pub struct Worker<'a> {
     counts: Option<DigitCounts>,
     arena: Arena,
     tally: Tally,
-    survivors: Survivors,
+    candidates: Candidates,
     buffers: PageBuffers,
-    /// Buffers for the pages of survivors, while those of scores are in use.
+    /// Buffers for the pages of candidates, while those of scores are in use.
     gathering: PageBuffers,
     sample_left: usize,
 }
@@ -84,7 +84,7 @@ impl<'a> Worker<'a> {
             counts,
             arena: Arena::default(),
             tally: Tally::default(),
-            survivors: Survivors::default(),
+            candidates: Candidates::default(),
             buffers: PageBuffers::default(),
             gathering: PageBuffers::default(),
             sample_left: 0,
@@ -133,7 +133,7 @@ impl<'a> Worker<'a> {
     /// Whether the score alone decides: no filter needs another column of every row.
     fn scores_suffice(&self, table: &ParquetTable, group: usize, buffers: &mut PageBuffers) -> bool {
         let (resolved, request) = (self.scan.resolved, self.scan.request);
-        matches!(self.scan.layout.keying, Keying::Score)
+        matches!(self.scan.layout.sort_key, SortKey::Score)
             && resolved.include.is_none()
             && resolved.exclude.is_none()
             && resolved.columns.tokens.is_none()
@@ -147,23 +147,23 @@ impl<'a> Worker<'a> {
         let rows = table.group_rows(group).1;
         let bytes = table.group_bytes(group, &[&columns.id, &columns.score]);
         self.progress.check()?;
-        let mut survivors = std::mem::take(&mut self.survivors);
-        survivors.clear();
+        let mut candidates = std::mem::take(&mut self.candidates);
+        candidates.clear();
         let mut buffers = std::mem::take(&mut self.buffers);
         let mut failed = None;
-        // Every row of a group may survive, and groups may be of any size: survivors are handed on as they pile up.
-        let mut hand_on = |worker: &mut Self, survivors: &mut Survivors, least: usize| {
-            if failed.is_none() && survivors.rows.len() >= least {
-                failed = worker.collect(table, group, survivors).err();
-                survivors.clear();
+        // Every row of a group may survive, and groups may be of any size: candidates are handed on as they pile up.
+        let mut hand_on = |worker: &mut Self, candidates: &mut Candidates, least: usize| {
+            if failed.is_none() && candidates.rows.len() >= least {
+                failed = worker.collect(table, group, candidates).err();
+                candidates.clear();
             }
         };
         if self.scores_suffice(table, group, &mut buffers) {
             let non_negative = self.scan.request.refuses_negative();
             let mut sifter = Sifter {
                 worker: self,
-                survivors: &mut survivors,
-                hand_on: &mut |worker, survivors| hand_on(worker, survivors, MOST_SURVIVORS),
+                candidates: &mut candidates,
+                hand_on: &mut |worker, candidates| hand_on(worker, candidates, MOST_SURVIVORS),
             };
             table.visit_scores(group, &columns.score, usize::MAX, non_negative, &mut buffers, &mut sifter)?;
         } else {
@@ -173,17 +173,17 @@ impl<'a> Worker<'a> {
             let mut sifted = Ok(());
             table.read(group, None, &wanted, &mut |batch| {
                 if sifted.is_ok() {
-                    sifted = self.sift_batch(batch, &deciding, first_row, &mut survivors);
-                    hand_on(self, &mut survivors, MOST_SURVIVORS);
+                    sifted = self.sift_batch(batch, &deciding, first_row, &mut candidates);
+                    hand_on(self, &mut candidates, MOST_SURVIVORS);
                 }
                 first_row += batch.num_rows();
                 Ok(())
             })?;
             sifted?;
         }
-        hand_on(self, &mut survivors, 1);
+        hand_on(self, &mut candidates, 1);
         failed.map_or(Ok(()), Err)?;
-        self.survivors = survivors;
+        self.candidates = candidates;
         self.buffers = buffers;
         self.tally.input += rows as u64;
         self.progress.add(rows as u64, bytes)?;
@@ -191,20 +191,20 @@ impl<'a> Worker<'a> {
     }
 
     /// Reads the rest of the rows that may win, and passes them on.
-    fn collect(&mut self, table: &ParquetTable, group: usize, survivors: &Survivors) -> Result<()> {
+    fn collect(&mut self, table: &ParquetTable, group: usize, candidates: &Candidates) -> Result<()> {
         let Sink::Collect { .. } = self.sink else { return Ok(()) };
         let winning = self.scan.resolved.columns.winning(self.scan.layout.with_tokens);
         let mut hand_over = hand_over(self.sink);
         let (mut done, mut encoded) = (0, Ok(()));
-        table.gather(group, &survivors.rows, &winning, &mut self.gathering, &mut |batch| {
+        table.gather(group, &candidates.rows, &winning, &mut self.gathering, &mut |batch| {
             let end = done + batch.num_rows();
             if batch.column(0).null_count() > 0 {
                 // Rows with null ids are rejected before, or the statistics said that there are none.
                 return Err(table.damaged(group, "its statistics say that no id is null, its pages hold nulls"));
             }
             if encoded.is_ok() {
-                let scores = survivors.scores.get(done..end).unwrap_or_default();
-                let keys = &survivors.keys[done..end];
+                let scores = candidates.scores.get(done..end).unwrap_or_default();
+                let keys = &candidates.keys[done..end];
                 encoded = self.encoder.encode(keys, scores, batch, &mut self.arena, &mut hand_over);
             }
             done = end;
@@ -243,10 +243,10 @@ impl<'a> Worker<'a> {
                     .map_err(|error| Error::usage(format!("{name}: {error}")))
             };
             let deciding_batch = pick(&deciding.iter().map(|(column, _)| *column).collect::<Vec<_>>())?;
-            let mut survivors = Survivors::default();
-            self.sift_batch(&deciding_batch, &deciding, 0, &mut survivors)?;
-            if matches!(self.sink, Sink::Collect { .. }) && !survivors.rows.is_empty() {
-                self.encode_some(&pick(&winning)?, &survivors)?;
+            let mut candidates = Candidates::default();
+            self.sift_batch(&deciding_batch, &deciding, 0, &mut candidates)?;
+            if matches!(self.sink, Sink::Collect { .. }) && !candidates.rows.is_empty() {
+                self.encode_some(&pick(&winning)?, &candidates)?;
             }
             self.tally.input += slice.num_rows() as u64;
             self.progress.add(slice.num_rows() as u64, 0)?;
@@ -254,14 +254,14 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn encode_some(&mut self, batch: &RecordBatch, survivors: &Survivors) -> Result<()> {
+    fn encode_some(&mut self, batch: &RecordBatch, candidates: &Candidates) -> Result<()> {
         let mut mask = vec![false; batch.num_rows()];
-        for row in &survivors.rows {
+        for row in &candidates.rows {
             mask[*row as usize] = true;
         }
         let chosen = arrow_select::filter::filter_record_batch(batch, &BooleanArray::from(mask))
             .map_err(|error| Error::usage(error.to_string()))?;
-        self.encoder.encode(&survivors.keys, &survivors.scores, &chosen, &mut self.arena, &mut hand_over(self.sink))
+        self.encoder.encode(&candidates.keys, &candidates.scores, &chosen, &mut self.arena, &mut hand_over(self.sink))
     }
 
     fn read_text(&mut self, at: usize, table: &TextTable) -> Result<()> {
@@ -282,11 +282,11 @@ impl<'a> Worker<'a> {
         let outcome = table.read(
             &wanted,
             &mut |batch| {
-                let mut survivors = Survivors::default();
-                let done = self.sift_batch(batch, &deciding, 0, &mut survivors).and_then(|()| {
-                    if matches!(self.sink, Sink::Collect { .. }) && !survivors.rows.is_empty() {
+                let mut candidates = Candidates::default();
+                let done = self.sift_batch(batch, &deciding, 0, &mut candidates).and_then(|()| {
+                    if matches!(self.sink, Sink::Collect { .. }) && !candidates.rows.is_empty() {
                         let chosen = batch.project(&places).map_err(|error| Error::usage(error.to_string()))?;
-                        self.encode_some(&chosen, &survivors)?;
+                        self.encode_some(&chosen, &candidates)?;
                     }
                     Ok(())
                 });

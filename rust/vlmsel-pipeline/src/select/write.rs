@@ -12,11 +12,11 @@ use vlmsel_shards::parquet::writer::TableWriter;
 use vlmsel_shards::tables::npy::write_uids;
 use vlmsel_shards::workspace::output::Output;
 
-use super::gather::Decoder;
-use super::ids::parse_hex;
+use super::row_codec::Decoder;
 use super::rows::Row;
-use super::sorter::Sorter;
 use crate::error::{Error, Result};
+use crate::external_sort::Sorter;
+use crate::id_set::parse_hex;
 use crate::threads::{in_pool, start};
 
 /// The table's name in a selection folder.

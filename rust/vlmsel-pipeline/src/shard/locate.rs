@@ -17,8 +17,8 @@ use vlmsel_shards::formats::webdataset::TEXT_EXTENSIONS;
 use vlmsel_shards::tables::index::filtered_batches;
 use vlmsel_shards::workspace::inputs::expand;
 
-use super::origins::ShardNames;
-use super::selection::Order;
+use super::placement::Placement;
+use super::source_files::ShardNames;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
@@ -66,7 +66,7 @@ impl Piece {
 
 /// One sample to write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Located {
+pub(super) struct SampleLocation {
     /// Its place among all samples.
     pub place: u64,
     pub uid: Hash128,
@@ -77,7 +77,7 @@ pub(super) struct Located {
     pub pieces: Vec<Piece>,
 }
 
-impl Located {
+impl SampleLocation {
     /// Its key in the new tar.
     pub fn name(&self) -> String {
         let uid = to_hex(&self.uid);
@@ -113,7 +113,7 @@ pub(super) fn scratch_path(scratch: &Path, shard: u64) -> PathBuf {
 /// An id that stands in the index more than once is taken from the first part that has it.
 pub(super) fn locate(
     index: &Path,
-    order: &Order,
+    order: &Placement,
     scratch: Option<&Path>,
     wanted: &(dyn Fn(u64) -> bool + Sync),
     progress: &Progress,
@@ -180,7 +180,7 @@ struct Spill<'a> {
 }
 
 impl Spill<'_> {
-    fn push(&mut self, shard: u64, located: &Located) -> Result<()> {
+    fn push(&mut self, shard: u64, located: &SampleLocation) -> Result<()> {
         if self.folder.is_none() {
             return Ok(());
         }
@@ -208,13 +208,13 @@ impl Spill<'_> {
 #[derive(Default)]
 struct Part {
     shards: ShardNames,
-    samples: Vec<Located>,
+    samples: Vec<SampleLocation>,
 }
 
 /// The columns that say where a sample lies and what goes with it.
 const COLUMNS: [&str; 8] = ["uid", "source", "shard", "images", "members", "text", "conversations", "metadata"];
 
-fn read_part(index: &Path, path: &Path, order: &Order, progress: &Progress) -> Result<Part> {
+fn read_part(index: &Path, path: &Path, order: &Placement, progress: &Progress) -> Result<Part> {
     let mut out = Part::default();
     let is_wanted = |uid: &[u8]| uid.try_into().is_ok_and(|uid| order.contains(u128::from_be_bytes(uid)));
     let read = filtered_batches(path, &COLUMNS, is_wanted, |batch| {
@@ -257,7 +257,7 @@ fn add_batch(batch: &RecordBatch, out: &mut Part) -> std::result::Result<(), Str
             out.shards.push((sources.value(row).to_owned(), shards.value(row).to_owned()));
         }
         let shard = out.shards.len() as u32 - 1;
-        out.samples.push(Located { place: 0, uid, copy: 0, shard, pieces: stored.pieces() });
+        out.samples.push(SampleLocation { place: 0, uid, copy: 0, shard, pieces: stored.pieces() });
     }
     Ok(())
 }

@@ -20,8 +20,8 @@ use vlmsel_shards::storage::source::{LocalFile, ReadAt};
 use vlmsel_shards::workspace::manifest::to_json;
 use vlmsel_shards::workspace::output::Output;
 
-use super::locate::{Located, Piece, scratch_path};
-use super::origins::Origins;
+use super::locate::{Piece, SampleLocation, scratch_path};
+use super::source_files::SourceFiles;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::threads::start;
@@ -37,7 +37,7 @@ const BLOCK: usize = BLOCK_BYTES as usize;
 pub(super) fn write_shard(
     shard: u64,
     scratch: &Path,
-    origins: &Origins,
+    sources: &SourceFiles,
     output: &Output,
     progress: &Progress,
 ) -> Result<()> {
@@ -46,7 +46,7 @@ pub(super) fn write_shard(
     let samples = read_locations(&scratch_path(scratch, shard))?;
     let (tar_name, stats_name) = (format!("{unit}.tar"), format!("{unit}_stats.json"));
     let path = output.temporary(&tar_name)?;
-    let mut source = Source { origins, samples: &samples, piece: 0, passed: 0, hasher: ImageHasher::default() };
+    let mut source = Source { sources, samples: &samples, piece: 0, passed: 0, hasher: ImageHasher::default() };
     let hash = write_behind(Sink::new(&path)?, |chunk| {
         let left = source.samples.len();
         source.fill(chunk)?;
@@ -94,7 +94,7 @@ fn write_behind(mut sink: Sink, mut fill: impl FnMut(&mut Chunk) -> Result<()>) 
     })
 }
 
-fn read_locations(path: &Path) -> Result<Vec<Located>> {
+fn read_locations(path: &Path) -> Result<Vec<SampleLocation>> {
     let file = match File::open(path) {
         Ok(file) => file,
         // None of the shard's ids is in the index.
@@ -104,7 +104,9 @@ fn read_locations(path: &Path) -> Result<Vec<Located>> {
     let mut samples = Vec::new();
     for line in BufReader::with_capacity(1 << 18, file).split(b'\n') {
         let line = line.at("read", path)?;
-        samples.push(serde_json::from_slice::<Located>(&line).map_err(|error| ShardError::unreadable(path, error))?);
+        samples.push(
+            serde_json::from_slice::<SampleLocation>(&line).map_err(|error| ShardError::unreadable(path, error))?,
+        );
     }
     samples.sort_by_key(|sample| sample.place);
     Ok(samples)
@@ -114,7 +116,7 @@ fn padded(size: u64) -> u64 {
     size.next_multiple_of(BLOCK_BYTES)
 }
 
-fn changed(path: &Path, sample: &Located, what: &str) -> Error {
+fn changed(path: &Path, sample: &SampleLocation, what: &str) -> Error {
     let text = format!(
         "{} changed since it was indexed (sample {}: {what}); run `vlmsel index` again with --overwrite",
         path.display(),
@@ -157,9 +159,9 @@ impl Chunk {
 
 /// Hands out the tar chunk by chunk.
 struct Source<'a> {
-    origins: &'a Origins<'a>,
+    sources: &'a SourceFiles<'a>,
     /// What is left; the first one may be begun.
-    samples: &'a [Located],
+    samples: &'a [SampleLocation],
     /// Pieces of the first sample that are done.
     piece: usize,
     /// Bytes of the next piece that are done: only a piece longer than a chunk is taken in parts.
@@ -194,7 +196,7 @@ impl Source<'_> {
     }
 
     /// Members that [`run_of`] put together, in one read.
-    fn copy_run(&self, sample: &Located, pieces: &[Piece], run: &Run, chunk: &mut Chunk) -> Result<()> {
+    fn copy_run(&self, sample: &SampleLocation, pieces: &[Piece], run: &Run, chunk: &mut Chunk) -> Result<()> {
         chunk.push(&run.header);
         let bytes = chunk.take(run.bytes.next_multiple_of(BLOCK));
         let (data, padding) = bytes.split_at_mut(run.bytes);
@@ -236,7 +238,7 @@ impl Source<'_> {
     }
 
     /// As much of a long piece as the chunk takes.
-    fn copy_part(&mut self, sample: &Located, piece: &Piece, header: &[u8], chunk: &mut Chunk) -> Result<()> {
+    fn copy_part(&mut self, sample: &SampleLocation, piece: &Piece, header: &[u8], chunk: &mut Chunk) -> Result<()> {
         if self.passed == 0 {
             chunk.push(header);
             self.hasher = ImageHasher::default();
@@ -273,16 +275,16 @@ impl Source<'_> {
         Ok(())
     }
 
-    fn range(&self, sample: &Located, offset: u64, length: u64) -> Result<Arc<LocalFile>> {
-        let origin = self.origins.shard(sample.shard)?;
+    fn range(&self, sample: &SampleLocation, offset: u64, length: u64) -> Result<Arc<LocalFile>> {
+        let origin = self.sources.shard(sample.shard)?;
         match offset.checked_add(length) {
             Some(end) if end <= origin.size_bytes() => Ok(origin),
             _ => Err(changed(origin.path(), sample, "it is shorter now")),
         }
     }
 
-    fn image(&self, sample: &Located, piece: &Piece, file: &str) -> Result<LocalFile> {
-        let path = self.origins.image(sample.shard, file)?;
+    fn image(&self, sample: &SampleLocation, piece: &Piece, file: &str) -> Result<LocalFile> {
+        let path = self.sources.image(sample.shard, file)?;
         let opened = LocalFile::open(&path)?;
         if opened.size_bytes() == piece.size() {
             Ok(opened)
@@ -302,7 +304,7 @@ struct Run {
 }
 
 /// The first of `pieces`, and those that lie right behind it in its tar, with one header block before each, now and then.
-fn run_of(sample: &Located, pieces: &[Piece]) -> Run {
+fn run_of(sample: &SampleLocation, pieces: &[Piece]) -> Run {
     let mut header = Vec::with_capacity(3 * BLOCK);
     write_header(&mut header, &sample.member_name(&pieces[0]), pieces[0].size());
     let mut run = Run { count: 1, bytes: pieces[0].size() as usize, header };

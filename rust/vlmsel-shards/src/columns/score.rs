@@ -11,8 +11,8 @@ use arrow_array::types::{
 use arrow_array::{Array, ArrayRef, Decimal128Array, Decimal256Array, PrimitiveArray};
 use arrow_buffer::i256;
 use arrow_schema::DataType;
+use vlmsel_core::range_filter::keep_between;
 use vlmsel_core::score_key;
-use vlmsel_core::sift::keep_between;
 
 use crate::error::{Error, Result};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, SchemaRef};
-use vlmsel_core::names::near;
+use vlmsel_core::suggest::near;
 
 use super::Table;
 use crate::columns::{Column, Role};

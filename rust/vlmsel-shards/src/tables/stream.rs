@@ -32,7 +32,7 @@ pub struct Place {
 }
 
 /// Takes the batches of one stream.
-pub struct Intake {
+pub struct StreamSpool {
     name: String,
     place: Place,
     /// Places of the columns that are kept.
@@ -44,7 +44,7 @@ pub struct Intake {
     spool: Option<(File, TableWriter)>,
 }
 
-impl Intake {
+impl StreamSpool {
     /// For a stream of this schema; `name` is how messages call it. Columns that are not in `wanted` are dropped, unless
     /// `required` ones are missing: then nothing of the stream is of use, and all are kept for the message about it.
     ///
@@ -193,14 +193,14 @@ mod tests {
 
     fn taken(pieces: &[u64], room: u64) -> (Table, InputRecord) {
         let place = Place { room, scratch: std::env::temp_dir() };
-        let mut intake =
-            Intake::new("a stream", &batch(0, 1).schema(), &["uid", "ppl"], &["uid", "ppl"], place).unwrap();
+        let mut spool =
+            StreamSpool::new("a stream", &batch(0, 1).schema(), &["uid", "ppl"], &["uid", "ppl"], place).unwrap();
         let mut from = 0;
         for rows in pieces {
-            intake.push(&batch(from, *rows)).unwrap();
+            spool.push(&batch(from, *rows)).unwrap();
             from += rows;
         }
-        intake.finish().unwrap()
+        spool.finish().unwrap()
     }
 
     #[test]
@@ -220,8 +220,9 @@ mod tests {
     #[test]
     fn without_a_required_column_all_are_kept_for_the_message() {
         let place = Place { room: 0, scratch: std::env::temp_dir() };
-        let intake = Intake::new("a stream", &batch(0, 1).schema(), &["uid", "clip"], &["uid", "clip"], place).unwrap();
-        let (table, _) = intake.finish().unwrap();
+        let spool =
+            StreamSpool::new("a stream", &batch(0, 1).schema(), &["uid", "clip"], &["uid", "clip"], place).unwrap();
+        let (table, _) = spool.finish().unwrap();
         assert!(matches!(table, Table::Memory(table) if table.schema.fields().len() == 4));
     }
 }

@@ -377,7 +377,7 @@ fn missing(path: &Path) -> Error {
         .map(|entries| {
             let names: Vec<String> =
                 entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-            vlmsel_core::names::near(&name.to_string_lossy(), names.iter().map(String::as_str))
+            vlmsel_core::suggest::near(&name.to_string_lossy(), names.iter().map(String::as_str))
         })
         .unwrap_or_default();
     let hint = match near.first() {

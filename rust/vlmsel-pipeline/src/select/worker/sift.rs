@@ -8,12 +8,12 @@ use vlmsel_core::score_key::ScoreKey;
 use vlmsel_shards::columns::score::{Block, ScoreClass, ScoreVisitor, visit_array};
 use vlmsel_shards::columns::{Column, Role};
 
-use super::super::gather::tokens;
-use super::super::ids::{for_each_id, parse_hex};
 use super::super::pass::Sink;
-use super::super::row_layout::{Keying, Layout};
-use super::{Survivors, Worker};
+use super::super::row_codec::tokens;
+use super::super::row_layout::{Layout, SortKey};
+use super::{Candidates, Worker};
 use crate::error::Result;
+use crate::id_set::{for_each_id, parse_hex};
 
 /// Keys a thread samples at most.
 const SAMPLED_KEYS: usize = 1 << 17;
@@ -21,15 +21,15 @@ const SAMPLED_KEYS: usize = 1 << 17;
 /// Looks at the scores of a row group for a worker.
 pub(super) struct Sifter<'s, 'w, 'a> {
     pub worker: &'s mut Worker<'a>,
-    pub survivors: &'s mut Survivors,
+    pub candidates: &'s mut Candidates,
     /// Called after every block.
-    pub hand_on: &'s mut (dyn FnMut(&mut Worker<'a>, &mut Survivors) + 'w),
+    pub hand_on: &'s mut (dyn FnMut(&mut Worker<'a>, &mut Candidates) + 'w),
 }
 
 impl Sifter<'_, '_, '_> {
     /// 0, or all ones to turn the order round.
-    fn turned(&self) -> u64 {
-        if self.worker.scan.layout.turned { u64::MAX } else { 0 }
+    fn reversed(&self) -> u64 {
+        if self.worker.scan.layout.reversed { u64::MAX } else { 0 }
     }
 }
 
@@ -40,34 +40,36 @@ impl ScoreVisitor for Sifter<'_, '_, '_> {
             return None;
         }
         let (low, high) = (*lower, collector.cut().min(*upper));
-        Some(if self.turned() == 0 { (low, high) } else { (!high, !low) })
+        Some(if self.reversed() == 0 { (low, high) } else { (!high, !low) })
     }
 
     fn winners(&mut self, count: usize, rows: &[u32], keys: &[u64]) -> vlmsel_shards::error::Result<()> {
-        let turned = self.turned();
+        let reversed = self.reversed();
         self.worker.tally.eligible += count as u64;
-        self.survivors.rows.extend_from_slice(rows);
-        self.survivors.keys.extend(keys.iter().map(|key| *key ^ turned));
+        self.candidates.rows.extend_from_slice(rows);
+        self.candidates.keys.extend(keys.iter().map(|key| *key ^ reversed));
         if let Sink::Collect { collector, upper, .. } = self.worker.sink
             && rows.len() < count
             && collector.cut() < *upper
         {
             collector.note_dropped();
         }
-        (self.hand_on)(self.worker, self.survivors);
+        (self.hand_on)(self.worker, self.candidates);
         Ok(())
     }
 
     fn block(&mut self, block: &Block<'_>) -> vlmsel_shards::error::Result<()> {
-        let turned = self.turned();
-        self.worker.sample(block.keys.iter().map(|key| *key ^ turned), block.classes);
+        let reversed = self.reversed();
+        self.worker.sample(block.keys.iter().map(|key| *key ^ reversed), block.classes);
         for (at, key) in block.keys.iter().enumerate() {
             match block.classes.map_or(ScoreClass::Finite, |classes| classes[at]) {
-                ScoreClass::Finite => self.worker.sift_key(*key ^ turned, None, block.first_row + at, self.survivors),
+                ScoreClass::Finite => {
+                    self.worker.sift_key(*key ^ reversed, None, block.first_row + at, self.candidates)
+                }
                 other => self.worker.tally.rejected[other as usize - 1] += 1,
             }
         }
-        (self.hand_on)(self.worker, self.survivors);
+        (self.hand_on)(self.worker, self.candidates);
         Ok(())
     }
 }
@@ -93,16 +95,16 @@ impl Worker<'_> {
         }
     }
 
-    fn sift_key(&mut self, key: u64, score: Option<u64>, row: usize, survivors: &mut Survivors) {
+    fn sift_key(&mut self, key: u64, score: Option<u64>, row: usize, candidates: &mut Candidates) {
         self.tally.eligible += 1;
         match self.sink {
             Sink::Collect { collector, lower, upper, .. } => {
                 if key > collector.cut() {
                     collector.note_dropped();
                 } else if key <= *upper && key >= *lower {
-                    survivors.rows.push(row as u32);
-                    survivors.keys.push(key);
-                    survivors.scores.extend(score);
+                    candidates.rows.push(row as u32);
+                    candidates.keys.push(key);
+                    candidates.scores.extend(score);
                 }
             }
             Sink::Count(_) => {
@@ -120,22 +122,22 @@ impl Worker<'_> {
         batch: &RecordBatch,
         deciding: &[(&Column, Role)],
         first_row: usize,
-        survivors: &mut Survivors,
+        candidates: &mut Candidates,
     ) -> Result<()> {
         let column = |role| deciding.iter().position(|(_, r)| *r == role).map(|at| batch.column(at));
         let (Some(ids), Some(scores)) = (column(Role::Id), column(Role::Score)) else { return Ok(()) };
         let classes = self.classify(ids, scores, column(Role::Tokens), column(Role::Status))?;
-        let Layout { keying, turned, .. } = self.scan.layout;
+        let Layout { sort_key, reversed, .. } = self.scan.layout;
         let mut by_score: Vec<u64> = Vec::with_capacity(batch.num_rows());
         visit_array(scores, 0, false, &mut |block: &Block<'_>| {
-            by_score.extend(block.keys.iter().map(|key| if turned { key.turned() } else { *key }));
+            by_score.extend(block.keys.iter().map(|key| if reversed { key.reversed() } else { *key }));
             Ok(())
         })?;
         let eligible = classes.iter().zip(&by_score).filter(|(class, _)| class.is_none());
         let sampled: Vec<u64> = if self.sample_left > 0 { eligible.map(|(_, key)| *key).collect() } else { Vec::new() };
         self.sample(sampled.into_iter(), None);
         let mut random: Vec<u64> = Vec::new();
-        if let Keying::Random(seed) = keying {
+        if let SortKey::Random(seed) = sort_key {
             let may_be_hex = ids.data_type() == &DataType::Utf8View;
             for_each_id(ids, |_, id| {
                 let id = id.unwrap_or_default();
@@ -145,8 +147,8 @@ impl Worker<'_> {
         }
         for (at, class) in classes.into_iter().enumerate() {
             match (class, random.get(at)) {
-                (None, None) => self.sift_key(by_score[at], None, first_row + at, survivors),
-                (None, Some(key)) => self.sift_key(*key, Some(by_score[at]), first_row + at, survivors),
+                (None, None) => self.sift_key(by_score[at], None, first_row + at, candidates),
+                (None, Some(key)) => self.sift_key(*key, Some(by_score[at]), first_row + at, candidates),
                 (Some(reason), _) => self.tally.rejected[reason] += 1,
             }
         }

@@ -6,9 +6,9 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::arena::Arena;
-use super::sorter::{RunReader, RunWriter};
+use crate::arena::Arena;
 use crate::error::Result;
+use crate::external_sort::{RunReader, RunWriter};
 
 /// Takes rows that are repeats.
 pub struct Repeats {

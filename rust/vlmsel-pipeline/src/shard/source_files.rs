@@ -70,7 +70,7 @@ impl Roots {
 pub(super) type ShardNames = Vec<(String, String)>;
 
 /// The original files, shared by all threads: `pread` needs no cursor of one's own.
-pub(super) struct Origins<'a> {
+pub(super) struct SourceFiles<'a> {
     roots: &'a Roots,
     names: &'a ShardNames,
     /// Bytes of each shard when it was indexed, by unit.
@@ -79,7 +79,7 @@ pub(super) struct Origins<'a> {
     most: usize,
 }
 
-impl<'a> Origins<'a> {
+impl<'a> SourceFiles<'a> {
     pub fn new(roots: &'a Roots, names: &'a ShardNames, index: &'a Manifest) -> Self {
         let sizes = index.inputs.iter().map(|input| (input.name.as_str(), input.bytes)).collect();
         // Outputs, the index and the interpreter need files too.

@@ -20,9 +20,9 @@ use vlmsel_shards::tables::{Table, open};
 use vlmsel_shards::workspace::inputs::InputFile;
 
 use crate::error::{Error, Result};
-use crate::policy::RunOptions;
+use crate::id_set::for_each_id;
 use crate::progress::Progress;
-use crate::select::for_each_id;
+use crate::run_options::RunOptions;
 
 /// The median is that of a random draw of so many rows: its rank is off by 0.4 % of the rows, typically.
 const MEDIAN_DRAW: usize = 16_384;
@@ -87,26 +87,26 @@ pub struct Place {
 
 /// The found rows of each pick, in order, and how many rows rank at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shortlist {
+pub struct PickedRows {
     /// Places by pick.
     pub found: Vec<Vec<Place>>,
     /// Rows that rank.
     pub ranked: u64,
 }
 
-/// The `n` first entries of those offered, by key, id and place; the last ones where `turned`.
+/// The `n` first entries of those offered, by key, id and place; the last ones where `reversed`.
 struct Best {
     pick: Pick,
     n: usize,
     cut: Option<(u64, Vec<u8>)>,
-    turned: bool,
+    reversed: bool,
     /// The next to go is on top.
     kept: BinaryHeap<Entry>,
 }
 
 #[derive(PartialEq, Eq)]
 struct Entry {
-    turned: bool,
+    reversed: bool,
     key: u64,
     id: Box<[u8]>,
     place: Place,
@@ -117,7 +117,7 @@ struct Entry {
 impl Entry {
     fn against(&self, key: u64, id: &[u8], place: Place) -> Ordering {
         let order = (self.key, &*self.id, self.place).cmp(&(key, id, place));
-        if self.turned { order.reverse() } else { order }
+        if self.reversed { order.reverse() } else { order }
     }
 }
 
@@ -145,7 +145,7 @@ impl Best {
             pick: pick.clone(),
             n: if matches!(pick, Pick::Median(_)) { MEDIAN_DRAW } else { n },
             cut,
-            turned: matches!(pick, Pick::Last | Pick::Before(_)),
+            reversed: matches!(pick, Pick::Last | Pick::Before(_)),
             kept: BinaryHeap::new(),
         }
     }
@@ -161,7 +161,7 @@ impl Best {
             _ => return,
         };
         if self.is_better(key, id, place) {
-            self.keep(Entry { turned: self.turned, key, id: id.into(), place, score });
+            self.keep(Entry { reversed: self.reversed, key, id: id.into(), place, score });
         }
     }
 
@@ -183,7 +183,7 @@ impl Best {
             let middle = kept.len() / 2;
             kept = kept.into_iter().skip(middle).take(1).collect();
         }
-        if self.turned {
+        if self.reversed {
             kept.reverse();
         }
         kept.into_iter().map(|entry| entry.place).collect()
@@ -235,7 +235,7 @@ impl Found {
 
 fn key_of(score: f64, descending: bool) -> u64 {
     let key = from_f64(score);
-    if descending { key.turned() } else { key }
+    if descending { key.reversed() } else { key }
 }
 
 /// Opens a file that must be a Parquet table.
@@ -264,7 +264,7 @@ fn columns_of(request: &Request, table: &ParquetTable) -> Result<Vec<Column>> {
 ///
 /// # Errors
 /// Missing columns, wrong types, damaged files; cancelled runs.
-pub fn shortlist(request: &Request, progress: &Progress) -> Result<Shortlist> {
+pub fn pick_rows(request: &Request, progress: &Progress) -> Result<PickedRows> {
     let options = RunOptions { threads: request.threads, memory_limit: request.memory_limit, ..RunOptions::default() };
     let new = || Found::new(request);
     let both = |a: Found, b: Found| -> Result<Found> { Ok(a.merge(b)) };
@@ -288,7 +288,7 @@ pub fn shortlist(request: &Request, progress: &Progress) -> Result<Shortlist> {
         });
         files.try_reduce(new, both)
     })?;
-    Ok(Shortlist { ranked: found.ranked, found: found.best.into_iter().map(Best::places).collect() })
+    Ok(PickedRows { ranked: found.ranked, found: found.best.into_iter().map(Best::places).collect() })
 }
 
 #[cfg(test)]

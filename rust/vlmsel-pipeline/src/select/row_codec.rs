@@ -11,10 +11,10 @@ use vlmsel_shards::columns::cast_whole;
 use vlmsel_shards::columns::score::{scores_from_keys, share_keys};
 use vlmsel_shards::columns::{Column, MAX_ID_BYTES};
 
-use super::arena::Arena;
 use super::plan::Columns;
 use super::row_layout::Layout;
 use super::rows::{IdPlace, KEY_BYTES, Row, key_of};
+use crate::arena::Arena;
 use crate::error::{Error, Result};
 
 /// A kept value longer than this is refused: one hostile cell must not fill the memory.
@@ -232,7 +232,7 @@ impl Decoder {
             .iter()
             .map(|(row, tag)| {
                 let key = key_of(if random { &row[IdPlace::of_tag(*tag).end()..] } else { row });
-                if self.layout.turned { !key } else { key }
+                if self.layout.reversed { !key } else { key }
             })
             .collect();
         Ok(scores_from_keys(&keys, &self.columns.score.output)?)

@@ -1,4 +1,4 @@
-//! Best first: which of the ordered rows are selected.
+//! Where an order is cut: best first, which of the ordered rows are selected.
 
 /// What ends a walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use vlmsel_shards::workspace::output::hash_file;
 use vlmsel_shards::workspace::quarantine::Quarantined;
 
 use crate::error::{Error, Result};
-use crate::policy::Tolerance;
+use crate::run_options::Tolerance;
 
 /// A line of a text file of ids is not longer than this.
 const MAX_LINE_BYTES: u64 = 4096;
@@ -112,14 +112,14 @@ fn read_lines(path: &Path) -> Result<(Vec<u128>, Vec<Quarantined>)> {
 
 /// The place of every selected sample: its rank by id, or by the hash of (seed, id).
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct Placement {
     uids: Vec<u128>,
     /// Place of `uids[i]`; empty where that is `i`.
     places: Vec<u64>,
     samples_per_shard: u64,
 }
 
-impl Order {
+impl Placement {
     pub fn new(uids: Vec<u128>, shuffle: Option<u64>, samples_per_shard: u64) -> Self {
         let mut places = Vec::new();
         if let Some(seed) = shuffle {
@@ -191,16 +191,16 @@ mod tests {
     fn every_sample_has_one_place() {
         let uids = vec![1, 5, 5, 5, 9];
         for shuffle in [None, Some(0), Some(7)] {
-            let order = Order::new(uids.clone(), shuffle, 2);
+            let order = Placement::new(uids.clone(), shuffle, 2);
             let mut places: Vec<u64> = (0..5).map(|i| order.place(i)).collect();
             places.sort_unstable();
             assert_eq!(places, [0, 1, 2, 3, 4]);
             assert_eq!((order.find(5), order.find(2), order.shards()), (1..4, 1..1, 3));
         }
-        let same = Order::new([vec![3; 1_000_000], vec![9]].concat(), None, 2);
+        let same = Placement::new([vec![3; 1_000_000], vec![9]].concat(), None, 2);
         assert!((0..1_000_000).all(|_| same.find(3) == (0..1_000_000)));
         let many: Vec<u128> = (0..100).collect();
-        let places = |seed| (0..100).map(|i| Order::new(many.clone(), Some(seed), 9).place(i)).collect::<Vec<_>>();
+        let places = |seed| (0..100).map(|i| Placement::new(many.clone(), Some(seed), 9).place(i)).collect::<Vec<_>>();
         assert_ne!(places(1), places(2));
     }
 }
