@@ -50,13 +50,13 @@ from transformers import (  # noqa: E402
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
-from vlmsel_trainer.scoring.ahead import Ahead, TokenRules  # noqa: E402
-from vlmsel_trainer.scoring.images import ImageLimits  # noqa: E402
-from vlmsel_trainer.scoring.model import LoadedModel  # noqa: E402
-from vlmsel_trainer.scoring.records import Sample, Unit  # noqa: E402
-from vlmsel_trainer.scoring.samples import Preparer  # noqa: E402
 from vlmsel_trainer.scoring.scorer import BatchScorer  # noqa: E402
-from vlmsel_trainer.scoring.template import ChatTemplate  # noqa: E402
+from vlmsel_trainer.vlm.chat_template import ChatTemplate  # noqa: E402
+from vlmsel_trainer.vlm.images import ImageLimits  # noqa: E402
+from vlmsel_trainer.vlm.load import LoadedModel  # noqa: E402
+from vlmsel_trainer.vlm.prefetch import Prefetch, TokenRules  # noqa: E402
+from vlmsel_trainer.vlm.preprocess import Preprocessor  # noqa: E402
+from vlmsel_trainer.vlm.records import Sample, Unit  # noqa: E402
 
 PROMPT = "Describe this image in one sentence."
 TEMPLATE = (
@@ -260,8 +260,10 @@ def score_with_vlmsel(
     loaded = LoadedModel(model, processor, model.device, model.dtype, "sdpa", "torchvision", "CLIPImageProcessor")
     template = ChatTemplate(processor)
     roots = {"pool": {"path": str(pool.path.parent), "image_root": None}}
-    preparer = Preparer(processor, roots, ImageLimits(), model.dtype, template.image_token, template.image_token_id)
-    ahead = Ahead(preparer, TokenRules(template, PROMPT, None, batch_tokens, with_no_image=False), n_workers)
+    preprocessor = Preprocessor(
+        processor, roots, ImageLimits(), model.dtype, template.image_token, template.image_token_id
+    )
+    ahead = Prefetch(preprocessor, TokenRules(template, PROMPT, None, batch_tokens, with_no_image=False), n_workers)
     scorer = BatchScorer(loaded)
     n_threads = torch.get_num_threads()
     if model.device.type == "cuda":

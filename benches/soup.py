@@ -307,7 +307,7 @@ def _open_all(folder: Path) -> dict[str, Any]:
 def measure_kernels() -> list[dict[str, Any]]:
     """The mean of five chunks of 1 MiB on one thread: as used, by the numpy of other dtypes, and by torch."""
     import torch
-    from vlmsel_trainer.choosing.soup import arithmetic
+    from vlmsel_trainer.soup import arithmetic
 
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)

@@ -19,7 +19,8 @@ CHILD = """
 import hashlib, multiprocessing, os, signal, sys
 from pathlib import Path
 import vlmsel, vlmsel.tables
-from vlmsel.sheet import Layout, sheet
+from vlmsel.sheet import sheet
+from vlmsel.sheet_layout import Layout
 
 folder, deadline_s = Path(sys.argv[1]), int(sys.argv[2])
 

@@ -27,8 +27,9 @@ from vlmsel.cli.main import run
 from vlmsel.errors import MismatchError, NotFoundError, ResourceError, StrictError, UnreadableError, UsageError
 from vlmsel.lettering import Lettering
 from vlmsel.outputs import read_manifest
-from vlmsel.sheet import Layout, plan_sheet, sheet
+from vlmsel.sheet import plan_sheet, sheet
 from vlmsel.sheet_bands import Reading, choose_bands
+from vlmsel.sheet_layout import Layout
 
 IMAGES = pa.list_(
     pa.struct(

@@ -56,7 +56,8 @@ def command(
     """
     from vlmsel.cli.progress import Progress
     from vlmsel.cli.report import Report
-    from vlmsel.sheet import Layout, place_to_report, plan_sheet, sheet
+    from vlmsel.sheet import place_to_report, plan_sheet, sheet
+    from vlmsel.sheet_layout import Layout
 
     report = Report("sheet", as_json=common.json, quiet=common.quiet)
     if target is None:

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from tiny_models import save_family  # noqa: E402
-from vlmsel_trainer.scoring import model as models  # noqa: E402
+from vlmsel_trainer.vlm import load as models  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)

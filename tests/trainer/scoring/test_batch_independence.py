@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from published_recipe import nll_of_caption
 from small_index import Pair, draw_png, write_tar
 from tiny_models import FAMILIES
-from vlmsel_trainer.scoring.batches import collate
-from vlmsel_trainer.scoring.images import ImageLimits
-from vlmsel_trainer.scoring.model import LoadedModel
 from vlmsel_trainer.scoring.nll import answer_nll
-from vlmsel_trainer.scoring.records import Sample
-from vlmsel_trainer.scoring.samples import PreparedRow, Preparer, read_tokens
 from vlmsel_trainer.scoring.scorer import BatchScorer
-from vlmsel_trainer.scoring.template import ChatTemplate
+from vlmsel_trainer.vlm.chat_template import ChatTemplate
+from vlmsel_trainer.vlm.collate import collate
+from vlmsel_trainer.vlm.images import ImageLimits
+from vlmsel_trainer.vlm.load import LoadedModel
+from vlmsel_trainer.vlm.preprocess import PreparedRow, Preprocessor, read_tokens
+from vlmsel_trainer.vlm.records import Sample
 
 PROMPT = "Describe this image."
 EPSILON = 1e-5  # nats per token, fp32
@@ -36,7 +36,7 @@ class Bench:
         self.template = ChatTemplate(loaded.processor)
         self.scorer = BatchScorer(loaded)
         self._data = data
-        self._preparer = Preparer(
+        self._preparer = Preprocessor(
             loaded.processor,
             {"pool": {"path": str(data), "image_root": None}},
             ImageLimits(),

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from small_index import draw_png
-from vlmsel_trainer.scoring.images import (
+from vlmsel_trainer.vlm.images import (
     ByteReader,
     ImageError,
     ImageLimits,
@@ -146,8 +146,8 @@ def test_many_threads_read_many_files(tmp_path: Path) -> None:
 FORKED = """
 import os, signal, sys, threading
 from pathlib import Path
-from vlmsel_trainer.scoring.images import ByteReader, ImageLocation
-from vlmsel_trainer.scoring.memory import ByteBudget
+from vlmsel_trainer.vlm.images import ByteReader, ImageLocation
+from vlmsel_trainer.vlm.memory import ByteBudget
 
 place = ImageLocation(Path(sys.argv[1]), 3, 4)
 reader, budget = ByteReader(), ByteBudget(10)

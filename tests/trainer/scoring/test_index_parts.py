@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import vlmsel
 from vlmsel.errors import UnreadableError
-from vlmsel_trainer.scoring.index import _COLUMNS, Index
+from vlmsel_trainer.vlm.index_reader import _COLUMNS, Index
 
 
 @pytest.fixture(scope="module")

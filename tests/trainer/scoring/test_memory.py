@@ -13,10 +13,12 @@ import torch
 from PIL import Image
 from small_index import Pair, draw_png, write_index
 from vlmsel.errors import ResourceError, UsageError
-from vlmsel_trainer.scoring import ahead, images, run
-from vlmsel_trainer.scoring.memory import MIN_BYTES, ByteBudget, count_weight_bytes, plan_memory
-from vlmsel_trainer.scoring.model import LoadedModel
+from vlmsel_trainer.scoring import run
 from vlmsel_trainer.scoring.options import ScoreOptions
+from vlmsel_trainer.vlm import images
+from vlmsel_trainer.vlm import prefetch as ahead
+from vlmsel_trainer.vlm.load import LoadedModel
+from vlmsel_trainer.vlm.memory import MIN_BYTES, ByteBudget, count_weight_bytes, plan_memory
 
 OPTIONS = ScoreOptions(samples_per_unit=40, batch_tokens=64, workers=8)
 
@@ -94,13 +96,13 @@ def test_rows_ahead_are_bounded_by_their_bytes(
     template = run.ChatTemplate(loaded.processor)
     prepared: list[int] = []
 
-    class Counting(run.Preparer):
+    class Counting(run.Preprocessor):
         def prepare(self, sample, tokens):  # type: ignore[no-untyped-def]
             row = super().prepare(sample, tokens)
             prepared.append(sum(value.nbytes for features in row.features for value in features.values()))
             return row
 
-    preparer = Counting(
+    preprocessor = Counting(
         loaded.processor,
         index.roots,
         images.ImageLimits(),
@@ -108,10 +110,10 @@ def test_rows_ahead_are_bounded_by_their_bytes(
         template.image_token,
         template.image_token_id,
     )
-    cost = preparer.measure(40, 40)
+    cost = preprocessor.measure(40, 40)
     rules = ahead.TokenRules(template, "?", None, 64, with_no_image=False)
     taken = 0
-    for batch in ahead.Ahead(preparer, rules, 4, ahead_bytes=3 * cost.n_bytes).run(index.read(index.units(40))):
+    for batch in ahead.Prefetch(preprocessor, rules, 4, ahead_bytes=3 * cost.n_bytes).run(index.read(index.units(40))):
         # Whatever was prepared and not taken yet is waiting; the estimate is what each row came to.
         taken += len(batch.rows)
         assert sum(prepared) - (taken - len(batch.rows)) * cost.n_bytes <= 3 * cost.n_bytes

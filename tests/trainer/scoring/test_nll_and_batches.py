@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vlmsel_trainer.scoring import nll
-from vlmsel_trainer.scoring.batches import MAX_BATCH_ROWS, plan_batches
-from vlmsel_trainer.scoring.model import LoadedModel
-from vlmsel_trainer.scoring.records import Score
+from vlmsel_trainer.vlm.collate import MAX_BATCH_ROWS, plan_batches
+from vlmsel_trainer.vlm.load import LoadedModel
+from vlmsel_trainer.vlm.records import Score
 
 
 @settings(deadline=None)

@@ -31,9 +31,10 @@ from vlmsel.errors import (
     UnreadableError,
     UsageError,
 )
-from vlmsel_trainer.scoring import run, samples, scorer, table
-from vlmsel_trainer.scoring.model import LoadedModel
+from vlmsel_trainer.scoring import run, scorer, table
 from vlmsel_trainer.scoring.options import ScoreOptions
+from vlmsel_trainer.vlm import preprocess as samples
+from vlmsel_trainer.vlm.load import LoadedModel
 
 OPTIONS = ScoreOptions(samples_per_unit=5, batch_tokens=256, workers=2)
 CONVERSATION = (
@@ -384,7 +385,7 @@ def test_full_disk_names_the_file_and_keeps_what_was_committed(
 def test_processor_that_breaks_on_one_image_costs_one_row(
     model: Path, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = samples.Preparer._processor
+    original = samples.Preprocessor._processor
 
     def moody(self: Any) -> Any:
         processor = original(self)
@@ -396,7 +397,7 @@ def test_processor_that_breaks_on_one_image_costs_one_row(
 
         return process
 
-    monkeypatch.setattr(samples.Preparer, "_processor", moody)
+    monkeypatch.setattr(samples.Preprocessor, "_processor", moody)
     summary = run.score(model, index=index, output=tmp_path / "scores", options=OPTIONS, max_bad_fraction=0.5)
     assert summary.counts["image_unusable"] == 1
     assert summary.counts["ok"] == len(GOOD) + EXPECTED.count("ok") - 1

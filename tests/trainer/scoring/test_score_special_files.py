@@ -16,9 +16,10 @@ from blake3 import blake3
 from click.testing import CliRunner
 from small_index import Pair, draw_png, write_index
 from vlmsel.errors import StrictError, UnreadableError, UsageError
-from vlmsel_trainer.scoring import images, run
-from vlmsel_trainer.scoring.model import check_folder
+from vlmsel_trainer.scoring import run
 from vlmsel_trainer.scoring.options import ScoreOptions
+from vlmsel_trainer.vlm import images
+from vlmsel_trainer.vlm.load import check_folder
 
 Special = Callable[[Path, str], Path]
 # A hang is what these tests are about.

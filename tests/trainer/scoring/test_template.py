@@ -9,15 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import FAMILIES, VICUNA, build_tokenizer
-from vlmsel_trainer.scoring.conversations import (
+from vlmsel_trainer.vlm.chat_template import MAX_TEXT_CHARACTERS, ChatTemplate, TemplateError, Tokens
+from vlmsel_trainer.vlm.conversations import (
     ConversationError,
     Turn,
     caption_turns,
     parse_conversation,
     without_images,
 )
-from vlmsel_trainer.scoring.model import LoadedModel
-from vlmsel_trainer.scoring.template import MAX_TEXT_CHARACTERS, ChatTemplate, TemplateError, Tokens
+from vlmsel_trainer.vlm.load import LoadedModel
 
 MARKERS = ["<image>", "<|image_pad|>", "<|im_end|>", "<|im_start|>", "<|im_start|>assistant\n", "<|vision_start|>"]
 

@@ -10,7 +10,7 @@ import torch
 from builders import read_model, same_bits, same_state, write_model
 from safetensors.torch import load_file, save_file
 from vlmsel.errors import UnreadableError, UsageError
-from vlmsel_trainer.choosing.soup import SoupOptions, make_soup
+from vlmsel_trainer.soup import SoupOptions, make_soup
 
 RANK = 4
 CONFIG = {"peft_type": "LORA", "r": RANK, "lora_alpha": 16, "bias": "none", "use_dora": False}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vlmsel_trainer.choosing.soup import arithmetic
-from vlmsel_trainer.choosing.soup.arithmetic import NonFiniteError, Weights, mean
+from vlmsel_trainer.soup import arithmetic
+from vlmsel_trainer.soup.arithmetic import NonFiniteError, Weights, mean
 
 
 def all_finite(dtype: str) -> np.ndarray:

@@ -14,7 +14,7 @@ from builders import write_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vlmsel.errors import NotFoundError, ResourceError, UnreadableError, UsageError, VlmselError
-from vlmsel_trainer.choosing.soup.checkpoint import Checkpoint
+from vlmsel_trainer.soup.weights.checkpoint import Checkpoint
 
 STATE = {"a": torch.arange(6, dtype=torch.float32).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
 

@@ -6,7 +6,7 @@ from itertools import combinations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from vlmsel_trainer.choosing.soup.greedy import Candidate, climb, rank, take_top
+from vlmsel_trainer.soup.greedy import Candidate, greedy, rank, take_top
 
 
 def plain_greedy(singles: dict[str, float], table: dict[frozenset[str], float]) -> list[str]:
@@ -34,7 +34,7 @@ def test_equals_brute_force(data: st.DataObject, count: int) -> None:
         asked.append(tuple(m.label for m in members))
         return table[frozenset(m.label for m in members)]
 
-    members, trials = climb([Candidate(n, n, singles[n]) for n in names], evaluate)
+    members, trials = greedy([Candidate(n, n, singles[n]) for n in names], evaluate)
     assert [m.label for m in members] == plain_greedy(singles, table)
     assert len(trials) == count
     assert len(asked) == count, "every candidate is tried once"
@@ -44,22 +44,22 @@ def test_equals_brute_force(data: st.DataObject, count: int) -> None:
 
 def test_equal_score_is_accepted_and_a_margin_refuses_it() -> None:
     candidates = [Candidate("a", "1", 1.0), Candidate("b", "2", 0.5)]
-    members, _ = climb(candidates, lambda _: 1.0)
+    members, _ = greedy(candidates, lambda _: 1.0)
     assert [m.label for m in members] == ["a", "b"]
-    members, trials = climb(candidates, lambda _: 1.0, margin=0.01)
+    members, trials = greedy(candidates, lambda _: 1.0, margin=0.01)
     assert [m.label for m in members] == ["a"]
     assert [t.accepted for t in trials] == [True, False]
 
 
 def test_scores_that_order_the_candidates_may_be_on_another_scale() -> None:
     candidates = [Candidate("a", "1", 0.61), Candidate("b", "2", 0.60)]
-    members, trials = climb(candidates, lambda tried: 61.0 if len(tried) == 1 else 58.0)
+    members, trials = greedy(candidates, lambda tried: 61.0 if len(tried) == 1 else 58.0)
     assert [m.label for m in members] == ["a"]
     assert trials[1].to_beat == 61.0
 
 
 def test_negative_scores_still_let_the_best_in() -> None:
-    members, _ = climb(
+    members, _ = greedy(
         [Candidate("a", "1", -5.0), Candidate("b", "2", -7.0)], lambda tried: -5.0 if len(tried) == 1 else -9.0
     )
     assert [m.label for m in members] == ["a"]

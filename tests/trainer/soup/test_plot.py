@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 from hypothesis import given
 from hypothesis import strategies as st
-from vlmsel_trainer.choosing.soup.greedy import Trial
-from vlmsel_trainer.choosing.soup.plot import _ticks, plot_trials
+from vlmsel_trainer.soup.greedy import Trial
+from vlmsel_trainer.soup.report.plot import _ticks, plot_trials
 
 SVG = "{http://www.w3.org/2000/svg}"
 finite = st.floats(-1e12, 1e12)

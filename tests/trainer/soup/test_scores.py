@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from builders import random_state, write_model
 from vlmsel.errors import NotFoundError, UnreadableError, UsageError
-from vlmsel_trainer.choosing.soup.checkpoint import Checkpoint
-from vlmsel_trainer.choosing.soup.ingredient import Ingredient
-from vlmsel_trainer.choosing.soup.scores import evaluate, match_scores, read_scores
+from vlmsel_trainer.soup.ingredient import Ingredient
+from vlmsel_trainer.soup.scores import evaluate, match_scores, read_scores
+from vlmsel_trainer.soup.weights.checkpoint import Checkpoint
 
 PYTHON = sys.executable
 

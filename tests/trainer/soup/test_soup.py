@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from vlmsel import verify
 from vlmsel.errors import LockedError, MismatchError, NotFoundError, ResourceError, UnreadableError, UsageError
-from vlmsel_trainer.choosing.soup import Soup, SoupOptions, make_soup
-from vlmsel_trainer.choosing.soup.blend import Blender
-from vlmsel_trainer.choosing.soup.layout import Shard
-from vlmsel_trainer.choosing.soup.reporting import Reporter
+from vlmsel_trainer.soup import Soup, SoupOptions, make_soup
+from vlmsel_trainer.soup.average import Blender
+from vlmsel_trainer.soup.report.reporting import Reporter
+from vlmsel_trainer.soup.weights.weight_shards import Shard
 
 #: Crosses leaf (1 MiB) and chunk borders, odd sizes, scalars and empty tensors, every averaged dtype.
 LAYOUT = {
@@ -245,7 +245,7 @@ def test_locked_output(models: list[Path], tmp_path: Path) -> None:
 
 
 def test_checks_the_disk_first(models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vlmsel_trainer.choosing.soup import making
+    from vlmsel_trainer.soup import run as making
 
     usage = making.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(making.shutil, "disk_usage", lambda _: usage._replace(free=1000))
@@ -255,7 +255,7 @@ def test_checks_the_disk_first(models: list[Path], tmp_path: Path, monkeypatch: 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_disk_that_fills_up_names_path_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vlmsel_trainer.choosing.soup import write_behind
+    from vlmsel_trainer.soup.weights import write_behind
 
     # ``/dev/full`` takes no bytes and cannot be cut to a size.
     monkeypatch.setattr(write_behind, "create_plain", lambda _: os.open("/dev/full", os.O_WRONLY))

@@ -11,9 +11,9 @@ import pytest
 from builders import random_state, same_folder, write_model
 from test_adapters import adapter, base_model
 from vlmsel.errors import UsageError
-from vlmsel_trainer.choosing.soup import SoupOptions, make_soup
-from vlmsel_trainer.choosing.soup.members import replace_file
-from vlmsel_trainer.choosing.soup.write_behind import WriteBehind
+from vlmsel_trainer.soup import SoupOptions, make_soup
+from vlmsel_trainer.soup.choose import replace_file
+from vlmsel_trainer.soup.weights.write_behind import WriteBehind
 
 torch = pytest.importorskip("torch")
 Special = Callable[[Path, str], Path]
@@ -76,7 +76,7 @@ def test_a_card_that_is_no_file_names_no_data_sets(models: tuple[Path, ...], tmp
 
 
 def test_every_input_is_guarded(models: tuple[Path, ...], tmp_path: Path) -> None:
-    """Models, the base of adapters, --from, --companions-from, --scores, and files that --eval is called with."""
+    """Models, the base of adapters, --from, --config_files-from, --scores, and files that --eval is called with."""
     base = base_model(tmp_path / "base", torch.float32)
     adapters = (adapter(tmp_path / "adapter", 1, base),)
     folder = tmp_path / "inputs"

@@ -15,7 +15,7 @@ from vlmsel.cli.options import SIZE, Common, common_options_without_records
 from vlmsel.cli.report import Report
 
 if TYPE_CHECKING:
-    from vlmsel_trainer.choosing.soup import SoupPlan, SoupResult
+    from vlmsel_trainer.soup import SoupPlan, SoupResult
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -39,7 +39,7 @@ def _common(function: Function) -> Function:
         click.option("--from", "keep_from", type=click.Path(path_type=Path), metavar="MODEL", help="The model --keep takes from."),
         click.option("--base", type=click.Path(path_type=Path), metavar="MODEL",
                      help="Base model of LoRA adapters, where their config names none on this machine."),
-        click.option("--companions-from", type=click.Path(path_type=Path), metavar="MODEL",
+        click.option("--config_files-from", type=click.Path(path_type=Path), metavar="MODEL",
                      help="Take config, tokenizer and processor from this model although the models differ."),
         click.option("--max-shard-size", type=SIZE, default="5GB", show_default=True, help="Largest weight file."),
         click.option("--report-eval", metavar="'PROGRAM ARGS {model}'",
@@ -110,8 +110,8 @@ def greedy(models: tuple[Path, ...], accept_margin: float, **options: Any) -> No
 
 
 def _run(method: str, models: Sequence[Path], specific: dict[str, Any], options: dict[str, Any]) -> None:
-    from vlmsel_trainer.choosing.soup import Soup, SoupOptions
-    from vlmsel_trainer.choosing.soup.console import ConsoleReporter
+    from vlmsel_trainer.soup import Soup, SoupOptions
+    from vlmsel_trainer.soup.report.console import ConsoleReporter
 
     common: Common = options["common"]
     output: Path = options["output"] or common.place("soup")

@@ -27,9 +27,9 @@ from transformers.utils import logging
 
 from vlmsel_trainer.demo import glyphs
 from vlmsel_trainer.demo import model as scorer
-from vlmsel_trainer.scoring.conversations import caption_turns
 from vlmsel_trainer.scoring.options import PROMPT
-from vlmsel_trainer.scoring.template import ChatTemplate
+from vlmsel_trainer.vlm.chat_template import ChatTemplate
+from vlmsel_trainer.vlm.conversations import caption_turns
 
 _RECORD = "training.json"
 

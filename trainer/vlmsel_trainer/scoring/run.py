@@ -23,21 +23,21 @@ import vlmsel
 from vlmsel.errors import MismatchError, StrictError, UsageError
 from vlmsel.outputs import accept_losses
 
-from vlmsel_trainer.scoring import model as models
-from vlmsel_trainer.scoring import provenance as provenance_of
-from vlmsel_trainer.scoring.ahead import Ahead, PlannedUnit, ReadyBatch, TokenRules
-from vlmsel_trainer.scoring.conversations import caption_turns
-from vlmsel_trainer.scoring.encoding import TokenizerError
-from vlmsel_trainer.scoring.images import ImageLimits
-from vlmsel_trainer.scoring.index import Index
-from vlmsel_trainer.scoring.memory import ByteBudget, MemoryPlan, count_weight_bytes, plan_memory
 from vlmsel_trainer.scoring.options import ScoreOptions
-from vlmsel_trainer.scoring.records import OK, Unit
-from vlmsel_trainer.scoring.samples import Preparer
 from vlmsel_trainer.scoring.scorer import BatchScorer, PendingRows
 from vlmsel_trainer.scoring.table import write_part
-from vlmsel_trainer.scoring.template import ChatTemplate, TemplateError
 from vlmsel_trainer.scoring.tolerance import Failures, Tolerance
+from vlmsel_trainer.vlm import load as models
+from vlmsel_trainer.vlm import provenance as provenance_of
+from vlmsel_trainer.vlm.chat_template import ChatTemplate, TemplateError
+from vlmsel_trainer.vlm.conversations import caption_turns
+from vlmsel_trainer.vlm.images import ImageLimits
+from vlmsel_trainer.vlm.index_reader import Index
+from vlmsel_trainer.vlm.memory import ByteBudget, MemoryPlan, count_weight_bytes, plan_memory
+from vlmsel_trainer.vlm.prefetch import PlannedUnit, Prefetch, ReadyBatch, TokenRules
+from vlmsel_trainer.vlm.preprocess import Preprocessor
+from vlmsel_trainer.vlm.records import OK, Unit
+from vlmsel_trainer.vlm.tokenize import TokenizerError
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def score(
     failed (StrictError at the first, under ``strict``): nothing is published then, what was scored stays for the next
     run, and an ``output`` that a more tolerant run finished stays as it is; MismatchError where ``output`` was begun with another model, configuration or index; LockedError; ResourceError.
     ``allow_bad_files``: of up to so many shards, rows whose image is missing or cut short do not count as failed (those whose image is another one than was indexed do). ``memory_limit`` (bytes) is
-    shared out by `vlmsel_trainer.scoring.memory`; a model that leaves no room in it is refused before it is loaded.
+    shared out by `vlmsel_trainer.vlm.memory`; a model that leaves no room in it is refused before it is loaded.
     """
     options = options or ScoreOptions()
     began = time.monotonic()
@@ -184,7 +184,7 @@ class _Run:
         self._provenance = self._describe(loaded, template)
         self._refuse_other_provenance()
         self._failures.check()
-        preparer = Preparer(
+        preprocessor = Preprocessor(
             loaded.processor,
             self._plan.index.roots,
             ImageLimits(self._options.max_decode_pixels, self._options.max_pixels),
@@ -204,7 +204,7 @@ class _Run:
         )
         scorer = BatchScorer(loaded)
         n_workers = self._options.workers or min(16, os.cpu_count() or 1)
-        ahead = Ahead(preparer, rules, n_workers, self._plan.memory.ahead_bytes)
+        ahead = Prefetch(preprocessor, rules, n_workers, self._plan.memory.ahead_bytes)
         pending: list[tuple[bool, list[int], list[PendingRows]]] = []
         with contextlib.closing(ahead.run(self._plan.index.read(units))) as batches:
             scorer.begin_unit()

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from vlmsel.errors import ResourceError
 
-from vlmsel_trainer.scoring.batches import collate, padded_tokens
-from vlmsel_trainer.scoring.model import LoadedModel
 from vlmsel_trainer.scoring.nll import KeepForm, answer_nll, find_keep_form
-from vlmsel_trainer.scoring.samples import PreparedRow
+from vlmsel_trainer.vlm.collate import collate, padded_tokens
+from vlmsel_trainer.vlm.load import LoadedModel
+from vlmsel_trainer.vlm.preprocess import PreparedRow
 
 _log = logging.getLogger(__name__)
 

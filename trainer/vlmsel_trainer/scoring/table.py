@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from vlmsel.errors import ResourceError
 from vlmsel.files import create_plain
 
-from vlmsel_trainer.scoring import provenance as provenance_of
-from vlmsel_trainer.scoring.records import OK, Score
+from vlmsel_trainer.vlm import provenance as provenance_of
+from vlmsel_trainer.vlm.records import OK, Score
 
 
 def schema(provenance: dict[str, Any], *, with_no_image: bool) -> pa.Schema:

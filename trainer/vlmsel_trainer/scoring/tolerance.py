@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from vlmsel.errors import StrictError, UnreadableError
 
-from vlmsel_trainer.scoring.records import OK
+from vlmsel_trainer.vlm.records import OK
 
 # Rows that are in order but hold nothing to score; they never count as bad.
 EMPTY_STATUSES = frozenset({"no_text", "too_long"})

@@ -1,1 +1,0 @@
-"""Choosing among trained models: soups."""

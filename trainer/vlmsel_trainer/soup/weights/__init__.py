@@ -1,0 +1,1 @@
+"""Weights in safetensors files: headers, hashes, reading and writing as streams."""
