@@ -65,6 +65,7 @@ impl Walk {
     }
 
     /// The same walk before its first row, for ranks alone: neither repeats nor a limit count.
+    #[must_use]
     pub fn by_rank_alone(&self) -> Self {
         Self::new(Rule { distinct: false, limit: Limit::All, ..self.rule }, self.rank)
     }

@@ -106,7 +106,7 @@ def test_the_output_has_a_place_in_the_workspace(models: list[Path], tmp_path: P
 
 
 def test_the_card_shows_a_command_that_can_be_typed_again(models: list[Path], tmp_path: Path) -> None:
-    words = ["--weights", "0.5,0.2,1.5", "--config_files-from", models[0], "--max-shard-size", "5MB", "-o", "soup"]
+    words = ["--weights", "0.5,0.2,1.5", "--companions-from", models[0], "--max-shard-size", "5MB", "-o", "soup"]
     done = soup("average", models[2], models[0], models[1], *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     card = (tmp_path / "soup" / "README.md").read_text()

@@ -11,7 +11,7 @@ import torch
 from builders import random_state, same_folder, write_model
 from vlmsel.errors import NotFoundError, UnreadableError, UsageError
 from vlmsel_trainer.soup import Reporter, SoupOptions, make_soup
-from vlmsel_trainer.soup.config_files import ConfigFiles, compare_config_files
+from vlmsel_trainer.soup.config_files import Companions, compare_companions
 
 LAYOUT = {"w": (torch.float32, (3, 3))}
 CONFIG = {"architectures": ["Llava"], "hidden_size": 8, "text_config": {"vocab_size": 9, "tie_word_embeddings": True}}
@@ -19,7 +19,7 @@ TOKENIZER = {"model": {"vocab": {"a": 0, "b": 1}}}
 
 
 def folder(path: Path, seed: int, **changes: str | None) -> Path:
-    """A model with the usual config_files, some replaced or (None) left out; ``__`` in a name stands for a dot."""
+    """A model with the usual companions, some replaced or (None) left out; ``__`` in a name stands for a dot."""
     files: dict[str, str | None] = {
         "config.json": json.dumps(CONFIG),
         "tokenizer.json": json.dumps(TOKENIZER),
@@ -56,7 +56,7 @@ def test_everything_useful_is_carried_and_nothing_else(tmp_path: Path) -> None:
     card = (tmp_path / "soup" / "README.md").read_text()
     assert '- "map|qa<b>"' in card, "front matter is data"
     assert r"map\|qa&lt;b&gt;" in card, "the table's cells cannot hold markup"
-    assert manifest["provenance"]["config_files"]["differences"] == []
+    assert manifest["provenance"]["companions"]["differences"] == []
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_everything_useful_is_carried_and_nothing_else(tmp_path: Path) -> None:
 def test_harmless_differences_are_reported(tmp_path: Path, changes: dict[str, str | None]) -> None:
     a, b = folder(tmp_path / "a", 0), folder(tmp_path / "b", 1, **changes)
     manifest = soup(tmp_path, [a, b])
-    assert manifest["provenance"]["config_files"]["differences"]
+    assert manifest["provenance"]["companions"]["differences"]
     soup(tmp_path, [b, a], "other")
     assert same_folder(tmp_path / "soup", tmp_path / "other"), "which config is carried must not depend on the order"
 
@@ -109,7 +109,7 @@ def test_a_chat_template_may_live_in_either_place(tmp_path: Path) -> None:
     inside = json.dumps({"padding_side": "left", "chat_template": "{{ x }}"})
     a = folder(tmp_path / "a", 0)
     b = folder(tmp_path / "b", 1, chat_template__jinja=None, tokenizer_config__json=inside)
-    assert soup(tmp_path, [a, b])["provenance"]["config_files"]["differences"] == []
+    assert soup(tmp_path, [a, b])["provenance"]["companions"]["differences"] == []
 
 
 def test_companions_from_must_be_a_models_folder(tmp_path: Path) -> None:
@@ -139,9 +139,9 @@ def test_json_nested_as_deeply_as_the_reader_allows_is_no_bug(tmp_path: Path) ->
     # Python 3.12 and later parse deeper than their stack is.
     for depth in (*range(900, 1000), 2000, 5000):
         texts = ["[" * depth + leaf + "]" * depth for leaf in "12"]
-        pair = [(text, ConfigFiles(tmp_path, {"config.json": text.encode()})) for text in texts]
+        pair = [(text, Companions(tmp_path, {"config.json": text.encode()})) for text in texts]
         with contextlib.suppress(UnreadableError):
-            assert [difference.changes_meaning for difference in compare_config_files(pair)] == [True]
+            assert [difference.changes_meaning for difference in compare_companions(pair)] == [True]
 
 
 def test_escapes_in_names_do_not_reach_the_card(tmp_path: Path) -> None:

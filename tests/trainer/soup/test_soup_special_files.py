@@ -76,7 +76,7 @@ def test_a_card_that_is_no_file_names_no_data_sets(models: tuple[Path, ...], tmp
 
 
 def test_every_input_is_guarded(models: tuple[Path, ...], tmp_path: Path) -> None:
-    """Models, the base of adapters, --from, --config_files-from, --scores, and files that --eval is called with."""
+    """Models, the base of adapters, --from, --companions-from, --scores, and files that --eval is called with."""
     base = base_model(tmp_path / "base", torch.float32)
     adapters = (adapter(tmp_path / "adapter", 1, base),)
     folder = tmp_path / "inputs"

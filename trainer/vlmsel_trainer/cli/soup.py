@@ -39,7 +39,7 @@ def _common(function: Function) -> Function:
         click.option("--from", "keep_from", type=click.Path(path_type=Path), metavar="MODEL", help="The model --keep takes from."),
         click.option("--base", type=click.Path(path_type=Path), metavar="MODEL",
                      help="Base model of LoRA adapters, where their config names none on this machine."),
-        click.option("--config_files-from", type=click.Path(path_type=Path), metavar="MODEL",
+        click.option("--companions-from", type=click.Path(path_type=Path), metavar="MODEL",
                      help="Take config, tokenizer and processor from this model although the models differ."),
         click.option("--max-shard-size", type=SIZE, default="5GB", show_default=True, help="Largest weight file."),
         click.option("--report-eval", metavar="'PROGRAM ARGS {model}'",

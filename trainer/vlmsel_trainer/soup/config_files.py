@@ -52,7 +52,7 @@ _SHOWN = 4
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One place where config_files differ between two ingredients."""
+    """One place where companions differ between two ingredients."""
 
     file: str
     place: str
@@ -67,7 +67,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class ConfigFiles:
+class Companions:
     """The companion files of one ingredient: content by relative name."""
 
     folder: Path
@@ -76,13 +76,13 @@ class ConfigFiles:
     @property
     def digest(self) -> str:
         """Hash of all names and contents, in hex."""
-        state = blake3(b"vlmsel config_files 1")
+        state = blake3(b"vlmsel companions 1")
         for name, data in sorted(self.files.items()):
             state.update(f"{len(name)}:{name}{len(data)}:".encode("utf-8", "surrogateescape") + data)
         return state.hexdigest()
 
 
-def read_config_files(folder: Path) -> ConfigFiles:
+def read_companions(folder: Path) -> Companions:
     """Reads the companion files of a model folder; those of training (optimizer, logs, results) are left out.
 
     Raises UsageError for one that is too large, or a pipe, a device, a folder or a link to nothing.
@@ -98,14 +98,14 @@ def read_config_files(folder: Path) -> ConfigFiles:
             if entry.is_dir() and not Path(entry.name).suffix:
                 continue  # Such as chat_templates/; a folder that is called config.json is in a file's place.
             files[name] = read_plain(entry.path, _MAX_FILE_BYTES)
-    return ConfigFiles(folder, files)
+    return Companions(folder, files)
 
 
-def compare_config_files(config_files: Sequence[tuple[str, ConfigFiles]]) -> list[Difference]:
-    """Every difference of the later ones from the first, given as (label, config_files)."""
+def compare_companions(companions: Sequence[tuple[str, Companions]]) -> list[Difference]:
+    """Every difference of the later ones from the first, given as (label, companions)."""
     found: list[Difference] = []
-    first_label, first = config_files[0]
-    for label, other in config_files[1:]:
+    first_label, first = companions[0]
+    for label, other in companions[1:]:
         labels = (first_label, label)
         templates = (_chat_template(first), _chat_template(other))
         if templates[0] != templates[1]:
@@ -125,7 +125,7 @@ def compare_config_files(config_files: Sequence[tuple[str, ConfigFiles]]) -> lis
     return found
 
 
-def check_config_files(differences: Sequence[Difference]) -> None:
+def check_companions(differences: Sequence[Difference]) -> None:
     """Raises UsageError if a difference changes what the weights mean."""
     serious = [difference for difference in differences if difference.changes_meaning]
     if serious:
@@ -135,18 +135,18 @@ def check_config_files(differences: Sequence[Difference]) -> None:
         raise UsageError(
             "the models' weights do not mean the same thing:\n  "
             + "\n  ".join(lines)
-            + "\nSouped they would match neither. If one of them is right for all, name it with --config_files-from MODEL"
+            + "\nSouped they would match neither. If one of them is right for all, name it with --companions-from MODEL"
         )
 
 
-def _chat_template(config_files: ConfigFiles) -> Any:
+def _chat_template(companions: Companions) -> Any:
     """The template in force. Library versions keep it in different files, which is no difference in meaning."""
-    jinja = config_files.files.get("chat_template.jinja")
+    jinja = companions.files.get("chat_template.jinja")
     if jinja is not None:
         return jinja.decode("utf-8", "replace")
     for name in ("chat_template.json", "tokenizer_config.json"):
-        if name in config_files.files:
-            document = parse_json(config_files.files[name], config_files.folder / name)
+        if name in companions.files:
+            document = parse_json(companions.files[name], companions.folder / name)
             if isinstance(document, dict) and document.get("chat_template") is not None:
                 return document["chat_template"]
     return None

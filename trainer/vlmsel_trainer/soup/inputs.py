@@ -13,11 +13,11 @@ from vlmsel.errors import NotFoundError, UsageError
 from vlmsel_trainer.soup.average import Blender
 from vlmsel_trainer.soup.config_files import (
     CONFIG_FILE,
-    ConfigFiles,
+    Companions,
     Difference,
-    check_config_files,
-    compare_config_files,
-    read_config_files,
+    check_companions,
+    compare_companions,
+    read_companions,
 )
 from vlmsel_trainer.soup.ingredient import Ingredient, check_tied, select_kept
 from vlmsel_trainer.soup.models import Models
@@ -88,7 +88,7 @@ class Setup(AbstractContextManager["Setup"]):
         """The companion files of the soup, by name."""
         if self._chosen_companions is not None:
             return self._chosen_companions.files
-        return next(s.config_files.files for s in self.models.stocked if s.ingredient is carrier)
+        return next(s.companions.files for s in self.models.stocked if s.ingredient is carrier)
 
     def carrier_label(self, carrier: Ingredient) -> str:
         """What reports call the folder that the companion files come from."""
@@ -97,7 +97,7 @@ class Setup(AbstractContextManager["Setup"]):
 
     def companions_digest(self, ingredient: Ingredient) -> str:
         """Hash of an ingredient's companion files."""
-        return next(s.config_files.digest for s in self.models.stocked if s.ingredient is ingredient)
+        return next(s.companions.digest for s in self.models.stocked if s.ingredient is ingredient)
 
     def source_label(self, source: Checkpoint) -> str:
         """What reports call a checkpoint that bytes come from."""
@@ -128,28 +128,26 @@ class Setup(AbstractContextManager["Setup"]):
             for i in sorted(self.ingredients, key=lambda i: i.label)
         ]
 
-    def _read_chosen_companions(self) -> ConfigFiles | None:
+    def _read_chosen_companions(self) -> Companions | None:
         folder = self.options.companions_from
         if folder is None:
             return None
         if not folder.is_dir():
-            raise NotFoundError(f"--config_files-from {folder}: no such folder")
-        chosen = read_config_files(folder)
+            raise NotFoundError(f"--companions-from {folder}: no such folder")
+        chosen = read_companions(folder)
         if CONFIG_FILE not in chosen.files:
-            raise UsageError(f"--config_files-from {folder} holds no {CONFIG_FILE}; name the folder of a model")
+            raise UsageError(f"--companions-from {folder} holds no {CONFIG_FILE}; name the folder of a model")
         return chosen
 
     def _compare_companions(self) -> list[Difference]:
-        differences = compare_config_files([(s.ingredient.label, s.config_files) for s in self.models.stocked])
+        differences = compare_companions([(s.ingredient.label, s.companions) for s in self.models.stocked])
         if self.options.companions_from is None:
-            check_config_files(differences)
+            check_companions(differences)
         for difference in differences[:_WARNED]:
             self.reporter.warn(str(difference))
         if len(differences) > _WARNED:
             self.reporter.warn(f"{len(differences) - _WARNED} more differences are listed in the model card")
-        if self._chosen_companions is None and not any(
-            CONFIG_FILE in s.config_files.files for s in self.models.stocked
-        ):
+        if self._chosen_companions is None and not any(CONFIG_FILE in s.companions.files for s in self.models.stocked):
             self.reporter.warn(
                 f"no model has a {CONFIG_FILE}, so the soup has none: transformers cannot load it as it is"
             )

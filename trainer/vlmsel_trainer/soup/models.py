@@ -1,4 +1,4 @@
-"""Opens the models of a soup: full models and adapters, with their config_files, in an order that arguments cannot change."""
+"""Opens the models of a soup: full models and adapters, with their companions, in an order that arguments cannot change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from blake3 import blake3
 from vlmsel.errors import UsageError
 
 from vlmsel_trainer.soup.adapters import base_of, is_adapter, open_weights, read_adapter
-from vlmsel_trainer.soup.config_files import ConfigFiles, read_config_files
+from vlmsel_trainer.soup.config_files import Companions, read_companions
 from vlmsel_trainer.soup.ingredient import Ingredient, check_agreement
 from vlmsel_trainer.soup.report.card import read_datasets
 from vlmsel_trainer.soup.weights.checkpoint import Checkpoint
@@ -24,7 +24,7 @@ class Stocked:
     """An ingredient and the files that go along with it."""
 
     ingredient: Ingredient
-    config_files: ConfigFiles
+    companions: Companions
 
 
 class Models(AbstractContextManager["Models"]):
@@ -71,21 +71,21 @@ class Models(AbstractContextManager["Models"]):
         return self._opened[place]
 
     def _stock(self, path: Path, label: str, weight: float, base: Path | None) -> Stocked:
-        config_files = read_config_files(path) if path.is_dir() else ConfigFiles(path, {})
+        companions = read_companions(path) if path.is_dir() else Companions(path, {})
         adapter = None
         if path.is_dir() and is_adapter(path):
             base_folder = base or _named_base(path)
             self._adapter_bases.add(base_folder)
             checkpoint = self.open(base_folder)
             adapter = read_adapter(self._stack.enter_context(open_weights(path)), checkpoint)
-            config_files = ConfigFiles(path, {**read_config_files(base_folder).files, **config_files.files})
+            companions = Companions(path, {**read_companions(base_folder).files, **companions.files})
         else:
             checkpoint = self.open(path)
         datasets = read_datasets(path)
-        parts = [fingerprint(checkpoint), adapter.content_hash if adapter else "", config_files.digest, *datasets]
+        parts = [fingerprint(checkpoint), adapter.content_hash if adapter else "", companions.digest, *datasets]
         mark = blake3("\n".join(parts).encode()).hexdigest()[:32]
         ingredient = Ingredient(label, path, checkpoint, mark, adapter=adapter, weight=weight, datasets=datasets)
-        return Stocked(ingredient, config_files)
+        return Stocked(ingredient, companions)
 
 
 def label_paths(paths: Sequence[Path]) -> list[str]:

@@ -86,7 +86,7 @@ class SoupOptions:
             "--from": self.keep_from,
             "--scores": self.scores,
             "--base": self.base,
-            "--config_files-from": self.companions_from,
+            "--companions-from": self.companions_from,
         }
         for flag, place in places.items():
             if place is not None:

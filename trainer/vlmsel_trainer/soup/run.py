@@ -133,7 +133,7 @@ class Soup(AbstractContextManager["Soup"]):
         for member, content_hash in zip(members, blender.content_hashes(), strict=True):
             member.content_hash = content_hash
         carrier = setup.carrier(members)
-        commit_files(output, "config_files", setup.carried(carrier))
+        commit_files(output, "companions", setup.carried(carrier))
         index = index_json(setup.shards)
         if index is not None:
             commit_files(output, "index", {INDEX_FILE: index})

@@ -83,7 +83,7 @@ def write_card(lineage: Mapping[str, Any], command: str, has_plot: bool) -> str:
     lines += ["", f"Content hash of the soup: `{lineage['content_hash']}`", ""]
     lines += _trials(lineage["trials"], has_plot)
     lines += _held_out(lineage.get("report"))
-    lines += _companions(lineage["config_files"])
+    lines += _companions(lineage["companions"])
     lines += ["## How it was made", "", f"    {_plain(command)}", ""]
     lines += [
         "`manifest.json` holds every tensor's hash in each ingredient and in the soup; `vlmsel verify` re-reads the folder.",
@@ -136,11 +136,11 @@ def _held_out(report: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def _companions(config_files: Mapping[str, Any]) -> list[str]:
-    if not config_files["differences"]:
+def _companions(companions: Mapping[str, Any]) -> list[str]:
+    if not companions["differences"]:
         return []
-    lines = ["## Where configs differed", "", f"Taken from {_cell(config_files['from'])}.", ""]
-    return [*lines, *[f"- {_cell(text)}" for text in config_files["differences"]], ""]
+    lines = ["## Where configs differed", "", f"Taken from {_cell(companions['from'])}.", ""]
+    return [*lines, *[f"- {_cell(text)}" for text in companions["differences"]], ""]
 
 
 def _plain(text: str) -> str:

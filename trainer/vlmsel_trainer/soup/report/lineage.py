@@ -23,14 +23,14 @@ def describe_lineage(
     scores: Mapping[str, Score],
     report: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Candidates with hashes, scores and weights; trials; how many tensors are means; where the config_files came from.
+    """Candidates with hashes, scores and weights; trials; how many tensors are means; where the companions came from.
 
     Every weight file must have been committed. The same soup gives the same document, whatever the order of arguments.
     """
     carrier = setup.carrier(members)
     return {
         "candidates": _candidates(setup, members, scores),
-        "config_files": {
+        "companions": {
             "differences": sorted(str(difference) for difference in setup.differences),
             "from": setup.carrier_label(carrier),
         },
