@@ -64,7 +64,7 @@ impl ScoreVisitor for Sifter<'_, '_, '_> {
         for (at, key) in block.keys.iter().enumerate() {
             match block.classes.map_or(ScoreClass::Finite, |classes| classes[at]) {
                 ScoreClass::Finite => {
-                    self.worker.sift_key(*key ^ reversed, None, block.first_row + at, self.candidates)
+                    self.worker.sift_key(*key ^ reversed, None, block.first_row + at, self.candidates);
                 }
                 other => self.worker.tally.rejected[other as usize - 1] += 1,
             }
