@@ -194,6 +194,20 @@ def test_the_hash_is_that_of_the_index(tmp_path: Path) -> None:
         images.check_indexed(picture + b"\0", image)
 
 
+def test_an_index_that_lost_more_than_is_tolerated_is_refused(model: Path, index: Path, tmp_path: Path) -> None:
+    place = index / "manifest.json"
+    tolerated = {"max_bad_fraction": 0.5, "allow_bad_files": 0}
+    losses = {"input": 14, "quarantined": 4, "bad_files": [], "tolerated": tolerated}
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"losses": losses}))
+    places = {"model": model, "index": index, "output": tmp_path / "scores"}
+    with pytest.raises(UnreadableError, match=r"index was made without 4 of 14 records.*--max-bad-fraction 0\.2858"):
+        run.score(**places, options=OPTIONS)
+    with pytest.raises(StrictError):
+        run.score(**places, options=OPTIONS, strict=True)
+    assert not (tmp_path / "scores").exists()
+    assert run.score(**places, options=OPTIONS, max_bad_fraction=0.2858).counts["ok"] == 10
+
+
 # --- a finished folder that a more tolerant run made -------------------------------------------------------------------
 
 
