@@ -89,6 +89,9 @@ pub enum Error {
 }
 
 fn advice(source: &io::Error) -> &'static str {
+    if source.kind() == io::ErrorKind::UnexpectedEof {
+        return "; it became shorter while it was read: is it still being written?";
+    }
     match source.raw_os_error() {
         Some(libc::ENOSPC | libc::EDQUOT) => "; free some space and run the same command again",
         Some(libc::EROFS) => "; choose a writable folder with -o",
@@ -109,8 +112,11 @@ impl Error {
                 Some(libc::ENAMETOOLONG | libc::ENOTDIR | libc::EISDIR | libc::EEXIST | libc::ELOOP | libc::ENXIO) => {
                     Class::Usage
                 }
-                _ if source.kind() == io::ErrorKind::NotFound => Class::NotFound,
-                _ => Class::Resource,
+                _ => match source.kind() {
+                    io::ErrorKind::NotFound => Class::NotFound,
+                    io::ErrorKind::UnexpectedEof => Class::Unreadable,
+                    _ => Class::Resource,
+                },
             },
             Self::NotFound { .. } => Class::NotFound,
             Self::Usage(_) | Self::NotPlain { .. } => Class::Usage,
