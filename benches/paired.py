@@ -151,7 +151,8 @@ def main() -> None:
         for name in sorted(versions, reverse=number % 2 == 1):
             found = run(versions[name])
             if number >= 0:  # The round before the first warms up.
-                runs[name].append(found)
+                # Where it wrote is of no interest, and names a machine's folders.
+                runs[name].append({key: value for key, value in found.items() if key != "output"})
     record: dict[str, Any] = {
         "job": options.job,
         "options": {
