@@ -201,4 +201,5 @@ def accept_losses(
 
     Raises UnreadableError (StrictError under ``strict``), with what to accept it with.
     """
-    _core.accept_losses(os.fspath(folder), max_bad_fraction, allow_bad_files, strict)
+    if read_manifest(folder).get("losses"):
+        _core.accept_losses(os.fspath(folder), max_bad_fraction, allow_bad_files, strict)

@@ -376,6 +376,7 @@ def test_what_a_run_lost_is_not_accepted_by_one_that_tolerates_less(tmp_path: Pa
     assert vlmsel("select", "s.csv", "-k", "2", "--max-bad-fraction", "0.3334", cwd=tmp_path).returncode == 0
     reader = ["select", "selection", "--score-column", "score", "-k", "1", "-o", "next"]
     fails(vlmsel(*reader, cwd=tmp_path), 3, "selection was made without 1 of 3 records")
+    fails(vlmsel("sheet", "selection", cwd=tmp_path), 3, "selection was made without 1 of 3 records")
     assert vlmsel(*reader, "--max-bad-fraction", "0.3334", cwd=tmp_path).returncode == 0
 
 

@@ -56,6 +56,7 @@ def command(
     """
     from vlmsel.cli.progress import Progress
     from vlmsel.cli.report import Report
+    from vlmsel.outputs import accept_losses
     from vlmsel.sheet import place_to_report, plan_sheet, sheet
     from vlmsel.sheet_layout import Layout
 
@@ -67,6 +68,14 @@ def command(
     output = output or common.place("sheet.png")
     if scores is None and common.place("scores").is_dir():
         scores = common.place("scores")
+    for folder in (target, index, scores):
+        if folder is not None and folder.is_dir():
+            accept_losses(
+                folder,
+                max_bad_fraction=common.max_bad_fraction,
+                allow_bad_files=common.allow_bad_files,
+                strict=common.strict,
+            )
     layout = Layout(rows=rows, columns=columns, cell_px=cell)
     if common.dry_run:
         plan = plan_sheet(target, output, index=index, scores=scores, layout=layout, overwrite=common.overwrite)
