@@ -55,10 +55,10 @@ def make_stages(data: Path, model: Path, soup: list[Path], out: Path, *more: str
     """Index, scores, selection with a control, shards, and a soup."""
     sources = [data / "pairs", data / "laion", data / "llava/train.json"]
     vlmsel("index", *sources, "-w", out, "--max-bad-fraction", "0.1")
-    vlmsel("score", "--model", model, "-w", out, "--dtype", "float32", *more)
+    vlmsel("score", "--model", model, "-w", out, "--dtype", "float32", "--max-bad-fraction", "0.1", *more)
     columns = ["--keep-columns", "n_tokens,source"]
     vlmsel("select", "-w", out, "-k", "14", "--control", "random", "--control", "worst", *columns)
-    vlmsel("shard", "-w", out, "--samples-per-shard", "5", *more)
+    vlmsel("shard", "-w", out, "--samples-per-shard", "5", "--max-bad-fraction", "0.1", *more)
     vlmsel("soup", "average", *soup, "-o", out / "soup")
 
 

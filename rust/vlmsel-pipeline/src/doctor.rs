@@ -1,9 +1,8 @@
 //! `doctor`: what is wrong with a data set, before anyone pays for GPUs. Reads everything, writes nothing.
 
+mod file;
 mod findings;
-mod json_file;
 mod repeated_pairs;
-mod tar_file;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,7 +17,7 @@ use self::repeated_pairs::Pairs;
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::run_options::RunOptions;
-use crate::sources::{Kind, SourceOptions, resolve};
+use crate::sources::{SourceOptions, resolve};
 
 /// Pairs of hashes kept while looking for one picture under many captions, unless a memory limit says otherwise.
 const DEFAULT_PAIR_BYTES: u64 = 2 << 30;
@@ -81,15 +80,7 @@ pub fn doctor(options: &DoctorOptions, progress: &Progress) -> Result<Findings> 
     RunOptions::each(pool.current_num_threads(), &sources.shards, |number, shard| {
         progress.check()?;
         let before = Identity::at(&shard.path).ok();
-        let mut found = match (&shard.fault, shard.kind) {
-            (Some(fault), _) => {
-                let mut seen = Seen::default();
-                seen.note("unreadable_file", || fault.clone());
-                seen
-            }
-            (None, Kind::Tar) => tar_file::look_at(shard, &context)?,
-            (None, Kind::Json) => json_file::look_at(shard, &sources.image_root(shard, &options.data), &context)?,
-        };
+        let mut found = file::look_at(shard, &sources.image_root(shard, &options.data), &context)?;
         if let Some(Err(changed)) = before.map(|before| before.check_unchanged(&shard.path)) {
             found.note("changed_while_read", || changed.to_string());
         }

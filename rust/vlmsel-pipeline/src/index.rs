@@ -1,31 +1,27 @@
 //! `index`: where every sample's bytes lie and what they hold, one part per shard.
 
-mod json_shard;
+mod part;
 mod sameness;
-mod tar_shard;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use vlmsel_shards::error::IoContext;
+use vlmsel_shards::formats::reader::READER_VERSION;
 use vlmsel_shards::storage::paths;
-use vlmsel_shards::tables::index::IndexTableWriter;
 use vlmsel_shards::workspace::fingerprint::fingerprint;
-use vlmsel_shards::workspace::manifest::{InputRecord, Losses, PartRecord};
+use vlmsel_shards::workspace::manifest::{InputRecord, Losses, Manifest, PartRecord};
 use vlmsel_shards::workspace::noted::Noted;
-use vlmsel_shards::workspace::output::{Finished, Opening, Output, OutputSpec, Summary};
-use vlmsel_shards::workspace::quarantine::{Quarantined, to_json_lines};
+use vlmsel_shards::workspace::output::{Output, OutputSpec, Summary};
 
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::run_options::RunOptions;
-use crate::sources::{Kind, ShardFile, SourceOptions, Sources, resolve};
+use crate::sources::{ShardFile, SourceOptions, Sources, resolve};
+use crate::stage::{self, Done, Stage, Unit};
 
 /// What to index, and how.
 #[derive(Debug, Clone, Deserialize)]
@@ -72,38 +68,6 @@ pub struct IndexSummary {
     pub dry_run: bool,
 }
 
-/// Collects what one shard gives.
-struct Unit<'a> {
-    shard: &'a ShardFile,
-    options: &'a IndexOptions,
-    progress: &'a Progress,
-    table: IndexTableWriter<BufWriter<File>>,
-    quarantined: Vec<Quarantined>,
-    reasons: BTreeMap<String, u64>,
-    bad: u64,
-    rows: u64,
-    damage: Option<String>,
-    detail: serde_json::Map<String, Value>,
-}
-
-impl Unit<'_> {
-    fn push(&mut self, row: vlmsel_shards::tables::index::IndexRow) -> vlmsel_shards::Result<()> {
-        self.rows += 1;
-        self.progress.add(1, 0)?;
-        self.table.push(row)
-    }
-
-    fn quarantine(&mut self, record: Quarantined) -> Result<()> {
-        self.options.run.refuse(&record)?;
-        self.bad += 1;
-        *self.reasons.entry(record.reason.clone()).or_default() += 1;
-        if self.quarantined.len() < vlmsel_shards::workspace::quarantine::LISTED {
-            self.quarantined.push(record);
-        }
-        Ok(())
-    }
-}
-
 /// Runs the command.
 ///
 /// # Errors
@@ -122,115 +86,136 @@ pub fn index(options: &IndexOptions, progress: &Progress) -> Result<IndexSummary
     progress.expect(0, bytes);
     if options.run.dry_run {
         let shards = sources.shards.len() as u64;
-        return Ok(IndexSummary {
-            output: options.output.clone(),
-            shards,
-            bytes,
-            dry_run: true,
-            ..IndexSummary::default()
-        });
+        let output = options.output.clone();
+        return Ok(IndexSummary { output, shards, bytes, dry_run: true, ..IndexSummary::default() });
     }
     let spec = OutputSpec {
         path: options.output.clone(),
         command: "index".to_owned(),
-        config: json!({ "id_column": options.id_column }),
+        config: json!({ "id_column": options.id_column, "reader_version": READER_VERSION }),
         inputs,
         guarded: sources.guarded.clone(),
         overwrite: options.run.overwrite,
         extend: true,
         resume: true,
     };
-    let work =
-        Work { sources: &sources, options, image_root: image_root.as_deref(), noted: &noted, progress, pool: &pool };
-    let output = match Output::begin(spec)? {
-        Opening::Finished(finished) => return stand(&work, *finished),
-        Opening::Open(output) => output,
+    let shards = sources.shards.iter().map(|shard| (shard.unit(), shard)).collect();
+    let indexing = Indexing {
+        sources: &sources,
+        shards,
+        options,
+        image_root: image_root.as_deref(),
+        noted,
+        progress,
+        pool: &pool,
     };
-    let mut todo = Vec::new();
-    for shard in &sources.shards {
-        let unit = shard.unit();
-        match output.committed().get(&unit) {
-            None => todo.push((shard, Purpose::Commit)),
-            Some(part) => {
-                refuse_other_files(shard, part, image_root.as_deref())?;
-                if work.is_same(shard, part, output.noted(&unit).as_ref())? {
-                    continue;
-                }
-                // What stands in a finished index is not changed unasked.
-                let stands = output.standing().is_some_and(|standing| standing.parts.contains(part));
-                if stands && !options.run.overwrite {
-                    todo.push((shard, Purpose::Compare));
-                } else {
-                    output.forget(&unit)?;
-                    todo.push((shard, Purpose::Commit));
-                }
-            }
-        }
-    }
-    work.each(&output, &todo)?;
-
-    let parts: Vec<PartRecord> = output.committed().into_values().collect();
-    let mut summary = summarise(options, &parts, todo.len() as u64, false);
-    summary.bytes = bytes;
-    let summary = judge(options, summary)?;
-    let counts = [("input", summary.input), ("ok", summary.ok), ("quarantined", summary.quarantined)];
-    let bad_files = parts.iter().filter(|part| is_damaged(part)).map(|part| part.unit.clone()).collect();
-    output.finish(Summary {
-        counts: counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
-        roots: sources.to_json(image_root.as_deref()),
-        provenance: json!({}),
-        run: json!({ "shards_read": summary.shards_read }),
-        losses: Losses::of(summary.input, summary.quarantined, bad_files, options.run.tolerance().tolerated),
-    })?;
+    let ended = stage::run(&indexing, spec, &units(&sources), pool.current_num_threads())?;
+    let mut summary = summarise(options, &ended.manifest.parts);
+    (summary.shards_read, summary.already_finished) = (ended.done, ended.already_finished);
+    summary.bytes =
+        if ended.already_finished { ended.manifest.inputs.iter().map(|input| input.bytes).sum() } else { bytes };
     Ok(summary)
 }
 
-/// What a unit is done for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    /// To be part of the output.
-    Commit,
-    /// To see whether what stands is still what its files give.
-    Compare,
+/// One unit for each shard.
+fn units(sources: &Sources) -> Vec<Unit> {
+    let unit = |shard: &ShardFile| {
+        let sidecar = shard.sidecar.is_some().then(|| shard.sidecar_unit());
+        let inputs = std::iter::once(shard.unit()).chain(sidecar).collect();
+        Unit { command: "index".to_owned(), name: shard.unit(), inputs, range: None }
+    };
+    sources.shards.iter().map(unit).collect()
 }
 
-/// A finished index of the same inputs, by their fingerprints: units whose files may have changed all the same are done again
-/// and compared.
-fn stand(work: &Work<'_>, finished: Finished) -> Result<IndexSummary> {
-    let mut doubtful = Vec::new();
-    for shard in &work.sources.shards {
-        let unit = shard.unit();
-        let Some(part) = finished.manifest().parts.iter().find(|part| part.unit == unit) else { continue };
-        refuse_other_files(shard, part, work.image_root)?;
-        if !work.is_same(shard, part, finished.noted(&unit))? {
-            doubtful.push((shard, Purpose::Compare));
+/// What all units share.
+struct Indexing<'a> {
+    sources: &'a Sources,
+    shards: HashMap<String, &'a ShardFile>,
+    options: &'a IndexOptions,
+    image_root: Option<&'a Path>,
+    /// What the file system said of each unit's files before they were read.
+    noted: HashMap<String, Noted>,
+    progress: &'a Progress,
+    pool: &'a ThreadPool,
+}
+
+impl Indexing<'_> {
+    fn shard(&self, unit: &Unit) -> Result<&ShardFile> {
+        let found = self.shards.get(&unit.name).copied();
+        found.ok_or_else(|| Error::Bug(format!("there is no shard {}", unit.name)))
+    }
+
+    fn noted(&self, unit: &Unit) -> Noted {
+        self.noted.get(&unit.name).cloned().unwrap_or_default()
+    }
+
+    fn image_root_of(&self, shard: &ShardFile) -> PathBuf {
+        self.sources.image_root(shard, &self.options.data)
+    }
+
+    fn judge<'a>(&self, parts: impl IntoIterator<Item = &'a PartRecord>) -> Result<IndexSummary> {
+        let summary = summarise(self.options, parts);
+        let reasons: Vec<String> = summary.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        let tolerance = self.options.run.tolerance();
+        tolerance.judge(summary.input, summary.quarantined, &summary.damaged, &reasons.join(", "))?;
+        if summary.input != summary.ok + summary.quarantined {
+            return Err(Error::Bug(format!(
+                "{} records in, {} indexed and {} put aside",
+                summary.input, summary.ok, summary.quarantined
+            )));
         }
+        Ok(summary)
     }
-    let mut summary = summarise(work.options, &finished.manifest().parts, 0, true);
-    summary.bytes = finished.manifest().inputs.iter().map(|input| input.bytes).sum();
-    let summary = judge(work.options, summary)?;
-    if !doubtful.is_empty() {
-        let output = finished.again()?;
-        work.each(&output, &doubtful)?;
-        output.stands()?;
+}
+
+impl Stage for Indexing<'_> {
+    fn accept(&self, standing: &Manifest) -> Result<()> {
+        self.judge(&standing.parts).map(drop)
     }
-    Ok(summary)
+
+    /// Whether a part may be taken for what its files would give now.
+    fn is_current(&self, unit: &Unit, part: &PartRecord, before: Option<&Noted>) -> Result<bool> {
+        let shard = self.shard(unit)?;
+        refuse_other_files(shard, part, self.image_root)?;
+        self.progress.check()?;
+        // What could not be read is tried again.
+        if is_damaged(part) || before.is_none_or(|before| before.files != self.noted(unit).files) {
+            return Ok(false);
+        }
+        if !shard.format.names_files() {
+            return Ok(true);
+        }
+        let id_field = self.options.id_column.as_deref();
+        let now = sameness::named_files(shard, &self.image_root_of(shard), id_field, self.pool, self.progress)?;
+        Ok(now.is_some() && before.is_some_and(|before| before.named_files == now))
+    }
+
+    fn changed(&self, unit: &Unit) -> Error {
+        self.shard(unit).map_or_else(|error| error, |shard| sameness::changed(shard).into())
+    }
+
+    fn work(&self, unit: &Unit, output: &Output) -> Result<Done> {
+        part::make(self, self.shard(unit)?, self.noted(unit), output)
+    }
+
+    fn conclude(&self, done: u64, output: &Output) -> Result<Summary> {
+        let parts = output.committed();
+        let summary = self.judge(parts.values())?;
+        let counts = [("input", summary.input), ("ok", summary.ok), ("quarantined", summary.quarantined)];
+        let bad_files = parts.values().filter(|part| is_damaged(part)).map(|part| part.unit.clone()).collect();
+        let tolerated = self.options.run.tolerance().tolerated;
+        Ok(Summary {
+            counts: counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+            roots: self.sources.to_json(self.image_root),
+            provenance: json!({}),
+            run: json!({ "shards_read": done }),
+            losses: Losses::of(summary.input, summary.quarantined, bad_files, tolerated),
+        })
+    }
 }
 
 fn is_damaged(part: &PartRecord) -> bool {
     part.detail.get("damage").is_some_and(|damage| !damage.is_null())
-}
-
-fn judge(options: &IndexOptions, summary: IndexSummary) -> Result<IndexSummary> {
-    let reasons: Vec<String> = summary.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    options.run.judge(summary.input, summary.quarantined, &summary.damaged, &reasons.join(", "))?;
-    if summary.input != summary.ok + summary.quarantined {
-        return Err(Error::Bug(format!(
-            "{} records in, {} indexed and {} put aside",
-            summary.input, summary.ok, summary.quarantined
-        )));
-    }
-    Ok(summary)
 }
 
 /// Fingerprints of all shards and their Parquet files.
@@ -272,12 +257,12 @@ fn refuse_other_files(shard: &ShardFile, part: &PartRecord, image_root: Option<&
         .into());
     }
     let root = root_text(image_root);
-    if let (Kind::Json, Some(before)) = (shard.kind, part.detail.get("image_root"))
+    if let Some(before) = part.detail.get("image_root").filter(|_| shard.format.names_files())
         && *before != json!(root)
     {
         let shown = |root: &Value| root.as_str().map_or_else(|| "none".to_owned(), ToOwned::to_owned);
         return Err(vlmsel_shards::Error::Mismatch(format!(
-            "{} was indexed with --image-root {}, not {}; if the images moved, tell `score` and `shard` with --image-root, else index into another folder with -o, or again with --overwrite",
+            "{} was indexed with --image-root {}, not {}; if the images moved, `shard` takes --image-root, else index into another folder with -o, or again with --overwrite",
             shard.path.display(),
             shown(before),
             shown(&json!(root))
@@ -291,130 +276,11 @@ fn root_text(image_root: Option<&Path>) -> Option<String> {
     image_root.map(paths::text_of)
 }
 
-/// The part's file name: readable, unique, and short whatever the shard is called.
-fn part_name(unit: &str) -> String {
-    let plain: String =
-        unit.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '-' }).collect();
-    let tail: String = plain.chars().rev().take(80).collect::<Vec<_>>().into_iter().rev().collect();
-    let hash = vlmsel_core::hash::to_hex(&vlmsel_core::hash::image_hash(unit.as_bytes()));
-    format!("{}-{}", tail.trim_start_matches(['.', '_', '-']), &hash[..8])
-}
-
-/// What all units share.
-struct Work<'a> {
-    sources: &'a Sources,
-    options: &'a IndexOptions,
-    image_root: Option<&'a Path>,
-    /// What the file system said of each unit's files before they were read.
-    noted: &'a HashMap<String, Noted>,
-    progress: &'a Progress,
-    pool: &'a ThreadPool,
-}
-
-impl Work<'_> {
-    fn noted(&self, shard: &ShardFile) -> Noted {
-        self.noted.get(&shard.unit()).cloned().unwrap_or_default()
-    }
-
-    /// Whether a part may be taken for what its files would give now.
-    fn is_same(&self, shard: &ShardFile, part: &PartRecord, before: Option<&Noted>) -> Result<bool> {
-        self.progress.check()?;
-        // What could not be read is tried again.
-        if is_damaged(part) || before.is_none_or(|before| before.files != self.noted(shard).files) {
-            return Ok(false);
-        }
-        match shard.kind {
-            Kind::Tar => Ok(true),
-            Kind::Json => {
-                let root = self.sources.image_root(shard, &self.options.data);
-                let now =
-                    json_shard::named_files(shard, &root, self.options.id_column.as_deref(), self.pool, self.progress)?;
-                Ok(now.is_some() && before.is_some_and(|before| before.named_files == now))
-            }
-        }
-    }
-
-    fn each(&self, output: &Output, todo: &[(&ShardFile, Purpose)]) -> Result<()> {
-        RunOptions::each(self.pool.current_num_threads(), todo, |_, (shard, purpose)| {
-            index_shard(shard, self, output, *purpose)
-        })
-    }
-}
-
-fn index_shard(shard: &ShardFile, work: &Work<'_>, output: &Output, purpose: Purpose) -> Result<()> {
-    let &Work { sources, options, image_root, progress, pool, .. } = work;
-    progress.check()?;
-    let name = part_name(&shard.unit());
-    let (table_name, quarantine_name) = (format!("{name}.parquet"), format!("{name}.quarantine.jsonl"));
-    let path = output.temporary(&table_name)?;
-    let file = File::create(&path).at("create", &path)?;
-    let table = IndexTableWriter::new(BufWriter::with_capacity(1 << 18, file), &shard.source, &shard.name)?;
-    let mut unit = Unit {
-        shard,
-        options,
-        progress,
-        table,
-        quarantined: Vec::new(),
-        reasons: BTreeMap::new(),
-        bad: 0,
-        rows: 0,
-        damage: None,
-        detail: serde_json::Map::new(),
-    };
-    let mut noted = work.noted(shard);
-    match (&shard.fault, shard.kind) {
-        (Some(fault), _) => unit.damage = Some(fault.clone()),
-        (None, Kind::Tar) => tar_shard::read(&mut unit)?,
-        (None, Kind::Json) => {
-            noted.named_files = json_shard::read(&mut unit, &sources.image_root(shard, &options.data), pool)?;
-            unit.detail.insert("image_root".to_owned(), json!(root_text(image_root)));
-        }
-    }
-    if let Err(changed) = sameness::check_unchanged(shard, &noted) {
-        unit.damage.get_or_insert(changed.to_string());
-    }
-    let Unit { table, quarantined, reasons, bad, rows, damage, mut detail, .. } = unit;
-    let (written, writer) = table.finish()?;
-    writer.into_inner().map_err(std::io::IntoInnerError::into_error).at("write", &path)?;
-    if written != rows {
-        return Err(Error::Bug(format!("{rows} rows of {} became {written}", shard.path.display())));
-    }
-    let mut names = vec![table_name.as_str()];
-    if !quarantined.is_empty() {
-        let path = output.temporary(&quarantine_name)?;
-        std::fs::write(&path, to_json_lines(&quarantined)).at("write", &path)?;
-        names.push(&quarantine_name);
-    }
-    let counts = [("input", rows + bad), ("ok", rows), ("quarantined", bad)];
-    let counts = counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
-    detail.insert("sidecar".to_owned(), shard.sidecar.is_some().into());
-    detail.insert("reasons".to_owned(), json!(reasons));
-    detail.insert("damage".to_owned(), json!(damage));
-    let unit = shard.unit();
-    match purpose {
-        Purpose::Commit => output.commit(&unit, &names, rows, counts, detail.into())?,
-        Purpose::Compare => {
-            let names: Vec<_> = names.into_iter().map(|name| (name, None)).collect();
-            if !output.compare(&unit, &names, rows, counts, detail.into())? {
-                return Err(sameness::changed(shard).into());
-            }
-        }
-    }
-    if noted.named_files.is_some() || shard.kind == Kind::Tar {
-        output.note(&unit, noted);
-    }
-    Ok(())
-}
-
-fn summarise(options: &IndexOptions, parts: &[PartRecord], read: u64, finished: bool) -> IndexSummary {
-    let mut summary = IndexSummary {
-        output: options.output.clone(),
-        shards: parts.len() as u64,
-        shards_read: read,
-        already_finished: finished,
-        ..IndexSummary::default()
-    };
+/// Adds up what the parts say.
+fn summarise<'a>(options: &IndexOptions, parts: impl IntoIterator<Item = &'a PartRecord>) -> IndexSummary {
+    let mut summary = IndexSummary { output: options.output.clone(), ..IndexSummary::default() };
     for part in parts {
+        summary.shards += 1;
         let count = |name: &str| part.counts.get(name).copied().unwrap_or(0);
         summary.input += count("input");
         summary.ok += count("ok");

@@ -11,10 +11,13 @@ mod id_set;
 pub mod index;
 pub mod pick_rows;
 pub mod progress;
+mod read_shard;
 pub mod run_options;
 pub mod select;
 pub mod shard;
 pub mod sources;
+pub mod stage;
 pub mod threads;
+pub mod tolerance;
 
 pub use error::{Error, Result};

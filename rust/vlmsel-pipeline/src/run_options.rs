@@ -1,15 +1,14 @@
-//! How much unreadable input a run puts up with, and on how many threads it works.
+//! Options that every command over shards has, and on how many threads it works.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde::Deserialize;
-use vlmsel_shards::workspace::manifest::{Losses, Tolerated};
-use vlmsel_shards::workspace::quarantine::Quarantined;
+use vlmsel_shards::workspace::manifest::Tolerated;
 
 use crate::error::{Error, Result};
 use crate::threads::{cannot_start, start};
+use crate::tolerance::Tolerance;
 
 /// Options that every command over shards has; none of them decides what a finished output holds.
 #[derive(Debug, Clone, Deserialize)]
@@ -47,55 +46,6 @@ impl Default for RunOptions {
 
 /// What a thread may need at its worst: buffers, a row group and its encoded form.
 const THREAD_BYTES: u64 = 96 << 20;
-
-/// What a run or a reader puts up with.
-#[derive(Debug, Clone, Copy)]
-pub struct Tolerance {
-    /// How much may be lost.
-    pub tolerated: Tolerated,
-    /// Nothing may.
-    pub strict: bool,
-}
-
-impl Tolerance {
-    /// Refuses what is in `folder` if the run that made it lost more than this puts up with.
-    ///
-    /// # Errors
-    /// Exit 3, or 5 under `--strict`, with what to accept it with.
-    pub fn accept(&self, folder: &Path, losses: Option<&Losses>) -> Result<()> {
-        let Some(losses) = losses else { return Ok(()) };
-        let Losses { input, quarantined, bad_files, .. } = losses;
-        let Tolerated { max_bad_fraction, allow_bad_files } = self.tolerated;
-        let records = *quarantined as f64 > max_bad_fraction * *input as f64;
-        let files = bad_files.len() as u64 > allow_bad_files;
-        if !records && !files && !self.strict {
-            return Ok(());
-        }
-        let mut what = Vec::new();
-        let mut advice = Vec::new();
-        if *quarantined > 0 {
-            what.push(format!("{quarantined} of {input} records, which could not be used"));
-            let fraction = *quarantined as f64 / (*input).max(1) as f64;
-            advice.push(format!("--max-bad-fraction {:.4}", (fraction * 1e4).ceil() / 1e4));
-        }
-        if !bad_files.is_empty() {
-            let first = bad_files.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
-            what.push(format!("{} file(s) that could not be read whole ({first})", bad_files.len()));
-            advice.push(format!("--allow-bad-files {}", bad_files.len()));
-        }
-        let text = format!("{} was made without {}", folder.display(), what.join(" and without "));
-        if self.strict {
-            return Err(Error::Strict(format!(
-                "{text}; without --strict it may be accepted with {}",
-                advice.join(" ")
-            )));
-        }
-        Err(Error::TooMuchUnreadable(format!(
-            "{text}; mend the data and make it again, or accept it with {}",
-            advice.join(" ")
-        )))
-    }
-}
 
 impl RunOptions {
     /// A pool of the asked size, smaller where the memory limit does not allow as many.
@@ -139,53 +89,9 @@ impl RunOptions {
         first.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
-    /// Under `--strict` a bad record ends the run.
-    pub fn refuse(&self, bad: &Quarantined) -> Result<()> {
-        if !self.strict {
-            return Ok(());
-        }
-        let place = bad.position.map(|at| format!(", {} {at}", bad.unit)).unwrap_or_default();
-        let key = bad.key.as_deref().map(|key| format!(", key {key:?}")).unwrap_or_default();
-        Err(Error::Strict(format!(
-            "{}{place}{key}: {} ({:?}); without --strict such records are put aside",
-            bad.file, bad.reason, bad.detail
-        )))
-    }
-
     /// Which losses the run puts up with.
     pub fn tolerance(&self) -> Tolerance {
         let tolerated = Tolerated { max_bad_fraction: self.max_bad_fraction, allow_bad_files: self.allow_bad_files };
         Tolerance { tolerated, strict: self.strict }
-    }
-
-    /// Judges a finished run: `damaged` names the files that could not be read to their end, and why.
-    pub fn judge(&self, input: u64, quarantined: u64, damaged: &[String], where_listed: &str) -> Result<()> {
-        if damaged.len() as u64 > self.allow_bad_files {
-            let shown = damaged.iter().take(10).map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n");
-            let more = damaged.len().saturating_sub(10);
-            let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
-            let text = format!(
-                "{} file(s) cannot be read to their end, {} allowed:\n{shown}{more}\nRepair or leave them out, or keep what can be read with --allow-bad-files {}",
-                damaged.len(),
-                self.allow_bad_files,
-                damaged.len()
-            );
-            return Err(if self.strict { Error::Strict(text) } else { Error::TooMuchUnreadable(text) });
-        }
-        if self.strict && quarantined > 0 {
-            // Read by an earlier run, which was not strict.
-            return Err(Error::Strict(format!(
-                "{quarantined} of {input} records cannot be used: {where_listed}; without --strict they are put aside"
-            )));
-        }
-        if quarantined as f64 > self.max_bad_fraction * input as f64 {
-            let fraction = quarantined as f64 / input.max(1) as f64;
-            return Err(Error::TooMuchUnreadable(format!(
-                "{quarantined} of {input} records cannot be used ({fraction:.4}, allowed {}): {where_listed}\n`vlmsel doctor` says what is wrong with each; accept it with --max-bad-fraction {:.4}",
-                self.max_bad_fraction,
-                (fraction * 1e4).ceil() / 1e4
-            )));
-        }
-        Ok(())
     }
 }

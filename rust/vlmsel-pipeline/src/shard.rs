@@ -9,11 +9,12 @@ mod placement;
 mod source_files;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::OnceLock;
 
+use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vlmsel_core::hash::to_hex;
@@ -24,7 +25,7 @@ use vlmsel_shards::tables::npy::write_uids;
 use vlmsel_shards::workspace::fingerprint::fingerprint;
 use vlmsel_shards::workspace::inputs::Check;
 use vlmsel_shards::workspace::manifest::{Losses, Manifest, to_json};
-use vlmsel_shards::workspace::output::{Opening, Output, OutputSpec, Summary};
+use vlmsel_shards::workspace::output::{Output, OutputSpec, Summary};
 use vlmsel_shards::workspace::quarantine::{Quarantined, to_json_lines};
 
 use self::locate::{Locations, locate};
@@ -33,6 +34,7 @@ use self::source_files::{Roots, SourceFiles};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::run_options::RunOptions;
+use crate::stage::{self, Done, Stage, Unit};
 
 /// What to write, and how.
 #[derive(Debug, Clone, Deserialize)]
@@ -107,17 +109,25 @@ pub fn shard(options: &ShardOptions, progress: &Progress) -> Result<ShardSummary
     let roots = Roots::new(&index.roots, &options.named_sources, options.image_root.as_deref())?;
     let Selected { input, uids, bad } =
         read_selection(&options.selection, options.run.memory_limit, &tolerance, &check)?;
-    for record in &bad {
-        options.run.refuse(record)?;
-    }
-    let order = Arc::new(Placement::new(uids, options.shuffle, options.samples_per_shard));
+    bad.iter().try_for_each(|record| tolerance.refuse(record))?;
+    let order = Placement::new(uids, options.shuffle, options.samples_per_shard);
     let inputs = vec![fingerprint(&options.index, "index")?, input];
     let config = json!({ "samples_per_shard": options.samples_per_shard, "shuffle": options.shuffle });
     let pool = options.run.pool()?;
+    let mut sharding = Sharding {
+        options,
+        index: &index,
+        roots: &roots,
+        order: &order,
+        bad: &bad,
+        pool: &pool,
+        progress,
+        found: OnceLock::new(),
+    };
     if options.run.dry_run {
         let locations = pool.install(|| locate(&options.index, &order, None, &|_| true, progress))?;
-        let summary = summary(options, &order, &locations, &bad, 0);
-        options.run.judge(summary.input, summary.quarantined, &[], "ids that the index does not have")?;
+        let summary = sharding.summary(&locations);
+        tolerance.judge(summary.input, summary.quarantined, &[], NOT_IN_INDEX)?;
         enough_disk(&options.output, summary.bytes)?;
         return Ok(ShardSummary { dry_run: true, ..summary });
     }
@@ -131,7 +141,7 @@ pub fn shard(options: &ShardOptions, progress: &Progress) -> Result<ShardSummary
     );
     let spec = OutputSpec {
         path: options.output.clone(),
-        command: "shard".to_owned(),
+        command: COMMAND.to_owned(),
         config,
         inputs,
         guarded,
@@ -139,48 +149,127 @@ pub fn shard(options: &ShardOptions, progress: &Progress) -> Result<ShardSummary
         extend: false,
         resume: true,
     };
-    let output = match Output::begin(spec)? {
-        Opening::Finished(found) => {
-            tolerance.accept(&options.output, found.manifest().losses.as_ref())?;
-            return Ok(finished(options, found.manifest()));
-        }
-        Opening::Open(output) => output,
+    let ended = stage::run(&sharding, spec, &units(&order), pool.current_num_threads())?;
+    Ok(match sharding.found.take() {
+        Some(found) => ShardSummary { shards_written: ended.done, ..sharding.summary(&found.locations) },
+        None => finished(options, &ended.manifest),
+    })
+}
+
+const COMMAND: &str = "shard";
+const NOT_IN_INDEX: &str = "ids that the index does not have";
+
+/// One unit for each tar: a range of places in the order of the samples.
+fn units(order: &Placement) -> Vec<Unit> {
+    let inputs = vec!["index".to_owned(), "selection".to_owned()];
+    let unit = |shard| Unit {
+        command: COMMAND.to_owned(),
+        name: unit_name(shard),
+        inputs: inputs.clone(),
+        range: Some(order.places(shard)),
     };
-    let scratch = output.scratch()?;
-    std::fs::remove_dir_all(&scratch).at("remove", &scratch)?;
-    std::fs::create_dir_all(&scratch).at("create", &scratch)?;
-    let is_done = |shard: u64| output.is_committed(&unit_name(shard));
-    let locations =
-        pool.install(|| locate(&options.index, &order, Some(&scratch), &|shard| !is_done(shard), progress))?;
-    let todo: Vec<u64> = (0..order.shards()).filter(|&shard| !is_done(shard)).collect();
-    let summary = summary(options, &order, &locations, &bad, todo.len() as u64);
-    options.run.judge(summary.input, summary.quarantined, &[], "ids that the index does not have")?;
-    let sizes = todo.iter().map(|&shard| locations.shard_bytes[shard as usize]);
-    let to_write = sizes.fold(0, u64::saturating_add);
-    enough_disk(&scratch, to_write)?;
-    progress.restart();
-    progress.expect(todo.iter().map(|&shard| locations.shard_rows[shard as usize]).sum(), to_write);
-    let sources = SourceFiles::new(&roots, &locations.shard_names, &index);
-    RunOptions::each(pool.current_num_threads(), &todo, |_, &shard| {
-        write::write_shard(shard, &scratch, &sources, &output, progress)
-    })?;
-    sources.check_unchanged()?;
-    commit_summary(&output, &order, &locations, &bad, options)?;
-    let counts = [("input", summary.input), ("written", summary.written), ("quarantined", summary.quarantined)];
-    if summary.input != summary.written + summary.quarantined {
-        return Err(Error::Bug(format!(
-            "{} ids in, {} written and {} put aside",
-            summary.input, summary.written, summary.quarantined
-        )));
+    (0..order.shards()).map(unit).collect()
+}
+
+/// What all tars share.
+struct Sharding<'a> {
+    options: &'a ShardOptions,
+    index: &'a Manifest,
+    roots: &'a Roots,
+    order: &'a Placement,
+    bad: &'a [Quarantined],
+    pool: &'a ThreadPool,
+    progress: &'a Progress,
+    /// Where the samples lie, once it is known.
+    found: OnceLock<Located<'a>>,
+}
+
+/// Where the samples lie that are left to write.
+struct Located<'a> {
+    scratch: PathBuf,
+    locations: Locations,
+    sources: SourceFiles<'a>,
+}
+
+impl<'a> Sharding<'a> {
+    fn found(&self) -> Result<&Located<'a>> {
+        self.found.get().ok_or_else(|| Error::Bug("the samples were not located".to_owned()))
     }
-    output.finish(Summary {
-        counts: counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
-        roots: json!({}),
-        provenance: json!({}),
-        run: json!({ "shards_written": summary.shards_written }),
-        losses: Losses::of(summary.input, summary.quarantined, Vec::new(), tolerance.tolerated),
-    })?;
-    Ok(summary)
+
+    fn summary(&self, locations: &Locations) -> ShardSummary {
+        let (order, bad) = (self.order, self.bad.len() as u64);
+        ShardSummary {
+            output: self.options.output.clone(),
+            input: order.len() + bad,
+            written: locations.found,
+            quarantined: order.len() - locations.found + bad,
+            shards: order.shards(),
+            bytes: locations.shard_bytes.iter().copied().fold(0, u64::saturating_add),
+            ..ShardSummary::default()
+        }
+    }
+}
+
+impl Stage for Sharding<'_> {
+    fn accept(&self, standing: &Manifest) -> Result<()> {
+        self.options.run.tolerance().accept(&self.options.output, standing.losses.as_ref())
+    }
+
+    /// Reads the index once: locations of the shards that are left go to scratch files.
+    fn prepare(&self, left: &[Unit], output: &Output) -> Result<()> {
+        let Self { options, order, progress, .. } = *self;
+        let scratch = output.scratch()?;
+        std::fs::remove_dir_all(&scratch).at("remove", &scratch)?;
+        std::fs::create_dir_all(&scratch).at("create", &scratch)?;
+        let left = left.iter().map(|unit| shard_of(unit, order)).collect::<Result<HashSet<u64>>>()?;
+        let is_left = |shard: u64| left.contains(&shard);
+        let mut locations = self.pool.install(|| locate(&options.index, order, Some(&scratch), &is_left, progress))?;
+        let summary = self.summary(&locations);
+        let tolerance = options.run.tolerance();
+        tolerance.judge(summary.input, summary.quarantined, &[], NOT_IN_INDEX)?;
+        let sizes = left.iter().map(|&shard| locations.shard_bytes[shard as usize]);
+        let to_write = sizes.fold(0, u64::saturating_add);
+        enough_disk(&scratch, to_write)?;
+        progress.restart();
+        progress.expect(left.iter().map(|&shard| locations.shard_rows[shard as usize]).sum(), to_write);
+        let names = std::mem::take(&mut locations.shard_names);
+        let sources = SourceFiles::new(self.roots, names, self.index);
+        let _ = self.found.set(Located { scratch, locations, sources });
+        Ok(())
+    }
+
+    fn work(&self, unit: &Unit, output: &Output) -> Result<Done> {
+        let Located { scratch, sources, .. } = self.found()?;
+        write::write_shard(shard_of(unit, self.order)?, scratch, sources, output, self.progress)
+    }
+
+    fn conclude(&self, done: u64, output: &Output) -> Result<Summary> {
+        let Located { locations, sources, .. } = self.found()?;
+        sources.check_unchanged()?;
+        commit_summary(output, self.order, locations, self.bad, self.options)?;
+        let summary = self.summary(locations);
+        if summary.input != summary.written + summary.quarantined {
+            return Err(Error::Bug(format!(
+                "{} ids in, {} written and {} put aside",
+                summary.input, summary.written, summary.quarantined
+            )));
+        }
+        let counts = [("input", summary.input), ("written", summary.written), ("quarantined", summary.quarantined)];
+        let tolerated = self.options.run.tolerance().tolerated;
+        Ok(Summary {
+            counts: counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+            roots: json!({}),
+            provenance: json!({}),
+            run: json!({ "shards_written": done }),
+            losses: Losses::of(summary.input, summary.quarantined, Vec::new(), tolerated),
+        })
+    }
+}
+
+/// The number of the tar that a unit makes.
+fn shard_of(unit: &Unit, order: &Placement) -> Result<u64> {
+    let first = unit.range.as_ref().map(|places| places.start);
+    first.map(|place| order.shard_of(place)).ok_or_else(|| Error::Bug(format!("{} has no range", unit.name)))
 }
 
 fn unit_name(shard: u64) -> String {
@@ -211,26 +300,6 @@ fn enough_disk(path: &Path, needed: u64) -> Result<()> {
         return Err(vlmsel_shards::Error::Resource(text).into());
     }
     Ok(())
-}
-
-fn summary(
-    options: &ShardOptions,
-    order: &Placement,
-    locations: &Locations,
-    bad: &[Quarantined],
-    todo: u64,
-) -> ShardSummary {
-    let written = locations.found;
-    ShardSummary {
-        output: options.output.clone(),
-        input: order.len() + bad.len() as u64,
-        written,
-        quarantined: order.len() - written + bad.len() as u64,
-        shards: order.shards(),
-        shards_written: todo,
-        bytes: locations.shard_bytes.iter().copied().fold(0, u64::saturating_add),
-        ..ShardSummary::default()
-    }
 }
 
 fn finished(options: &ShardOptions, manifest: &Manifest) -> ShardSummary {
@@ -289,6 +358,7 @@ fn commit_summary(
         std::fs::write(&path, to_json_lines(&missing)).at("write", &path)?;
         names.push("quarantine.jsonl");
     }
+    let names: Vec<_> = names.into_iter().map(|name| (name, None)).collect();
     output.commit(SUMMARY_UNIT, &names, 0, BTreeMap::new(), json!({}))?;
     Ok(())
 }

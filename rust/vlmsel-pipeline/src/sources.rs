@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use vlmsel_shards::formats::img2dataset::{is_img2dataset, sidecar_path};
-use vlmsel_shards::formats::json_stream::is_json_name;
+use vlmsel_shards::formats::FORMATS;
+use vlmsel_shards::formats::reader::Format;
 use vlmsel_shards::storage::paths::{self, real_place, text_of};
 use vlmsel_shards::workspace::inputs::{Check, InputFile, expand, unlisted};
 
@@ -27,15 +27,43 @@ pub struct SourceOptions {
     /// Folder that image paths in JSON records are relative to; the root of the JSON file if not given.
     #[serde(deserialize_with = "paths::json::optional_path")]
     pub image_root: Option<PathBuf>,
+    /// The forms that are read.
+    #[serde(skip)]
+    pub formats: Formats,
 }
 
-/// How a shard is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A WebDataset tar.
-    Tar,
-    /// LLaVA or caption JSON, as lines or as a list.
-    Json,
+/// The forms that are read, in the order in which they are asked whether a file is theirs.
+#[derive(Debug, Clone, Copy)]
+pub struct Formats(pub &'static [&'static dyn Format]);
+
+impl Default for Formats {
+    fn default() -> Self {
+        Self(FORMATS)
+    }
+}
+
+impl Formats {
+    fn of(self, path: &Path) -> Option<&'static dyn Format> {
+        self.0.iter().copied().find(|format| format.recognises(path))
+    }
+
+    /// Whether a file found in a folder is data.
+    fn accepts(self, path: &Path) -> bool {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        self.of(path).is_some_and(|format| !format.is_bookkeeping(&name))
+    }
+
+    /// How names of files end that are read, for a message: `.tar, .jsonl or .json`.
+    fn endings(self) -> String {
+        let mut endings: Vec<&str> = Vec::new();
+        for ending in self.0.iter().flat_map(|format| format.endings()) {
+            if !endings.contains(ending) {
+                endings.push(ending);
+            }
+        }
+        let last = endings.pop().unwrap_or_default();
+        if endings.is_empty() { last.to_owned() } else { format!("{} or {last}", endings.join(", ")) }
+    }
 }
 
 /// Where the shards of one source lie. Rows hold paths below it, so that data may move.
@@ -48,7 +76,7 @@ pub struct Root {
 }
 
 /// One file to index: the unit of work.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ShardFile {
     /// Name of its source.
     pub source: String,
@@ -59,8 +87,8 @@ pub struct ShardFile {
     /// Where it lies.
     pub path: PathBuf,
     /// How to read it.
-    pub kind: Kind,
-    /// The Parquet file that img2dataset wrote beside it.
+    pub format: &'static dyn Format,
+    /// The file that belongs to it and is read with it.
     pub sidecar: Option<PathBuf>,
 }
 
@@ -114,7 +142,7 @@ impl Sources {
 /// Exit 2 for a path that is not there, a file of another kind, or two roots of one name; and those of `check`, which is called
 /// often.
 pub fn resolve(options: &SourceOptions, check: Check<'_>) -> Result<Sources> {
-    let SourceOptions { sources: arguments, named, image_root } = options;
+    let SourceOptions { sources: arguments, named, image_root, formats } = options;
     if let Some(root) = image_root.as_ref().filter(|root| !root.is_dir()) {
         return Err(vlmsel_shards::Error::NotFound { path: root.clone(), hint: " (--image-root)".to_owned() }.into());
     }
@@ -131,8 +159,9 @@ pub fn resolve(options: &SourceOptions, check: Check<'_>) -> Result<Sources> {
     let (mut sources, mut seen) = (Sources::default(), HashSet::new());
     for (name, argument) in asked {
         let root = root_of(&argument);
-        let files = expand(std::slice::from_ref(&argument), "tar or JSONL file", &accepts, check)?;
-        let has_tars = files.iter().any(|file| kind_of(&file.path) == Some(Kind::Tar));
+        let files = expand(std::slice::from_ref(&argument), "tar or JSONL file", &|path| formats.accepts(path), check)?;
+        let is_primary = |file: &InputFile| formats.of(&file.path).is_some_and(|format| !format.is_secondary());
+        let has_primary = files.iter().any(is_primary);
         let is_folder = Path::new(&argument).is_dir();
         let name = match name {
             Some(name) => name,
@@ -151,16 +180,15 @@ pub fn resolve(options: &SourceOptions, check: Check<'_>) -> Result<Sources> {
         if is_folder {
             sources.guarded.push(PathBuf::from(&argument));
         }
-        let lost = if is_folder && has_tars { lost_tars(&root, check)? } else { Vec::new() };
-        for path in lost {
+        let lost = if is_folder && has_primary { lost_shards(&root, *formats, check)? } else { Vec::new() };
+        for (path, table, format) in lost {
             let below = text_of(path.strip_prefix(&root).unwrap_or(&path));
-            let (source, sidecar) = (name.clone(), Some(path.with_extension("parquet")));
-            sources.shards.push(ShardFile { source, name: below, path, kind: Kind::Tar, sidecar, fault: None });
+            let (source, sidecar) = (name.clone(), Some(table));
+            sources.shards.push(ShardFile { source, name: below, path, format, sidecar, fault: None });
         }
         for file in files {
-            let kind = kind_of(&file.path).ok_or_else(|| wrong_kind(&file.path))?;
-            // The JSON files beside tars are statistics that img2dataset and others leave.
-            if is_folder && has_tars && kind == Kind::Json {
+            let format = formats.of(&file.path).ok_or_else(|| wrong_kind(&file.path, *formats))?;
+            if is_folder && has_primary && format.is_secondary() {
                 continue;
             }
             check()?;
@@ -169,13 +197,13 @@ pub fn resolve(options: &SourceOptions, check: Check<'_>) -> Result<Sources> {
             if !seen.insert(real) {
                 continue;
             }
-            let sidecar = if kind == Kind::Tar { sidecar_path(&file.path) } else { None };
+            let sidecar = format.sidecar(&file.path);
             if !is_folder {
                 sources.guarded.push(file.path.clone());
             }
             let fault = file.check_name().err().map(|error| error.to_string());
             let source = name.clone();
-            sources.shards.push(ShardFile { source, name: below, path: file.path, kind, sidecar, fault });
+            sources.shards.push(ShardFile { source, name: below, path: file.path, format, sidecar, fault });
         }
     }
     sources.roots = roots.into_iter().map(|(name, path)| Root { name, path }).collect();
@@ -207,16 +235,22 @@ pub(crate) fn split_named(pair: &OsStr) -> Result<(String, OsString)> {
     }
 }
 
-/// Tars that are not where img2dataset's Parquet files say they were: units that cannot be read, rather than no units.
-fn lost_tars(folder: &Path, check: Check<'_>) -> Result<Vec<PathBuf>> {
+/// Shards that are not where tables beside them say they were: units that cannot be read, rather than no units.
+fn lost_shards(
+    folder: &Path,
+    formats: Formats,
+    check: Check<'_>,
+) -> Result<Vec<(PathBuf, PathBuf, &'static dyn Format)>> {
     let is_parquet = |path: &Path| path.extension().is_some_and(|e| e == "parquet");
-    let is_lost = |path: &PathBuf| !path.with_extension("tar").exists() && is_img2dataset(path);
     let tables = match expand(&[folder.into()], "Parquet file", &is_parquet, check) {
         Ok(tables) => tables,
         Err(vlmsel_shards::Error::Usage(_)) => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),
     };
-    Ok(tables.into_iter().map(|file| file.path).filter(is_lost).map(|path| path.with_extension("tar")).collect())
+    let lost = |table: InputFile| {
+        formats.0.iter().find_map(|format| Some((format.lost_shard(&table.path)?, table.path.clone(), *format)))
+    };
+    Ok(tables.into_iter().filter_map(lost).collect())
 }
 
 /// The real folder that shard names are relative to.
@@ -235,26 +269,12 @@ fn root_of(argument: &OsStr) -> PathBuf {
     real_place(&folder)
 }
 
-fn kind_of(path: &Path) -> Option<Kind> {
-    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tar")) {
-        return Some(Kind::Tar);
-    }
-    is_json_name(path).then_some(Kind::Json)
-}
-
-fn accepts(path: &Path) -> bool {
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    kind_of(path).is_some()
-        && !name.ends_with("_stats.json")
-        && !matches!(name.as_str(), "sizes.json" | "meta.json" | "manifest.json" | "run.json")
-}
-
-fn wrong_kind(path: &Path) -> Error {
+fn wrong_kind(path: &Path, formats: Formats) -> Error {
     let name = path.to_string_lossy().to_lowercase();
     let advice = if [".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz"].iter().any(|end| name.ends_with(end)) {
-        "a compressed tar has no byte ranges to read samples by; decompress it first"
+        "a compressed tar has no byte ranges to read samples by; decompress it first".to_owned()
     } else {
-        "expected .tar, .jsonl, .jsonl.gz, .jsonl.zst or .json"
+        format!("expected {}", formats.endings())
     };
     Error::usage(format!("{}: {advice}", path.display()))
 }
@@ -275,7 +295,8 @@ mod tests {
         }
         let units = |arguments: &[String], named: &[String]| {
             let words = |texts: &[String]| texts.iter().map(OsString::from).collect();
-            let options = SourceOptions { sources: words(arguments), named: words(named), image_root: None };
+            let (sources, named) = (words(arguments), words(named));
+            let options = SourceOptions { sources, named, ..SourceOptions::default() };
             resolve(&options, &|| Ok(()))
                 .map(|s| s.shards.iter().map(ShardFile::unit).collect::<Vec<_>>())
                 .map_err(|e| e.to_string())

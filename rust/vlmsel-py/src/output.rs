@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 use serde_json::Value;
 use vlmsel_pipeline::Error;
-use vlmsel_pipeline::run_options::Tolerance;
+use vlmsel_pipeline::tolerance::Tolerance;
 use vlmsel_shards::workspace::manifest::{Manifest, Tolerated};
 use vlmsel_shards::workspace::output::{Opening, OutputSpec, Summary};
 
@@ -116,7 +116,7 @@ impl Output {
         let detail: Value = parse(py, "detail", detail)?;
         let output = self.open(py)?;
         enter(py, None, |_| {
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let names: Vec<_> = names.iter().map(|name| (name.as_str(), None)).collect();
             Ok(output.commit(unit, &names, rows, counts, detail)?)
         })
     }

@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use vlmsel_core::hash::normalise_text;
-use vlmsel_shards::images::header::{Fault, ImageHeader};
+pub(super) use vlmsel_shards::formats::reader::EXAMPLES;
 
-/// Examples kept of each finding.
-pub(super) const EXAMPLES: usize = 5;
 /// A picture smaller than this on a side has little to say to a vision tower.
 const TINY_PIXELS: u32 = 32;
 
@@ -42,17 +40,21 @@ impl Seen {
         self.note_many(kind, 1, example);
     }
 
-    pub fn note_many(&mut self, kind: &str, count: u64, example: impl FnOnce() -> String) {
+    fn note_many(&mut self, kind: &str, count: u64, example: impl FnOnce() -> String) {
         self.findings.entry(kind.to_owned()).or_default().add(count, example);
     }
 
-    pub fn note_image(&mut self, checked: Result<ImageHeader, Fault>, place: &dyn Fn(&str) -> String) {
-        match checked {
-            Err(fault) => self.note(fault.reason(), || place(&format!(": {fault}"))),
-            Ok(header) if header.width < TINY_PIXELS || header.height < TINY_PIXELS => {
-                self.note("tiny_image", || place(&format!(": {} x {} pixels", header.width, header.height)));
-            }
-            Ok(_) => {}
+    /// What was counted elsewhere, with its examples.
+    pub fn note_all(&mut self, kind: &str, count: u64, examples: Vec<String>) {
+        let finding = self.findings.entry(kind.to_owned()).or_default();
+        finding.count += count;
+        finding.examples.extend(examples);
+        finding.examples.truncate(EXAMPLES);
+    }
+
+    pub fn note_size(&mut self, width: u32, height: u32, place: &dyn Fn(&str) -> String) {
+        if width < TINY_PIXELS || height < TINY_PIXELS {
+            self.note("tiny_image", || place(&format!(": {width} x {height} pixels")));
         }
     }
 

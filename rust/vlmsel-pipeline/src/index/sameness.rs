@@ -5,10 +5,15 @@
 
 use std::path::Path;
 
+use rayon::ThreadPool;
 use vlmsel_shards::Error;
+use vlmsel_shards::formats::reader::Depth;
 use vlmsel_shards::storage::identity::Identity;
 use vlmsel_shards::workspace::noted::{Noted, NotedFile};
 
+use crate::error::Result;
+use crate::progress::Progress;
+use crate::read_shard::{Found, read_shard};
 use crate::sources::ShardFile;
 
 fn files(shard: &ShardFile) -> impl Iterator<Item = (String, &Path)> {
@@ -71,4 +76,26 @@ impl NamedFiles {
     pub fn finish(&self) -> Option<String> {
         self.settled.then(|| self.hasher.finalize().to_hex().to_string())
     }
+}
+
+/// Hash over the images that a shard's records name, without reading one; `None` where it cannot be said.
+pub(super) fn named_files(
+    shard: &ShardFile,
+    image_root: &Path,
+    id_field: Option<&str>,
+    pool: &ThreadPool,
+    progress: &Progress,
+) -> Result<Option<String>> {
+    let mut named = NamedFiles::new();
+    let closing = read_shard(shard, image_root, id_field, Depth::Names, pool, &mut |found| {
+        match found {
+            Found::Passed(..) => progress.check()?,
+            Found::Record(Ok(sample)) => {
+                sample.named_files.iter().for_each(|(name, identity)| named.add(name, *identity));
+            }
+            Found::Record(Err(_)) | Found::Stray(_) => {}
+        }
+        Ok(())
+    })?;
+    Ok(named.finish().filter(|_| closing.damage.is_empty()))
 }

@@ -12,7 +12,7 @@ use vlmsel_shards::workspace::manifest::{InputRecord, Tolerated};
 
 use crate::error::{Error, Result};
 use crate::id_set::IdSet;
-use crate::run_options::Tolerance;
+use crate::tolerance::Tolerance;
 
 /// Which end of the scores is best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -324,15 +324,15 @@ impl Run<'_> {
         let detail = json!({"threshold": threshold, "bad_files": bad_files});
         self.files.check_unchanged()?;
         let path = control_path(self.request, control);
+        let names: Vec<_> = names.into_iter().map(|(name, hash)| (name, Some(hash))).collect();
         if output.standing().is_some() {
-            let names: Vec<_> = names.into_iter().map(|(name, hash)| (name, Some(hash))).collect();
             if !output.compare(UNIT, &names, rows, counts, detail)? {
                 return Err(changed(&path, doubtful).into());
             }
             output.note(UNIT, self.files.noted());
             return Ok(already_done(path, control, &output.stands()?));
         }
-        output.commit_hashed(UNIT, &names, rows, counts.clone(), detail)?;
+        output.commit(UNIT, &names, rows, counts.clone(), detail)?;
         output.note(UNIT, self.files.noted());
         let provenance = match self.resolved.provenances.as_slice() {
             [] => Value::Null,

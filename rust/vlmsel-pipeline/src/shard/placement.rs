@@ -17,7 +17,7 @@ use vlmsel_shards::workspace::output::hash_file;
 use vlmsel_shards::workspace::quarantine::Quarantined;
 
 use crate::error::{Error, Result};
-use crate::run_options::Tolerance;
+use crate::tolerance::Tolerance;
 
 /// A line of a text file of ids is not longer than this.
 const MAX_LINE_BYTES: u64 = 4096;
@@ -155,6 +155,12 @@ impl Placement {
 
     pub fn shard_of(&self, place: u64) -> u64 {
         place / self.samples_per_shard
+    }
+
+    /// The places that are in a shard.
+    pub fn places(&self, shard: u64) -> std::ops::Range<u64> {
+        let first = shard * self.samples_per_shard;
+        first..first.saturating_add(self.samples_per_shard).min(self.len())
     }
 
     /// The indices of an id; empty if it is not selected.

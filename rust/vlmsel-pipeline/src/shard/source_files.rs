@@ -72,7 +72,7 @@ pub(super) type ShardNames = Vec<(String, String)>;
 /// The original files, shared by all threads: `pread` needs no cursor of one's own.
 pub(super) struct SourceFiles<'a> {
     roots: &'a Roots,
-    names: &'a ShardNames,
+    names: ShardNames,
     /// Bytes of each shard when it was indexed, by unit.
     sizes: HashMap<&'a str, u64>,
     open: Mutex<HashMap<u32, Arc<LocalFile>>>,
@@ -80,7 +80,7 @@ pub(super) struct SourceFiles<'a> {
 }
 
 impl<'a> SourceFiles<'a> {
-    pub fn new(roots: &'a Roots, names: &'a ShardNames, index: &'a Manifest) -> Self {
+    pub fn new(roots: &'a Roots, names: ShardNames, index: &'a Manifest) -> Self {
         let sizes = index.inputs.iter().map(|input| (input.name.as_str(), input.bytes)).collect();
         // Outputs, the index and the interpreter need files too.
         Self { roots, names, sizes, open: Mutex::default(), most: (most_open_files() / 2).clamp(1, 4096) as usize }

@@ -24,6 +24,7 @@ use super::locate::{Piece, SampleLocation, scratch_path};
 use super::source_files::SourceFiles;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::stage::Done;
 use crate::threads::start;
 
 /// Small enough that a chunk is still in the cache when it is written.
@@ -40,7 +41,7 @@ pub(super) fn write_shard(
     sources: &SourceFiles,
     output: &Output,
     progress: &Progress,
-) -> Result<()> {
+) -> Result<Done> {
     progress.check()?;
     let unit = super::unit_name(shard);
     let samples = read_locations(&scratch_path(scratch, shard))?;
@@ -56,8 +57,8 @@ pub(super) fn write_shard(
     let stats = to_json(&json!({ "successes": samples.len() }))?;
     std::fs::write(&stats_path, &stats).at("write", &stats_path)?;
     let counts = std::iter::once(("written".to_owned(), samples.len() as u64)).collect();
-    let names = [(tar_name.as_str(), hash), (stats_name.as_str(), blake3::hash(&stats))];
-    Ok(output.commit_hashed(&unit, &names, samples.len() as u64, counts, json!({}))?)
+    let files = vec![(tar_name, Some(hash)), (stats_name, Some(blake3::hash(&stats)))];
+    Ok(Done { files, rows: samples.len() as u64, counts, detail: json!({}), noted: None })
 }
 
 /// Fills chunks until one stays empty, while another thread hashes and writes those before it.

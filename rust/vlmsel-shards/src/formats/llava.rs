@@ -1,13 +1,13 @@
 //! Rows of LLaVA and caption JSON: what stands in one record, before any image is opened.
 
-use std::path::{Component, Path};
-
 use vlmsel_core::hash::{Hash128, parse_uid};
 
 use crate::formats::json_fields::{Fields, fields};
 use crate::formats::json_stream::with_nulls;
+use crate::formats::location::path_fault;
 
 mod lists;
+pub mod reader;
 
 use self::lists::{Paths, Turns};
 
@@ -116,21 +116,6 @@ fn string(raw: &str) -> Result<String, Bad> {
 /// As much as a message shows of what may be many megabytes.
 fn shown(raw: &str) -> String {
     raw.chars().take(200).collect()
-}
-
-/// Why a path must not be opened below the image root.
-fn path_fault(path: &str) -> Option<&'static str> {
-    if path.is_empty() || path.contains('\0') {
-        return Some("bad_image_path");
-    }
-    if path.len() > 4096 {
-        return Some("long_name");
-    }
-    Path::new(path).components().find_map(|part| match part {
-        Component::ParentDir => Some("parent_path"),
-        Component::RootDir | Component::Prefix(_) => Some("absolute_path"),
-        Component::Normal(_) | Component::CurDir => None,
-    })
 }
 
 #[cfg(test)]

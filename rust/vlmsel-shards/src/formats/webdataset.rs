@@ -3,11 +3,14 @@
 //! The key is the name up to the first dot of its last part, folders included; adjacent members of one key are a sample.
 //! A sample with a bad member, or whose key was there before, is put aside whole: half a sample is worse than none.
 
+pub mod reader;
+
 use std::collections::HashSet;
 
 use vlmsel_core::hash::{Hash128, ImageHasher, image_hash};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::formats::reader::MAX_CHECKED_BYTES;
 use crate::formats::tar::{Class, Damage, End, Item, Member, TarReader};
 use crate::images::header::{Fault, ImageHeader, read_header};
 use crate::storage::source::ReadAt;
@@ -19,9 +22,6 @@ pub const IMAGE_EXTENSIONS: [&str; 5] = ["jpg", "png", "jpeg", "webp", "gif"];
 pub const TEXT_EXTENSIONS: [&str; 2] = ["txt", "caption"];
 /// Captions and JSON members above this size put their sample aside: they are read into memory.
 pub const MAX_TEXT_BYTES: u64 = 16 << 20;
-
-/// Longer images are not handed over whole.
-pub const MAX_IMAGE_BYTES: u64 = 64 << 20;
 
 /// Splits a member's name into key and extension (all behind the first dot); `None` for hidden files, names without a
 /// dot and WebDataset's own `__meta__` members, which belong to no sample.
@@ -35,13 +35,23 @@ pub fn split_key(name: &str) -> Option<(&str, &str)> {
 /// What was learnt from a member's bytes while they passed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// An image: hash of the stored bytes, what its header says, and under [`Depth::Bodies`] the bytes themselves unless
-    /// there are more than [`MAX_IMAGE_BYTES`].
+    /// An image: hash of the stored bytes, what its header says, and the bytes themselves where they are kept.
     Image(Hash128, std::result::Result<ImageHeader, Fault>, Option<Vec<u8>>),
     /// A caption or JSON, whole.
     Text(Vec<u8>),
     /// Anything else; not read.
     Other,
+}
+
+impl Content {
+    /// Bytes that it holds.
+    fn held_bytes(&self) -> usize {
+        match self {
+            Self::Image(.., bytes) => bytes.as_ref().map_or(0, Vec::len),
+            Self::Text(bytes) => bytes.len(),
+            Self::Other => 0,
+        }
+    }
 }
 
 /// A member of a sample.
@@ -92,123 +102,158 @@ impl Sample {
     }
 }
 
-/// How much is looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Depth {
-    /// Hashes and image headers.
-    Headers,
-    /// Also the bytes of each image.
-    Bodies,
-}
-
-/// What a tar held beside its samples.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct TarSummary {
-    /// Members that belong to no sample: hidden files, names without a dot.
-    pub ignored_members: u64,
-    /// How the tar ended; `None` if it is damaged.
-    pub end: Option<End>,
-    /// Why the rest could not be read.
-    pub damage: Option<Damage>,
-}
-
-/// Takes what [`scan`] finds, in the tar's order.
-pub trait Visitor {
-    /// What ends the scan.
-    type Error: From<Error>;
+/// What a tar holds, in its order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Group {
     /// A sample, good or faulty.
-    fn sample(&mut self, sample: Sample) -> std::result::Result<(), Self::Error>;
+    Sample(Sample),
     /// A bad member, or bytes, that belong to no sample.
-    fn stray(&mut self, record: Quarantined) -> std::result::Result<(), Self::Error>;
-    /// All before this position was seen.
-    fn passed(&mut self, position: u64) -> std::result::Result<(), Self::Error>;
+    Stray(Quarantined),
+    /// All was seen.
+    End(End),
+    /// The rest cannot be read.
+    Damage(Damage),
 }
 
-/// Walks a tar and hands what it finds to `visitor`.
+/// Groups the members of a tar.
 ///
 /// In a damaged tar the last sample before the damage is handed over as faulty (it may lack members).
-pub fn scan<S: ReadAt + ?Sized, V: Visitor>(
-    source: &S,
-    shard: &str,
-    depth: Depth,
-    buffer_bytes: usize,
-    visitor: &mut V,
-) -> std::result::Result<TarSummary, V::Error> {
-    let mut reader = TarReader::new(source, buffer_bytes);
-    let mut summary = TarSummary::default();
-    let mut open: Option<Sample> = None;
-    let mut seen: HashSet<String> = HashSet::new();
-    // Extensions of the open sample in lower case: it may have hundreds of thousands of members.
-    let mut extensions: HashSet<String> = HashSet::new();
-    loop {
-        let item = reader.next()?;
-        visitor.passed(reader.position())?;
-        match item {
-            Item::Member(member) => {
-                if member.class == Class::Folder {
-                    continue;
-                }
-                let Some((key, extension)) = split_key(&member.name) else {
-                    match member.class.reason() {
-                        Some(reason) => visitor.stray(quarantined(shard, &member, reason))?,
-                        None => summary.ignored_members += 1,
-                    }
-                    continue;
-                };
-                if open.as_ref().is_none_or(|sample| sample.key != key) {
-                    if let Some(sample) = open.take() {
-                        visitor.sample(sample)?;
-                    }
-                    let mut sample = Sample {
-                        key: key.to_owned(),
-                        header_offset: member.header_offset,
-                        members: Vec::new(),
-                        fault: None,
-                    };
-                    if !seen.insert(key.to_owned()) {
-                        sample.fault = Some(quarantined(shard, &member, "repeated_key"));
-                    }
-                    open = Some(sample);
-                    extensions.clear();
-                }
-                let Some(sample) = open.as_mut() else { continue };
-                let repeated = !extensions.insert(extension.to_ascii_lowercase());
-                let fault = member.class.reason().or(repeated.then_some("repeated_member"));
-                let content = match fault {
-                    Some(reason) => {
-                        sample.fault.get_or_insert_with(|| quarantined(shard, &member, reason));
-                        Content::Other
-                    }
-                    None => read_content(&mut reader, &member, extension, depth)?,
-                };
-                if content == Content::Other && is_text(extension) && member.size > MAX_TEXT_BYTES {
-                    sample.fault.get_or_insert_with(|| quarantined(shard, &member, "text_too_large"));
-                }
-                let extension = extension.to_owned();
-                sample.members.push(SampleMember { extension, offset: member.offset, size: member.size, content });
-            }
-            Item::End(end) => {
-                if let Some(sample) = open.take() {
-                    visitor.sample(sample)?;
-                }
-                if let Some(offset) = end.trailing {
-                    let detail = "bytes behind the end of the archive";
-                    visitor.stray(Quarantined::new(shard, "byte", Some(offset), "trailing_garbage", detail))?;
-                }
-                summary.end = Some(end);
-                return Ok(summary);
-            }
-            Item::Damage(damage) => {
-                if let Some(mut sample) = open.take() {
-                    let record = Quarantined::new(shard, "byte", Some(damage.offset), damage.reason, &damage.detail);
-                    let record = record.with_key(&sample.key);
-                    sample.fault.get_or_insert(record);
-                    visitor.sample(sample)?;
-                }
-                summary.damage = Some(damage);
-                return Ok(summary);
-            }
+pub struct Groups<S: ReadAt> {
+    reader: TarReader<S>,
+    shard: String,
+    keep_images: bool,
+    /// Members that belong to no sample: hidden files, names without a dot.
+    pub ignored_members: u64,
+    open: Option<Sample>,
+    seen: HashSet<String>,
+    /// Extensions of the open sample in lower case: it may have hundreds of thousands of members.
+    extensions: HashSet<String>,
+    /// What was found while the sample before it was handed over.
+    waiting: Option<Result<Group>>,
+}
+
+impl<S: ReadAt> Groups<S> {
+    /// Reads `source`, which messages call `shard`. Under `keep_images` the bytes of images are kept, unless there are more than
+    /// [`MAX_CHECKED_BYTES`].
+    pub fn new(source: S, shard: &str, keep_images: bool, buffer_bytes: usize) -> Self {
+        Self {
+            reader: TarReader::new(source, buffer_bytes),
+            shard: shard.to_owned(),
+            keep_images,
+            ignored_members: 0,
+            open: None,
+            seen: HashSet::new(),
+            extensions: HashSet::new(),
+            waiting: None,
         }
+    }
+
+    /// All before this position was seen.
+    pub fn position(&self) -> u64 {
+        self.reader.position()
+    }
+
+    /// The next group; behind [`Group::End`] and [`Group::Damage`] comes nothing.
+    ///
+    /// # Errors
+    /// The file system's.
+    #[allow(clippy::should_implement_trait, reason = "ends in a group, not in nothing")]
+    pub fn next(&mut self) -> Result<Group> {
+        if let Some(waiting) = self.waiting.take() {
+            return waiting;
+        }
+        loop {
+            let found = match self.reader.next() {
+                Ok(Item::Member(member)) => match self.add(&member) {
+                    Ok(None) => continue,
+                    Ok(Some(group)) => return Ok(group),
+                    Err(error) => Err(error),
+                },
+                Ok(Item::End(end)) => Ok(self.end(end)),
+                Ok(Item::Damage(damage)) => {
+                    if let Some(sample) = &mut self.open {
+                        let record =
+                            Quarantined::new(&self.shard, "byte", Some(damage.offset), damage.reason, &damage.detail);
+                        let record = record.with_key(&sample.key);
+                        sample.fault.get_or_insert(record);
+                    }
+                    Ok(Group::Damage(damage))
+                }
+                Err(error) => {
+                    self.open = None;
+                    Err(error)
+                }
+            };
+            return match self.open.take() {
+                // What was read before is handed over first.
+                Some(sample) => {
+                    self.waiting = Some(found);
+                    Ok(Group::Sample(sample))
+                }
+                None => found,
+            };
+        }
+    }
+
+    fn end(&mut self, end: End) -> Group {
+        let Some(offset) = end.trailing else { return Group::End(end) };
+        let detail = "bytes behind the end of the archive";
+        let stray = Quarantined::new(&self.shard, "byte", Some(offset), "trailing_garbage", detail);
+        if let Some(sample) = self.open.take() {
+            // The sample goes first, the stray bytes wait, and the reader says once more that this is the end.
+            self.waiting = Some(Ok(Group::Stray(stray)));
+            return Group::Sample(sample);
+        }
+        Group::Stray(stray)
+    }
+
+    /// Adds a member to its sample; gives what is complete by that.
+    fn add(&mut self, member: &Member) -> Result<Option<Group>> {
+        if member.class == Class::Folder {
+            return Ok(None);
+        }
+        let Some((key, extension)) = split_key(&member.name) else {
+            let Some(reason) = member.class.reason() else {
+                self.ignored_members += 1;
+                return Ok(None);
+            };
+            return Ok(Some(Group::Stray(quarantined(&self.shard, member, reason))));
+        };
+        let mut complete = None;
+        if self.open.as_ref().is_none_or(|sample| sample.key != key) {
+            let mut sample =
+                Sample { key: key.to_owned(), header_offset: member.header_offset, members: Vec::new(), fault: None };
+            if !self.seen.insert(key.to_owned()) {
+                sample.fault = Some(quarantined(&self.shard, member, "repeated_key"));
+            }
+            complete = self.open.replace(sample);
+            self.extensions.clear();
+        }
+        if let Err(error) = self.add_to_open(member, extension) {
+            // What may lack members is no sample; the one before it is whole.
+            self.open = complete;
+            return Err(error);
+        }
+        Ok(complete.map(Group::Sample))
+    }
+
+    fn add_to_open(&mut self, member: &Member, extension: &str) -> Result<()> {
+        let Self { open: Some(sample), reader, shard, .. } = self else { return Ok(()) };
+        let repeated = !self.extensions.insert(extension.to_ascii_lowercase());
+        let fault = member.class.reason().or(repeated.then_some("repeated_member"));
+        let content = match fault {
+            Some(reason) => {
+                sample.fault.get_or_insert_with(|| quarantined(shard, member, reason));
+                Content::Other
+            }
+            None => read_content(reader, member, extension, self.keep_images)?,
+        };
+        if content == Content::Other && is_text(extension) && member.size > MAX_TEXT_BYTES {
+            sample.fault.get_or_insert_with(|| quarantined(shard, member, "text_too_large"));
+        }
+        let extension = extension.to_owned();
+        sample.members.push(SampleMember { extension, offset: member.offset, size: member.size, content });
+        Ok(())
     }
 }
 
@@ -228,14 +273,14 @@ fn is_text(extension: &str) -> bool {
     is_any(extension, &TEXT_EXTENSIONS) || extension.eq_ignore_ascii_case("json")
 }
 
-fn read_content<S: ReadAt + ?Sized>(
-    reader: &mut TarReader<'_, S>,
+fn read_content<S: ReadAt>(
+    reader: &mut TarReader<S>,
     member: &Member,
     extension: &str,
-    depth: Depth,
+    keep_images: bool,
 ) -> Result<Content> {
     if is_any(extension, &IMAGE_EXTENSIONS) {
-        let keep = depth == Depth::Bodies && member.size <= MAX_IMAGE_BYTES;
+        let keep = keep_images && member.size <= MAX_CHECKED_BYTES;
         let head = reader.prefix(member)?;
         let header = read_header(head);
         if head.len() as u64 == member.size {
@@ -267,31 +312,16 @@ mod tests {
     use super::*;
     use crate::formats::tar::TarWriter;
 
-    #[derive(Default)]
-    struct Found(Vec<Sample>, Vec<Quarantined>);
-
-    impl Visitor for Found {
-        type Error = Error;
-
-        fn sample(&mut self, sample: Sample) -> Result<()> {
-            self.0.push(sample);
-            Ok(())
+    fn scan_all(bytes: &Vec<u8>) -> (Vec<Sample>, Vec<Quarantined>, u64, Group) {
+        let mut groups = Groups::new(bytes, "t.tar", false, 4096);
+        let (mut samples, mut strays) = (Vec::new(), Vec::new());
+        loop {
+            match groups.next().unwrap() {
+                Group::Sample(sample) => samples.push(sample),
+                Group::Stray(stray) => strays.push(stray),
+                last => return (samples, strays, groups.ignored_members, last),
+            }
         }
-
-        fn stray(&mut self, record: Quarantined) -> Result<()> {
-            self.1.push(record);
-            Ok(())
-        }
-
-        fn passed(&mut self, _: u64) -> Result<()> {
-            Ok(())
-        }
-    }
-
-    fn scan_all(bytes: &Vec<u8>) -> (Vec<Sample>, Vec<Quarantined>, TarSummary) {
-        let mut found = Found::default();
-        let summary = scan(bytes, "t.tar", Depth::Headers, 4096, &mut found).unwrap();
-        (found.0, found.1, summary)
     }
 
     fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
@@ -323,13 +353,13 @@ mod tests {
             ("b.caption", b"t"),
             ("b.TXT", b"u"),
         ]);
-        let (samples, strays, summary) = scan_all(&bytes);
+        let (samples, strays, ignored, last) = scan_all(&bytes);
         assert_eq!(samples.iter().map(|s| s.key.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(samples[0].image().unwrap().extension, "jpg");
         assert_eq!(samples[0].json().unwrap(), b"{}");
         assert_eq!(samples[1].text().unwrap(), b"u");
         assert!(samples.iter().all(|s| s.fault.is_none()) && strays.is_empty());
-        assert_eq!((summary.ignored_members, summary.damage), (1, None));
+        assert!(ignored == 1 && matches!(last, Group::End(_)));
     }
 
     #[test]
@@ -342,7 +372,7 @@ mod tests {
             ("../c.jpg", b""),
             ("/d.txt", b""),
         ]);
-        let (samples, _, _) = scan_all(&bytes);
+        let (samples, ..) = scan_all(&bytes);
         let reasons: Vec<_> = samples.iter().map(|s| s.fault.as_ref().map(|f| f.reason.as_str())).collect();
         assert_eq!(
             reasons,
@@ -367,17 +397,17 @@ mod tests {
     #[test]
     fn images_longer_than_the_buffer_hash_alike() {
         let data: Vec<u8> = (0..50_000_u32).map(|i| (i * 7 % 251) as u8).collect();
-        let (samples, _, _) = scan_all(&tar(&[("a.jpg", &data)]));
+        let (samples, ..) = scan_all(&tar(&[("a.jpg", &data)]));
         assert!(matches!(&samples[0].members[0].content, Content::Image(hash, ..) if *hash == image_hash(&data)));
     }
 
     #[test]
     fn a_cut_tar_spoils_its_last_sample() {
         let bytes = tar(&[("a.jpg", b"x"), ("b.jpg", b"x"), ("b.txt", &[b'x'; 600])]);
-        let (samples, _, summary) = scan_all(&bytes[..512 * 6].to_vec());
+        let (samples, .., last) = scan_all(&bytes[..512 * 6].to_vec());
         assert_eq!(samples[1].fault.as_ref().unwrap().reason, "truncated");
-        assert_eq!(summary.damage.unwrap().reason, "truncated");
-        let (samples, _, summary) = scan_all(&bytes[..512 * 2].to_vec());
-        assert_eq!((samples.len(), summary.end.unwrap().has_marker), (1, false));
+        assert!(matches!(last, Group::Damage(Damage { reason: "truncated", .. })));
+        let (samples, .., last) = scan_all(&bytes[..512 * 2].to_vec());
+        assert!(samples.len() == 1 && last == Group::End(End { has_marker: false, trailing: None }));
     }
 }

@@ -99,6 +99,20 @@ impl ReadAt for LocalFile {
     }
 }
 
+impl<T: ReadAt + ?Sized> ReadAt for &T {
+    fn size_bytes(&self) -> u64 {
+        (**self).size_bytes()
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        (**self).read_exact_at(buffer, offset)
+    }
+
+    fn path(&self) -> &Path {
+        (**self).path()
+    }
+}
+
 impl ReadAt for Vec<u8> {
     fn size_bytes(&self) -> u64 {
         self.len() as u64

@@ -20,6 +20,8 @@ use parquet::schema::types::ColumnPath;
 use vlmsel_core::hash::Hash128;
 
 use crate::error::{Error, Result};
+use crate::formats::location::ImageLocation;
+use crate::formats::sample::{ImageRow, MemberRow};
 use crate::parquet::table::ParquetTable;
 
 /// A row group ends at this many rows, or
@@ -29,34 +31,6 @@ const GROUP_BYTES: usize = 16 << 20;
 /// A row group that takes more than this is not one of ours: its last row may be a record of 64 MiB, which stands there
 /// up to three times.
 const MAX_GROUP_BYTES: u64 = 1 << 30;
-
-/// Where an image's bytes lie and what they are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageRow {
-    /// Path below the source's image root; `None` if the bytes lie in the shard itself.
-    pub file: Option<String>,
-    /// First byte.
-    pub offset: u64,
-    /// Bytes.
-    pub size: u64,
-    /// Pixels per row.
-    pub width: u32,
-    /// Rows of pixels.
-    pub height: u32,
-    /// Hash of the bytes.
-    pub hash: Hash128,
-}
-
-/// A member of the sample in its tar.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemberRow {
-    /// All of its name behind the key's dot.
-    pub extension: String,
-    /// First byte.
-    pub offset: u64,
-    /// Bytes.
-    pub size: u64,
-}
 
 /// One sample.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -235,9 +209,9 @@ fn to_batch(rows: &[IndexRow], source: &str, shard: &str) -> Result<RecordBatch>
     let (mut offsets, mut sizes) = (UInt64Builder::new(), UInt64Builder::new());
     let (mut widths, mut heights) = (UInt32Builder::new(), UInt32Builder::new());
     for image in rows.iter().flat_map(|r| &r.images) {
-        files.append_option(image.file.as_deref());
-        offsets.append_value(image.offset);
-        sizes.append_value(image.size);
+        files.append_option(image.location.file());
+        offsets.append_value(if let ImageLocation::Range { offset, .. } = image.location { offset } else { 0 });
+        sizes.append_value(image.location.size());
         widths.append_value(image.width);
         heights.append_value(image.height);
         phashes.append_null();
@@ -325,7 +299,8 @@ mod tests {
     fn table(rows: u32) -> Vec<u8> {
         let mut writer = IndexTableWriter::new(Vec::new(), "s", "a/0.tar").unwrap();
         for i in 0..rows {
-            let image = ImageRow { file: None, offset: u64::from(i), size: 1, width: 2, height: 3, hash: [4; 16] };
+            let location = ImageLocation::Range { offset: u64::from(i), size: 1 };
+            let image = ImageRow { location, width: 2, height: 3, hash: [4; 16] };
             let member = MemberRow { extension: "jpg".to_owned(), offset: u64::from(i), size: 1 };
             let text = (i % 3 > 0).then(|| format!("caption {i}"));
             let (images, members) = (vec![image; (i % 3) as usize], vec![member; 2]);

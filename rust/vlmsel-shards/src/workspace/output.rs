@@ -417,16 +417,17 @@ impl Output {
         self.partial.join("parts").join(format!("{}.{kind}", &name[..32]))
     }
 
-    /// Commits the unit whose files were written to [`Output::temporary`] places: fsync, hash, rename, record.
+    /// Commits the unit whose files were written to [`Output::temporary`] places: fsync, hash (unless it was computed while they
+    /// were written), rename, record.
     pub fn commit(
         &self,
         unit: &str,
-        names: &[&str],
+        names: &[(&str, Option<blake3::Hash>)],
         rows: u64,
         counts: BTreeMap<String, u64>,
         detail: Value,
     ) -> Result<()> {
-        let files = names.iter().map(|name| self.seal(name, None)).collect::<Result<Vec<_>>>()?;
+        let files = names.iter().map(|(name, hash)| self.seal(name, *hash)).collect::<Result<Vec<_>>>()?;
         self.record(PartRecord { unit: unit.to_owned(), rows, counts, detail, files })
     }
 
@@ -453,19 +454,6 @@ impl Output {
         }
         let again = PartRecord { unit: unit.to_owned(), rows, counts, detail, files };
         Ok(self.lock_parts().get(unit) == Some(&again))
-    }
-
-    /// As [`Output::commit`], for files whose BLAKE3 was computed while they were written.
-    pub fn commit_hashed(
-        &self,
-        unit: &str,
-        names: &[(&str, blake3::Hash)],
-        rows: u64,
-        counts: BTreeMap<String, u64>,
-        detail: Value,
-    ) -> Result<()> {
-        let files = names.iter().map(|(name, hash)| self.seal(name, Some(*hash))).collect::<Result<Vec<_>>>()?;
-        self.record(PartRecord { unit: unit.to_owned(), rows, counts, detail, files })
     }
 
     fn seal(&self, name: &str, hash: Option<blake3::Hash>) -> Result<FileRecord> {

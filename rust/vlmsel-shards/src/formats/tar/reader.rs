@@ -66,8 +66,8 @@ struct Overrides {
 }
 
 /// Streams members; memory is bounded by the buffer whatever the file claims.
-pub struct TarReader<'a, S: ReadAt + ?Sized> {
-    source: &'a S,
+pub struct TarReader<S: ReadAt> {
+    source: S,
     size: u64,
     next_header: u64,
     window: Window,
@@ -76,11 +76,12 @@ pub struct TarReader<'a, S: ReadAt + ?Sized> {
     seen: u64,
 }
 
-impl<'a, S: ReadAt + ?Sized> TarReader<'a, S> {
+impl<S: ReadAt> TarReader<S> {
     /// A reader whose buffer holds `buffer_bytes`; a member no longer than that can be had in one piece.
-    pub fn new(source: &'a S, buffer_bytes: usize) -> Self {
+    pub fn new(source: S, buffer_bytes: usize) -> Self {
         let window = Window { bytes: vec![0; buffer_bytes.max(4096)], start: 0, length: 0 };
-        Self { source, size: source.size_bytes(), next_header: 0, window, tricked: false, finished: false, seen: 0 }
+        let size = source.size_bytes();
+        Self { source, size, next_header: 0, window, tricked: false, finished: false, seen: 0 }
     }
 
     /// Bytes passed so far.
@@ -118,7 +119,7 @@ impl<'a, S: ReadAt + ?Sized> TarReader<'a, S> {
             if self.size - at < BLOCK_BYTES {
                 return Ok(damage(at, "truncated", "the file ends inside a header"));
             }
-            let block = self.window.array(self.source, at)?;
+            let block = self.window.array(&self.source, at)?;
             let header = match Header::parse(&block) {
                 Ok(header) => header,
                 Err(NotAHeader::Zero) if pending.is_empty() => return self.read_end(at),
@@ -147,7 +148,7 @@ impl<'a, S: ReadAt + ?Sized> TarReader<'a, S> {
             }
             // A long name ends at its NUL, as in `tarfile`, not at its size: so the whole blocks are read.
             let length = if header.kind == b'L' { padded(header.size) } else { header.size };
-            let body = self.window.copy(self.source, data, length as usize)?;
+            let body = self.window.copy(&self.source, data, length as usize)?;
             let said = match header.kind {
                 b'K' => Overrides::default(),
                 b'L' => {
@@ -177,7 +178,7 @@ impl<'a, S: ReadAt + ?Sized> TarReader<'a, S> {
             if self.size.saturating_sub(data) < BLOCK_BYTES {
                 return Ok(damage(first, "truncated", "the file ends inside a sparse header"));
             }
-            more = self.window.array(self.source, data)?[504] != 0;
+            more = self.window.array(&self.source, data)?[504] != 0;
             data += BLOCK_BYTES;
         }
         // The outermost extended header has the last word, as in `tarfile`.
@@ -220,12 +221,12 @@ impl<'a, S: ReadAt + ?Sized> TarReader<'a, S> {
         let mut at = marker;
         while at < self.size {
             let length = (self.size - at).min(self.window.bytes.len() as u64) as usize;
-            let piece = self.window.piece(self.source, at, length)?;
+            let piece = self.window.piece(&self.source, at, length)?;
             if let Some(index) = piece.iter().position(|&c| c != 0) {
                 let garbage = at + index as u64;
                 let block_start = garbage / BLOCK_BYTES * BLOCK_BYTES;
                 if self.size - block_start >= BLOCK_BYTES
-                    && Header::parse(&self.window.array(self.source, block_start)?).is_ok()
+                    && Header::parse(&self.window.array(&self.source, block_start)?).is_ok()
                 {
                     return Ok(damage(block_start, "second_archive", "another tar begins behind the end of this one"));
                 }
@@ -241,7 +242,7 @@ impl<'a, S: ReadAt + ?Sized> TarReader<'a, S> {
     /// The data of `member` in one piece if it fits the buffer, else its first bytes as they fit.
     pub fn prefix(&mut self, member: &Member) -> Result<&[u8]> {
         let length = member.size.min(self.window.bytes.len() as u64) as usize;
-        self.window.piece(self.source, member.offset, length)
+        self.window.piece(&self.source, member.offset, length)
     }
 
     /// The data of `member` piece by piece, for members longer than the buffer.
@@ -250,7 +251,7 @@ impl<'a, S: ReadAt + ?Sized> TarReader<'a, S> {
         let end = member.offset + member.size;
         while at < end {
             let length = (end - at).min(self.window.bytes.len() as u64) as usize;
-            take(self.window.piece(self.source, at, length)?)?;
+            take(self.window.piece(&self.source, at, length)?)?;
             at += length as u64;
         }
         Ok(())

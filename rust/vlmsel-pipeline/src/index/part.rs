@@ -1,0 +1,172 @@
+//! Doing one unit: a shard read to its end becomes a table of its samples and a list of what was put aside.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::BufWriter;
+
+use serde_json::{Map, Value, json};
+use vlmsel_core::hash::{Hash128, image_hash, text_hash, uid};
+use vlmsel_shards::error::IoContext;
+use vlmsel_shards::formats::reader::Depth;
+use vlmsel_shards::formats::sample::{ImageRow, Sample};
+use vlmsel_shards::tables::index::{IndexRow, IndexTableWriter};
+use vlmsel_shards::workspace::noted::Noted;
+use vlmsel_shards::workspace::output::Output;
+use vlmsel_shards::workspace::quarantine::{LISTED, Quarantined, to_json_lines};
+
+use super::sameness::{NamedFiles, check_unchanged};
+use super::{Indexing, root_text};
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::read_shard::{Found, read_shard};
+use crate::sources::ShardFile;
+use crate::stage::Done;
+use crate::tolerance::Tolerance;
+
+/// Reads `shard` and writes its part.
+pub(super) fn make(stage: &Indexing<'_>, shard: &ShardFile, mut noted: Noted, output: &Output) -> Result<Done> {
+    let &Indexing { options, image_root, progress, pool, .. } = stage;
+    progress.check()?;
+    let name = part_name(&shard.unit());
+    let (table_name, quarantine_name) = (format!("{name}.parquet"), format!("{name}.quarantine.jsonl"));
+    let path = output.temporary(&table_name)?;
+    let file = File::create(&path).at("create", &path)?;
+    let table = IndexTableWriter::new(BufWriter::with_capacity(1 << 18, file), &shard.source, &shard.name)?;
+    let mut part = Part {
+        shard,
+        tolerance: options.run.tolerance(),
+        progress,
+        table,
+        ordinals: HashMap::new(),
+        named: NamedFiles::new(),
+        quarantined: Vec::new(),
+        reasons: BTreeMap::new(),
+        bad: 0,
+        rows: 0,
+    };
+    let root = stage.image_root_of(shard);
+    let id_field = options.id_column.as_deref();
+    let closing = read_shard(shard, &root, id_field, Depth::Headers, pool, &mut |found| part.take(found))?;
+    for lost in closing.lost {
+        part.put_aside(lost)?;
+    }
+    let mut damage = closing.damage.last().map(ToString::to_string);
+    if shard.format.names_files() {
+        noted.named_files = part.named.finish().filter(|_| damage.is_none());
+    }
+    if let Err(changed) = check_unchanged(shard, &noted) {
+        damage.get_or_insert(changed.to_string());
+    }
+    let Part { table, quarantined, reasons, bad, rows, .. } = part;
+    let (written, writer) = table.finish()?;
+    writer.into_inner().map_err(std::io::IntoInnerError::into_error).at("write", &path)?;
+    if written != rows {
+        return Err(Error::Bug(format!("{rows} rows of {} became {written}", shard.path.display())));
+    }
+    let mut files = vec![(table_name, None)];
+    if !quarantined.is_empty() {
+        let path = output.temporary(&quarantine_name)?;
+        std::fs::write(&path, to_json_lines(&quarantined)).at("write", &path)?;
+        files.push((quarantine_name, None));
+    }
+    let counts = [("input", rows + bad), ("ok", rows), ("quarantined", bad)];
+    let counts = counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+    let mut detail: Map<String, Value> = closing.detail;
+    if shard.format.names_files() {
+        detail.insert("image_root".to_owned(), json!(root_text(image_root)));
+    }
+    detail.insert("sidecar".to_owned(), shard.sidecar.is_some().into());
+    detail.insert("reasons".to_owned(), json!(reasons));
+    detail.insert("damage".to_owned(), json!(damage));
+    // What names files, and could not say which, is looked at again.
+    let noted = Some(noted).filter(|noted| noted.named_files.is_some() || !shard.format.names_files());
+    Ok(Done { files, rows, counts, detail: detail.into(), noted })
+}
+
+/// The part's file name: readable, unique, and short whatever the shard is called.
+fn part_name(unit: &str) -> String {
+    let plain: String =
+        unit.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '-' }).collect();
+    let tail: String = plain.chars().rev().take(80).collect::<Vec<_>>().into_iter().rev().collect();
+    let hash = vlmsel_core::hash::to_hex(&vlmsel_core::hash::image_hash(unit.as_bytes()));
+    format!("{}-{}", tail.trim_start_matches(['.', '_', '-']), &hash[..8])
+}
+
+/// Collects what one shard gives.
+struct Part<'a> {
+    shard: &'a ShardFile,
+    tolerance: Tolerance,
+    progress: &'a Progress,
+    table: IndexTableWriter<BufWriter<File>>,
+    /// How often each key was there, where keys may repeat. By the key's hash, which is smaller; keys that share one would only
+    /// get ordinals that nobody needed.
+    ordinals: HashMap<Hash128, u64>,
+    named: NamedFiles,
+    quarantined: Vec<Quarantined>,
+    reasons: BTreeMap<String, u64>,
+    bad: u64,
+    rows: u64,
+}
+
+impl Part<'_> {
+    fn take(&mut self, found: Found) -> Result<()> {
+        match found {
+            Found::Passed(bytes, _) => Ok(self.progress.add(0, bytes)?),
+            Found::Stray(stray) | Found::Record(Err(stray)) => self.put_aside(stray),
+            Found::Record(Ok(sample)) => {
+                for (name, identity) in &sample.named_files {
+                    self.named.add(name, *identity);
+                }
+                if let Some(bad) = sample.fault() {
+                    let position = sample.position;
+                    let unit = self.shard.unit();
+                    let record = Quarantined::new(&unit, position.unit, Some(position.number), bad.reason, &bad.detail);
+                    // A key that may repeat says less than the position.
+                    let key = sample.key.as_deref().filter(|_| !self.shard.format.keys_repeat());
+                    return self.put_aside(match key {
+                        Some(key) => record.with_key(key),
+                        None => record,
+                    });
+                }
+                self.add(sample)
+            }
+        }
+    }
+
+    fn add(&mut self, sample: Sample) -> Result<()> {
+        // A record without a key is known by its number.
+        let said = sample.said().map(text_hash);
+        let key = sample.key.unwrap_or_else(|| sample.position.number.to_string());
+        let ordinal = if sample.uid.is_none() && self.shard.format.keys_repeat() {
+            let next = self.ordinals.entry(image_hash(key.as_bytes())).or_default();
+            *next += 1;
+            *next - 1
+        } else {
+            0
+        };
+        self.rows += 1;
+        self.progress.add(1, 0)?;
+        let images: Vec<ImageRow> = sample.images.into_iter().filter_map(|image| image.found.ok()).collect();
+        Ok(self.table.push(IndexRow {
+            uid: sample.uid.unwrap_or_else(|| uid(&self.shard.source, &self.shard.name, &key, ordinal)),
+            key,
+            images,
+            members: sample.members,
+            text: sample.text,
+            conversations: sample.conversations,
+            n_turns: sample.n_turns,
+            text_hash: said,
+            metadata: sample.metadata,
+        })?)
+    }
+
+    fn put_aside(&mut self, record: Quarantined) -> Result<()> {
+        self.tolerance.refuse(&record)?;
+        self.bad += 1;
+        *self.reasons.entry(record.reason.clone()).or_default() += 1;
+        if self.quarantined.len() < LISTED {
+            self.quarantined.push(record);
+        }
+        Ok(())
+    }
+}

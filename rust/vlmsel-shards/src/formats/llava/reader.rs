@@ -1,0 +1,212 @@
+//! Records of a LLaVA or caption JSON file; their images are files below the image root.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vlmsel_core::hash::{Hash128, ImageHasher, image_hash};
+
+use super::parse;
+use crate::error::{Error, Result};
+use crate::formats::json_stream::{JsonValues, Value, is_json_name};
+use crate::formats::location::{ImageLocation, join};
+use crate::formats::reader::{
+    BATCH_BYTES, BATCH_RECORDS, Batch, Closing, Damage, Depth, Format, MAX_CHECKED_BYTES, RawSample, Record,
+    SampleReader, Shard,
+};
+use crate::formats::sample::{Bad, ImageRow, Position, Sample, SampleImage, Taken};
+use crate::images::check::check_image;
+use crate::images::header::{Fault, ImageHeader, read_header};
+use crate::storage::identity::Identity;
+use crate::storage::source::{LocalFile, ReadAt};
+use crate::workspace::quarantine::Quarantined;
+
+const BLOCK_BYTES: usize = 1 << 20;
+
+/// LLaVA's JSON, and captions in JSON: as lines or as a list.
+pub struct Llava;
+
+impl Format for Llava {
+    fn name(&self) -> &'static str {
+        "llava"
+    }
+
+    fn endings(&self) -> &'static [&'static str] {
+        &[".jsonl", ".jsonl.gz", ".jsonl.zst", ".json"]
+    }
+
+    fn recognises(&self, path: &Path) -> bool {
+        is_json_name(path)
+    }
+
+    fn is_bookkeeping(&self, name: &str) -> bool {
+        name.ends_with("_stats.json") || matches!(name, "sizes.json" | "meta.json" | "manifest.json" | "run.json")
+    }
+
+    // The JSON files beside tars are statistics that img2dataset and others leave.
+    fn is_secondary(&self) -> bool {
+        true
+    }
+
+    fn names_files(&self) -> bool {
+        true
+    }
+
+    fn keys_repeat(&self) -> bool {
+        true
+    }
+
+    fn open(&self, shard: &Shard<'_>) -> Result<Box<dyn SampleReader>> {
+        let values = JsonValues::open(shard.path)?;
+        let total = std::fs::metadata(shard.path).map_or(0, |meta| meta.len());
+        let shared = Shared {
+            unit: shard.unit.to_owned(),
+            image_root: shard.image_root.to_path_buf(),
+            id_field: shard.id_field.map(ToOwned::to_owned),
+            depth: shard.depth,
+        };
+        Ok(Box::new(Reader { values, shared: Arc::new(shared), left: total, ended: false, damage: None }))
+    }
+}
+
+/// What all records of a file share.
+struct Shared {
+    unit: String,
+    image_root: PathBuf,
+    id_field: Option<String>,
+    depth: Depth,
+}
+
+struct Reader {
+    values: JsonValues,
+    shared: Arc<Shared>,
+    /// Bytes of the file that were not told yet. A compressed file is read faster than its own size tells: the sum never
+    /// runs past it.
+    left: u64,
+    ended: bool,
+    damage: Option<Damage>,
+}
+
+impl SampleReader for Reader {
+    fn next_batch(&mut self) -> Result<Option<Batch>> {
+        if self.ended {
+            return Ok(None);
+        }
+        let mut batch = Batch { is_costly: true, ..Batch::default() };
+        let mut bytes = 0;
+        while batch.records.len() < BATCH_RECORDS && bytes < BATCH_BYTES && !self.ended {
+            match self.values.read_next() {
+                Ok(Some((row, value))) => {
+                    if let Value::Json(json) = &value {
+                        bytes += json.len();
+                    }
+                    batch.records.push(Record::Raw(Box::new(RawRecord { row, value, shared: self.shared.clone() })));
+                }
+                Ok(None) => self.ended = true,
+                Err(error) if error.is_of_file() => {
+                    self.damage = Some(Damage::unreadable(error));
+                    self.ended = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        batch.bytes = if self.ended { self.left } else { (bytes as u64).min(self.left) };
+        self.left -= batch.bytes;
+        Ok(Some(batch))
+    }
+
+    fn close(self: Box<Self>) -> Closing {
+        Closing { damage: self.damage.into_iter().collect(), ..Closing::default() }
+    }
+}
+
+struct RawRecord {
+    row: u64,
+    value: Value,
+    shared: Arc<Shared>,
+}
+
+impl RawSample for RawRecord {
+    fn take_apart(self: Box<Self>) -> Result<Taken> {
+        let Self { row, value, shared } = *self;
+        let parsed = match value {
+            Value::Refused(reason) => Err((reason, String::new())),
+            Value::Json(json) => parse(&json, shared.id_field.as_deref()),
+        };
+        let record = match parsed {
+            Ok(record) => record,
+            Err((reason, detail)) => return Ok(Err(Quarantined::new(&shared.unit, "row", Some(row), reason, &detail))),
+        };
+        let mut sample = Sample::at(Position { unit: "row", number: row });
+        for name in record.images {
+            // Looked at before it is read: what changes from here on will show.
+            let identity = join(&shared.image_root, &name).ok().and_then(|path| Identity::at(&path).ok());
+            if shared.depth != Depth::Names {
+                sample.images.push(look_at(&shared.image_root, &name, shared.depth)?);
+            }
+            sample.named_files.push((name, identity));
+        }
+        sample.key = record.key;
+        sample.uid = record.uid;
+        sample.text = record.text;
+        sample.conversations = record.conversations;
+        sample.n_turns = record.n_turns;
+        sample.spoken = record.spoken;
+        sample.metadata = record.metadata;
+        Ok(Ok(sample))
+    }
+}
+
+type Checked = std::result::Result<ImageHeader, Fault>;
+
+/// The image at a path below the root.
+fn look_at(root: &Path, name: &str, depth: Depth) -> Result<SampleImage> {
+    let read = join(root, name).and_then(|path| LocalFile::open(&path)).and_then(|file| {
+        let size = file.size_bytes();
+        let (hash, checked) = match depth {
+            Depth::Bodies if size <= MAX_CHECKED_BYTES => check_whole(&file)?,
+            _ => hash_image(&file)?,
+        };
+        let is_long = depth == Depth::Bodies && size > MAX_CHECKED_BYTES;
+        let checked =
+            checked.and_then(|header| if is_long { Err(Fault::Long(header.format, size)) } else { Ok(header) });
+        file.check_unchanged()?;
+        Ok((size, hash, checked))
+    });
+    let name = name.to_owned();
+    let bad =
+        |reason, detail: String| SampleImage { name: name.clone(), hash: None, found: Err(Bad { reason, detail }) };
+    Ok(match read {
+        Ok((_, hash, Err(fault))) => SampleImage::faulty(name, Some(hash), fault),
+        Ok((size, hash, Ok(ImageHeader { width, height, .. }))) => {
+            let location = ImageLocation::File { file: name.clone(), size };
+            SampleImage { name, hash: Some(hash), found: Ok(ImageRow { location, width, height, hash }) }
+        }
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            bad("missing_image", name.clone())
+        }
+        Err(error) if error.is_of_file() => bad("unreadable_image", error.to_string()),
+        Err(error) => return Err(error),
+    })
+}
+
+fn check_whole(file: &LocalFile) -> Result<(Hash128, Checked)> {
+    let mut bytes = vec![0; file.size_bytes() as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok((image_hash(&bytes), check_image(&bytes)))
+}
+
+fn hash_image(file: &LocalFile) -> Result<(Hash128, Checked)> {
+    let size = file.size_bytes();
+    let mut buffer = vec![0; (size as usize).min(BLOCK_BYTES)];
+    let (mut hasher, mut header, mut at) = (ImageHasher::default(), read_header(&[]), 0);
+    while at < size {
+        let length = ((size - at) as usize).min(BLOCK_BYTES);
+        file.read_exact_at(&mut buffer[..length], at)?;
+        if at == 0 {
+            header = read_header(&buffer[..length]);
+        }
+        hasher.update(&buffer[..length]);
+        at += length as u64;
+    }
+    Ok((hasher.finish(), header))
+}

@@ -1,0 +1,300 @@
+//! Samples of a WebDataset tar, joined by key with the table that img2dataset wrote beside it, if there is one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+use vlmsel_core::hash::{Hash128, parse_uid};
+
+use super::{Content, Group, Groups, Sample as Members};
+use crate::error::Result;
+use crate::formats::img2dataset::{Row, Sidecar, is_img2dataset, sidecar_path};
+use crate::formats::json_fields::fields;
+use crate::formats::json_stream;
+use crate::formats::location::ImageLocation;
+use crate::formats::reader::{
+    BATCH_BYTES, Batch, Closing, Damage, Depth, EXAMPLES, Format, Note, RawSample, Record, SampleReader, Shard,
+};
+use crate::formats::sample::{Bad, ImageRow, MemberRow, Position, Sample, SampleImage, Taken};
+use crate::images::check::check_image;
+use crate::images::header::Fault;
+use crate::storage::source::LocalFile;
+use crate::storage::text_encoding::utf8_text;
+use crate::workspace::quarantine::Quarantined;
+
+/// Members no longer than this are hashed and parsed in one piece.
+const BUFFER_BYTES: usize = 1 << 20;
+/// A batch ends behind so many records,
+const BATCH_RECORDS: usize = 512;
+/// or when so much of the tar was passed: what reads it looks for signals between batches.
+const BATCH_PASSED: u64 = 32 << 20;
+
+/// A tar, its samples grouped as WebDataset does it.
+pub struct WebDataset;
+
+/// Such a tar with img2dataset's table beside it.
+pub struct Img2dataset;
+
+impl Format for WebDataset {
+    fn name(&self) -> &'static str {
+        "webdataset"
+    }
+
+    fn endings(&self) -> &'static [&'static str] {
+        &[".tar"]
+    }
+
+    fn recognises(&self, path: &Path) -> bool {
+        path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tar"))
+    }
+
+    fn open(&self, shard: &Shard<'_>) -> Result<Box<dyn SampleReader>> {
+        Ok(Box::new(Reader::open(shard)?))
+    }
+}
+
+impl Format for Img2dataset {
+    fn name(&self) -> &'static str {
+        "img2dataset"
+    }
+
+    fn endings(&self) -> &'static [&'static str] {
+        WebDataset.endings()
+    }
+
+    fn recognises(&self, path: &Path) -> bool {
+        WebDataset.recognises(path) && self.sidecar(path).is_some()
+    }
+
+    fn sidecar(&self, shard: &Path) -> Option<PathBuf> {
+        sidecar_path(shard)
+    }
+
+    fn lost_shard(&self, table: &Path) -> Option<PathBuf> {
+        let tar = table.with_extension("tar");
+        (!tar.exists() && is_img2dataset(table)).then_some(tar)
+    }
+
+    fn open(&self, shard: &Shard<'_>) -> Result<Box<dyn SampleReader>> {
+        Ok(Box::new(Reader::open(shard)?))
+    }
+}
+
+/// What all samples of a tar share.
+struct Shared {
+    unit: String,
+    has_sidecar: bool,
+    id_field: Option<String>,
+    depth: Depth,
+}
+
+struct Reader {
+    groups: Groups<LocalFile>,
+    shared: Arc<Shared>,
+    sidecar_unit: String,
+    sidecar: Option<Sidecar>,
+    passed: u64,
+    ended: bool,
+    closing: Closing,
+}
+
+impl Reader {
+    fn open(shard: &Shard<'_>) -> Result<Self> {
+        let mut closing = Closing::default();
+        let sidecar = match shard.sidecar.map(|(_, path)| Sidecar::read(path)).transpose() {
+            Ok(sidecar) => sidecar.flatten(),
+            Err(error) if error.is_of_file() => {
+                closing.damage.push(Damage::unreadable(error));
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let file = LocalFile::open(shard.path)?;
+        let shared = Shared {
+            unit: shard.unit.to_owned(),
+            has_sidecar: sidecar.is_some(),
+            id_field: shard.id_field.map(ToOwned::to_owned),
+            depth: shard.depth,
+        };
+        Ok(Self {
+            groups: Groups::new(file, shard.unit, shard.depth == Depth::Bodies, BUFFER_BYTES),
+            shared: Arc::new(shared),
+            sidecar_unit: shard.sidecar.map(|(unit, _)| unit.to_owned()).unwrap_or_default(),
+            sidecar,
+            passed: 0,
+            ended: false,
+            closing,
+        })
+    }
+
+    fn raw(&mut self, members: Members) -> RawMembers {
+        let row = self.sidecar.as_mut().and_then(|sidecar| sidecar.take(&members.key));
+        RawMembers { members, row, shared: self.shared.clone() }
+    }
+}
+
+impl SampleReader for Reader {
+    fn next_batch(&mut self) -> Result<Option<Batch>> {
+        if self.ended {
+            return Ok(None);
+        }
+        let mut batch = Batch { is_costly: self.shared.depth == Depth::Bodies, ..Batch::default() };
+        let mut held = 0;
+        let begun = self.passed;
+        while batch.records.len() < BATCH_RECORDS && held < BATCH_BYTES && self.passed - begun < BATCH_PASSED {
+            let group = self.groups.next();
+            self.passed = self.groups.position();
+            match group {
+                Ok(Group::Sample(members)) => {
+                    held += members.members.iter().map(|member| member.content.held_bytes()).sum::<usize>();
+                    batch.records.push(Record::Raw(Box::new(self.raw(members))));
+                    continue;
+                }
+                Ok(Group::Stray(stray)) => {
+                    batch.records.push(Record::Stray(stray));
+                    continue;
+                }
+                Ok(Group::End(end)) => {
+                    let marker = ("end_marker".to_owned(), end.has_marker.into());
+                    self.closing.detail.extend([marker, ignored(self.groups.ignored_members)]);
+                    if !end.has_marker {
+                        let example = format!("{}: its writer may have been stopped", self.shared.unit);
+                        self.closing.notes.push(Note { kind: "no_end_marker", count: 1, examples: vec![example] });
+                    }
+                }
+                Ok(Group::Damage(damage)) => {
+                    self.closing.detail.extend([ignored(self.groups.ignored_members)]);
+                    let (reason, offset) = (Some(damage.reason), Some(damage.offset));
+                    self.closing.damage.push(Damage { reason, offset, detail: damage.detail });
+                }
+                Err(error) if error.is_of_file() => self.closing.damage.push(Damage::unreadable(error)),
+                Err(error) => return Err(error),
+            }
+            self.ended = true;
+            break;
+        }
+        batch.bytes = self.passed - begun;
+        Ok(Some(batch))
+    }
+
+    fn close(self: Box<Self>) -> Closing {
+        let Self { sidecar, mut closing, sidecar_unit, .. } = *self;
+        // Behind damage, a row without a member says nothing that the damage does not.
+        let Some(sidecar) = sidecar.filter(|_| closing.damage.is_empty()) else { return closing };
+        closing.detail.insert("repeated_sidecar_keys".to_owned(), sidecar.repeated.into());
+        if sidecar.repeated > 0 {
+            let examples = vec![sidecar_unit.clone()];
+            closing.notes.push(Note { kind: "repeated_row_key", count: sidecar.repeated, examples });
+        }
+        let mut failed = Note { kind: "failed_download", count: 0, examples: Vec::new() };
+        for (key, row) in sidecar.rest() {
+            if row.expected {
+                let lost = Quarantined::new(&sidecar_unit, "row", None, "row_without_member", &row.json);
+                closing.lost.push(lost.with_key(&key));
+            } else {
+                failed.count += 1;
+                if failed.examples.len() < EXAMPLES {
+                    failed.examples.push(format!("{sidecar_unit}: {key}"));
+                }
+            }
+        }
+        closing.detail.insert("not_downloaded".to_owned(), failed.count.into());
+        closing.notes.extend(Some(failed).filter(|failed| failed.count > 0));
+        closing
+    }
+}
+
+fn ignored(members: u64) -> (String, serde_json::Value) {
+    ("ignored_members".to_owned(), members.into())
+}
+
+/// Members of a sample and the table's row for them.
+struct RawMembers {
+    members: Members,
+    row: Option<Row>,
+    shared: Arc<Shared>,
+}
+
+impl RawSample for RawMembers {
+    fn take_apart(self: Box<Self>) -> Result<Taken> {
+        let Self { members, row, shared } = *self;
+        let Shared { unit, has_sidecar, id_field, depth } = &*shared;
+        if let Some(fault) = members.fault {
+            return Ok(Err(fault));
+        }
+        let mut sample = Sample::at(Position { unit: "byte", number: members.header_offset });
+        if *has_sidecar && row.is_none() {
+            sample.notes.push(Bad::new("member_without_row", format!("{unit}: {}", members.key)));
+        }
+        match image_of(&members, *depth) {
+            Some(image) => sample.images.push(image),
+            None => sample.notes.push(Bad::new("no_image", "")),
+        }
+        let json = members.json();
+        let declared = match json.map(|json| read_json(json, id_field.as_deref())).transpose() {
+            Ok(declared) => declared.unwrap_or_default(),
+            Err(detail) => {
+                sample.faults.push(Bad::new("bad_json", detail));
+                Declared::default()
+            }
+        };
+        sample.uid = declared.uid.or_else(|| row.as_ref().and_then(|row| row.uid));
+        if let (Some(field), None) = (id_field, sample.uid) {
+            sample.faults.push(Bad::new("bad_id", format!("{field} is no id of 32 hexadecimal characters")));
+        }
+        let (row_text, row_json) = row.map(|row| (row.text, Some(row.json))).unwrap_or_default();
+        sample.text = match members.text().map(utf8_text).transpose() {
+            Ok(text) => text.map(ToOwned::to_owned).or(row_text).or(declared.caption),
+            Err(error) => {
+                sample.faults.push(Bad::new("text_not_utf8", error));
+                None
+            }
+        };
+        sample.metadata = json.map(<[u8]>::to_vec).or_else(|| row_json.map(String::into_bytes));
+        let as_row = |m: super::SampleMember| MemberRow { extension: m.extension, offset: m.offset, size: m.size };
+        sample.members = members.members.into_iter().map(as_row).collect();
+        sample.key = Some(members.key);
+        Ok(Ok(sample))
+    }
+}
+
+fn image_of(members: &Members, depth: Depth) -> Option<SampleImage> {
+    let member = members.image()?;
+    let Content::Image(hash, header, bytes) = &member.content else { return None };
+    let name = format!(".{}", member.extension);
+    let checked = match (depth, bytes) {
+        (Depth::Bodies, Some(bytes)) => check_image(bytes),
+        (Depth::Bodies, None) => header.and_then(|header| Err(Fault::Long(header.format, member.size))),
+        _ => *header,
+    };
+    Some(match checked {
+        Ok(header) => {
+            let location = ImageLocation::Range { offset: member.offset, size: member.size };
+            let row = ImageRow { location, width: header.width, height: header.height, hash: *hash };
+            SampleImage { name, hash: Some(*hash), found: Ok(row) }
+        }
+        Err(fault) => SampleImage::faulty(name, Some(*hash), fault),
+    })
+}
+
+/// What a JSON member declares.
+#[derive(Default)]
+struct Declared {
+    uid: Option<Hash128>,
+    caption: Option<String>,
+}
+
+fn read_json(bytes: &[u8], id_field: Option<&str>) -> std::result::Result<Declared, String> {
+    let mut spare = Vec::new();
+    let value: &RawValue = json_stream::parse(bytes, &mut spare).map_err(|error| error.to_string())?;
+    let id_field = id_field.unwrap_or("uid");
+    let names = [id_field, "caption", "text"];
+    let Ok(fields) = fields(value.get().as_bytes(), &names) else {
+        return Ok(Declared::default());
+    };
+    let string = |name: &str| fields.get(name).and_then(|raw| serde_json::from_str::<String>(raw).ok());
+    Ok(Declared {
+        uid: string(id_field).as_deref().and_then(parse_uid),
+        caption: string("caption").or_else(|| string("text")),
+    })
+}
