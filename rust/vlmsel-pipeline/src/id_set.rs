@@ -1,7 +1,6 @@
 //! Lists of ids to include or exclude: text, Parquet, CSV, JSON lines, or DataComp's `.npy` subset files.
 
 use std::collections::HashSet;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use arrow_array::cast::AsArray;
@@ -9,8 +8,7 @@ use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
 use vlmsel_shards::columns::Role;
-use vlmsel_shards::error::IoContext;
-use vlmsel_shards::storage::source::open_plain;
+use vlmsel_shards::storage::source;
 use vlmsel_shards::storage::text_encoding::foreign_encoding;
 use vlmsel_shards::tables::npy::read_uids;
 use vlmsel_shards::tables::schema::{Wanted, resolve};
@@ -138,7 +136,8 @@ impl IdSet {
 
     fn read_text(&mut self, path: &Path, id_type: &DataType) -> Result<()> {
         let mut bytes = Vec::new();
-        open_plain(path)?.read_to_end(&mut bytes).at("read", path)?;
+        let file = source::open(path)?;
+        file.read_onto(&mut bytes, 0, file.size_bytes() as usize)?;
         if let Some(what) = foreign_encoding(&bytes) {
             return Err(Error::usage(format!("{}: {what}", path.display())));
         }

@@ -25,7 +25,8 @@ IMAGE = pa.struct(
         ("width", pa.uint32()),
         ("height", pa.uint32()),
         ("hash", pa.binary(16)),
-        ("phash", pa.uint64()),
+        ("row", pa.uint64()),
+        ("item", pa.uint32()),
     ]
 )
 SCHEMA = pa.schema(
@@ -95,7 +96,7 @@ def write_index(folder: Path, data: Path, shards: dict[str, Sequence[Pair]], row
                     width = height = 0
                 digest = xxhash.xxh3_128_digest(content)
                 place = {"file": None, "offset": offset, "size": size, "width": width, "height": height}
-                images.append(place | {"hash": digest, "phash": None})
+                images.append(place | {"hash": digest, "row": None, "item": None})
             rows.append(
                 {
                     "uid": hashlib.blake2b(f"pool\0{shard}\0{i}".encode(), digest_size=16).digest(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use vlmsel_shards::storage::paths::{beside, place_of_output, text_of};
-use vlmsel_shards::storage::source::open_plain;
+use vlmsel_shards::storage::source::{Sequential, open};
 use vlmsel_shards::workspace::fingerprint::fingerprint;
 use vlmsel_shards::workspace::manifest::{InputRecord, Losses};
 use vlmsel_shards::workspace::output::{Opening, Output, OutputSpec, Summary, hash_file};
@@ -108,9 +108,9 @@ fn inputs(request: &Request, resolved: &Resolved, progress: &Progress) -> Result
     for (option, set) in [("include", &resolved.include), ("exclude", &resolved.exclude)] {
         for path in set.iter().flat_map(crate::id_set::IdSet::files) {
             let name = path.file_name().map(|name| text_of(Path::new(name))).unwrap_or_default();
-            let file = open_plain(path)?;
-            let bytes = file.metadata().map_or(0, |meta| meta.len());
-            let hash = hash_file(file, path)?;
+            let file = open(path)?;
+            let bytes = file.size_bytes();
+            let hash = hash_file(Sequential::new(file, 0), path)?;
             records.push(InputRecord {
                 name: format!("{option}:{name}"),
                 bytes,

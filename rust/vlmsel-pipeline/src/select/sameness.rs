@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use vlmsel_shards::Error as ShardError;
 use vlmsel_shards::storage::identity::Identity;
-use vlmsel_shards::storage::source::open_plain;
+use vlmsel_shards::storage::source::{Sequential, open};
 use vlmsel_shards::workspace::inputs::InputFile;
 use vlmsel_shards::workspace::noted::{Noted, NotedFile};
 use vlmsel_shards::workspace::output::hash_file;
@@ -81,7 +81,7 @@ impl Files {
 }
 
 fn check_hash(file: &InputFile, blake3: &str) -> Result<()> {
-    if hash_file(open_plain(&file.path)?, &file.path)?.to_hex().as_str() == blake3 {
+    if hash_file(Sequential::new(open(&file.path)?, 0), &file.path)?.to_hex().as_str() == blake3 {
         return Ok(());
     }
     let reason =

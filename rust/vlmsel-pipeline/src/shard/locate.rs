@@ -6,15 +6,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::UInt64Type;
 use arrow_array::{Array, RecordBatch};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use vlmsel_core::hash::{Hash128, image_hash, to_hex};
 use vlmsel_shards::error::IoContext;
+use vlmsel_shards::formats::location::ImageLocation;
+use vlmsel_shards::formats::sample::MemberRow;
 use vlmsel_shards::formats::tar::written_bytes;
 use vlmsel_shards::formats::webdataset::TEXT_EXTENSIONS;
-use vlmsel_shards::tables::index::filtered_batches;
+use vlmsel_shards::tables::index_reader::{filtered_batches, images_of, members_of};
 use vlmsel_shards::workspace::inputs::expand;
 
 use super::placement::Placement;
@@ -24,8 +25,6 @@ use crate::progress::Progress;
 
 /// Bytes of locations kept before they go to their files.
 const SPILL_BYTES: usize = 32 << 20;
-/// No member begins behind this place of a file or has more bytes (1 EiB): a row that says so is damaged.
-const MAX_PLACE: u64 = 1 << 60;
 /// Index parts read at one time.
 const PARTS_AT_ONCE: usize = 16;
 
@@ -34,8 +33,8 @@ const PARTS_AT_ONCE: usize = 16;
 pub(super) enum Piece {
     /// Bytes of the sample's own tar.
     Range { extension: String, offset: u64, size: u64, hash: Option<Hash128> },
-    /// A file below the image root.
-    File { extension: String, file: String, size: u64, hash: Hash128 },
+    /// An image that lies apart: in a file of its own, or in a row of a table.
+    Image { extension: String, location: ImageLocation, hash: Hash128 },
     /// Bytes that the index holds itself.
     Bytes { extension: String, bytes: String },
 }
@@ -43,7 +42,7 @@ pub(super) enum Piece {
 impl Piece {
     fn extension(&self) -> &str {
         match self {
-            Self::Range { extension, .. } | Self::File { extension, .. } | Self::Bytes { extension, .. } => extension,
+            Self::Range { extension, .. } | Self::Image { extension, .. } | Self::Bytes { extension, .. } => extension,
         }
     }
 
@@ -51,14 +50,15 @@ impl Piece {
     pub fn hash(&self) -> Option<Hash128> {
         match self {
             Self::Range { hash, .. } => *hash,
-            Self::File { hash, .. } => Some(*hash),
+            Self::Image { hash, .. } => Some(*hash),
             Self::Bytes { .. } => None,
         }
     }
 
     pub fn size(&self) -> u64 {
         match self {
-            Self::Range { size, .. } | Self::File { size, .. } => *size,
+            Self::Range { size, .. } => *size,
+            Self::Image { location, .. } => location.size(),
             Self::Bytes { bytes, .. } => bytes.len() as u64,
         }
     }
@@ -246,8 +246,8 @@ fn add_batch(batch: &RecordBatch, out: &mut Part) -> std::result::Result<(), Str
     for row in 0..batch.num_rows() {
         let uid: Hash128 = uids.value(row).try_into().map_err(|_| wrong("uid"))?;
         let stored = Stored {
-            images: images_of(images.value(row).as_struct_opt().ok_or_else(|| wrong("images"))?)?,
-            members: members_of(members.value(row).as_struct_opt().ok_or_else(|| wrong("members"))?)?,
+            images: images_of(&images.value(row))?,
+            members: members_of(&members.value(row))?,
             text: texts.is_valid(row).then(|| texts.value(row)),
             conversations: conversations.is_valid(row).then(|| conversations.value(row)),
             metadata: metadata.is_valid(row).then(|| metadata.value(row)),
@@ -264,8 +264,8 @@ fn add_batch(batch: &RecordBatch, out: &mut Part) -> std::result::Result<(), Str
 
 /// What an index row says of a sample's bytes.
 struct Stored<'a> {
-    images: Vec<Image>,
-    members: Vec<(String, u64, u64)>,
+    images: Vec<(ImageLocation, Hash128)>,
+    members: Vec<MemberRow>,
     text: Option<&'a str>,
     conversations: Option<&'a str>,
     metadata: Option<&'a [u8]>,
@@ -273,13 +273,16 @@ struct Stored<'a> {
 
 impl Stored<'_> {
     fn pieces(&self) -> Vec<Piece> {
-        let has = |wanted: &str| self.members.iter().any(|m| m.0.eq_ignore_ascii_case(wanted));
+        let has = |wanted: &str| self.members.iter().any(|m| m.extension.eq_ignore_ascii_case(wanted));
         let text_extension = TEXT_EXTENSIONS.into_iter().find(|wanted| has(wanted));
         // By place, because both lists may be long. The first of several at one place, as in the index.
-        let in_tar = self.images.iter().rev().filter(|image| image.file.is_none());
-        let hashes: HashMap<u64, Hash128> = in_tar.map(|image| (image.offset, image.hash)).collect();
+        let in_tar = self.images.iter().rev().filter_map(|(location, hash)| match location {
+            ImageLocation::Range { offset, .. } => Some((*offset, *hash)),
+            ImageLocation::File { .. } | ImageLocation::Row { .. } => None,
+        });
+        let hashes: HashMap<u64, Hash128> = in_tar.collect();
         let mut pieces = Vec::new();
-        for (extension, offset, size) in &self.members {
+        for MemberRow { extension, offset, size } in &self.members {
             let is = |wanted: &str| extension.eq_ignore_ascii_case(wanted);
             // The index holds captions and JSON as they were, so these can be told from changed ones too.
             let hash = if is("json") {
@@ -291,13 +294,14 @@ impl Stored<'_> {
             };
             pieces.push(Piece::Range { extension: extension.clone(), offset: *offset, size: *size, hash });
         }
-        let files: Vec<_> =
-            self.images.iter().filter_map(|image| image.file.as_ref().map(|file| (file, image))).collect();
-        for (number, (file, image)) in files.iter().enumerate() {
-            let kind =
-                Path::new(file).extension().map_or_else(|| "jpg".to_owned(), |e| e.to_string_lossy().to_lowercase());
-            let extension = if files.len() == 1 { kind } else { format!("{number}.{kind}") };
-            pieces.push(Piece::File { extension, file: (*file).clone(), size: image.size, hash: image.hash });
+        let apart = self.images.iter().filter(|(location, _)| !matches!(location, ImageLocation::Range { .. }));
+        let apart: Vec<_> = apart.collect();
+        for (number, (location, hash)) in apart.iter().enumerate() {
+            let kind = location.file().and_then(|file| Path::new(file).extension());
+            let kind = kind.map_or_else(|| "jpg".to_owned(), |e| e.to_string_lossy().to_lowercase());
+            let kind = if matches!(location, ImageLocation::Row { .. }) { "jpg".to_owned() } else { kind };
+            let extension = if apart.len() == 1 { kind } else { format!("{number}.{kind}") };
+            pieces.push(Piece::Image { extension, location: location.clone(), hash: *hash });
         }
         // A caption or JSON that lies outside the tar (a Parquet file beside it, a JSON record) travels along.
         let mut push = |extension: &str, bytes: String| {
@@ -315,50 +319,4 @@ impl Stored<'_> {
         }
         pieces
     }
-}
-
-struct Image {
-    file: Option<String>,
-    offset: u64,
-    size: u64,
-    hash: Hash128,
-}
-
-fn images_of(table: &arrow_array::StructArray) -> std::result::Result<Vec<Image>, String> {
-    let wrong = || "column images is not as an index has it".to_owned();
-    let column = |name: &str| table.column_by_name(name).ok_or_else(wrong);
-    let files = column("file")?.as_string_view_opt().ok_or_else(wrong)?;
-    let offsets = column("offset")?.as_primitive_opt::<UInt64Type>().ok_or_else(wrong)?;
-    let sizes = column("size")?.as_primitive_opt::<UInt64Type>().ok_or_else(wrong)?;
-    let hashes = column("hash")?.as_fixed_size_binary_opt().ok_or_else(wrong)?;
-    (0..table.len())
-        .map(|i| {
-            let file = files.is_valid(i).then(|| files.value(i).to_owned());
-            let hash = hashes.value(i).try_into().map_err(|_| wrong())?;
-            let (offset, size) = possible(offsets.value(i), sizes.value(i))?;
-            Ok(Image { file, offset, size, hash })
-        })
-        .collect()
-}
-
-/// A byte range, unless no file can have it.
-fn possible(offset: u64, size: u64) -> std::result::Result<(u64, u64), String> {
-    if offset > MAX_PLACE || size > MAX_PLACE {
-        return Err(format!("{size} bytes at {offset} are no place in a file"));
-    }
-    Ok((offset, size))
-}
-
-fn members_of(table: &arrow_array::StructArray) -> std::result::Result<Vec<(String, u64, u64)>, String> {
-    let wrong = || "column members is not as an index has it".to_owned();
-    let column = |name: &str| table.column_by_name(name).ok_or_else(wrong);
-    let extensions = column("extension")?.as_string_view_opt().ok_or_else(wrong)?;
-    let offsets = column("offset")?.as_primitive_opt::<UInt64Type>().ok_or_else(wrong)?;
-    let sizes = column("size")?.as_primitive_opt::<UInt64Type>().ok_or_else(wrong)?;
-    (0..table.len())
-        .map(|i| {
-            let (offset, size) = possible(offsets.value(i), sizes.value(i))?;
-            Ok((extensions.value(i).to_owned(), offset, size))
-        })
-        .collect()
 }

@@ -7,7 +7,7 @@ use vlmsel_core::hash::parse_uid;
 use vlmsel_core::random::random_key;
 use vlmsel_shards::error::IoContext;
 use vlmsel_shards::storage::identity::Identity;
-use vlmsel_shards::storage::source::open_plain;
+use vlmsel_shards::storage::source::{Sequential, open};
 use vlmsel_shards::storage::text_encoding::foreign_encoding;
 use vlmsel_shards::tables::npy::read_uids;
 use vlmsel_shards::workspace::fingerprint::fingerprint;
@@ -72,14 +72,14 @@ pub(super) fn read_selection(
 
 /// A list of ids as an input: no fingerprint of parts of it, which would miss a line changed in the middle.
 fn whole(path: &Path) -> Result<InputRecord> {
-    let file = open_plain(path)?;
-    let bytes = file.metadata().at("inspect", path)?.len();
-    let fingerprint = hash_file(file, path)?.to_hex()[..32].to_owned();
+    let file = open(path)?;
+    let bytes = file.size_bytes();
+    let fingerprint = hash_file(Sequential::new(file, 0), path)?.to_hex()[..32].to_owned();
     Ok(InputRecord { name: "selection".to_owned(), bytes, fingerprint })
 }
 
 fn read_lines(path: &Path) -> Result<(Vec<u128>, Vec<Quarantined>)> {
-    let mut reader = BufReader::with_capacity(1 << 20, open_plain(path)?);
+    let mut reader = BufReader::with_capacity(1 << 20, Sequential::new(open(path)?, 0));
     let head = reader.fill_buf().at("read", path)?;
     if let Some(what) = foreign_encoding(head) {
         return Err(Error::usage(format!("{}: {what}", path.display())));

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 use vlmsel_shards::Error as ShardError;
+use vlmsel_shards::formats::location::{ImageLocation, open_image};
 use vlmsel_shards::storage::paths::below;
 use vlmsel_shards::storage::source::{LocalFile, ReadAt, most_open_files};
 use vlmsel_shards::workspace::manifest::Manifest;
@@ -58,11 +59,10 @@ impl Roots {
             .ok_or_else(|| Error::usage(format!("the index does not say where source {source} lies")))
     }
 
-    fn image(&self, source: &str, below: &str) -> Result<PathBuf> {
-        self.images
-            .get(source)
-            .map(|root| root.join(below))
-            .ok_or_else(|| Error::usage(format!("the index does not say where the images of {source} lie")))
+    /// The folder that images of a source lie below.
+    fn image_root(&self, source: &str) -> Result<&Path> {
+        let root = self.images.get(source).map(PathBuf::as_path);
+        root.ok_or_else(|| Error::usage(format!("the index does not say where the images of {source} lie")))
     }
 }
 
@@ -121,8 +121,10 @@ impl<'a> SourceFiles<'a> {
         Ok(open.values().try_for_each(|file| file.check_unchanged())?)
     }
 
-    /// The place of an image file that a record of `shard` names.
-    pub fn image(&self, shard: u32, below: &str) -> Result<PathBuf> {
-        self.roots.image(&self.name(shard)?.0, below)
+    /// An image of a sample of `shard`, opened.
+    pub fn image(&self, shard: u32, location: &ImageLocation) -> Result<Box<dyn ReadAt>> {
+        let root = self.roots.image_root(&self.name(shard)?.0)?;
+        let place = self.roots.shard(&self.name(shard)?.0, &self.name(shard)?.1)?;
+        Ok(open_image(location, &|| Ok(Arc::new(LocalFile::open(&place)?)), root)?)
     }
 }

@@ -14,6 +14,7 @@ use serde_json::json;
 use vlmsel_core::hash::{ImageHasher, image_hash};
 use vlmsel_shards::Error as ShardError;
 use vlmsel_shards::error::IoContext;
+use vlmsel_shards::formats::location::ImageLocation;
 use vlmsel_shards::formats::tar::{BLOCK_BYTES, header_bytes, write_header};
 use vlmsel_shards::storage::disk::start_writeback;
 use vlmsel_shards::storage::source::{LocalFile, ReadAt};
@@ -47,7 +48,8 @@ pub(super) fn write_shard(
     let samples = read_locations(&scratch_path(scratch, shard))?;
     let (tar_name, stats_name) = (format!("{unit}.tar"), format!("{unit}_stats.json"));
     let path = output.temporary(&tar_name)?;
-    let mut source = Source { sources, samples: &samples, piece: 0, passed: 0, hasher: ImageHasher::default() };
+    let mut source =
+        Source { sources, samples: &samples, piece: 0, passed: 0, image: None, hasher: ImageHasher::default() };
     let hash = write_behind(Sink::new(&path)?, |chunk| {
         let left = source.samples.len();
         source.fill(chunk)?;
@@ -167,6 +169,8 @@ struct Source<'a> {
     piece: usize,
     /// Bytes of the next piece that are done: only a piece longer than a chunk is taken in parts.
     passed: u64,
+    /// An image that is taken in parts.
+    image: Option<Box<dyn ReadAt>>,
     hasher: ImageHasher,
 }
 
@@ -207,8 +211,8 @@ impl Source<'_> {
                 data.copy_from_slice(bytes.as_bytes());
                 return Ok(());
             }
-            Piece::File { file, .. } => {
-                let opened = self.image(sample, &pieces[0], file)?;
+            Piece::Image { location, .. } => {
+                let opened = self.open(sample, location)?;
                 opened.read_exact_at(data, 0)?;
                 opened.path().to_path_buf()
             }
@@ -252,10 +256,13 @@ impl Source<'_> {
                 part.copy_from_slice(&bytes.as_bytes()[passed as usize..passed as usize + part.len()]);
                 PathBuf::new()
             }
-            Piece::File { file, .. } => {
-                let opened = self.image(sample, piece, file)?;
+            Piece::Image { location, .. } => {
+                let opened = match self.image.take() {
+                    Some(opened) if passed > 0 => opened,
+                    _ => self.open(sample, location)?,
+                };
                 opened.read_exact_at(part, passed)?;
-                opened.path().to_path_buf()
+                self.image.insert(opened).path().to_path_buf()
             }
             Piece::Range { offset, .. } => {
                 let origin = self.range(sample, *offset, size)?;
@@ -271,7 +278,7 @@ impl Source<'_> {
             if piece.hash().is_some_and(|hash| self.hasher.finish() != hash) {
                 return Err(changed(&place, sample, "the bytes are others"));
             }
-            (self.piece, self.passed) = (self.piece + 1, 0);
+            (self.piece, self.passed, self.image) = (self.piece + 1, 0, None);
         }
         Ok(())
     }
@@ -284,13 +291,13 @@ impl Source<'_> {
         }
     }
 
-    fn image(&self, sample: &SampleLocation, piece: &Piece, file: &str) -> Result<LocalFile> {
-        let path = self.sources.image(sample.shard, file)?;
-        let opened = LocalFile::open(&path)?;
-        if opened.size_bytes() == piece.size() {
+    /// An image that lies apart.
+    fn open(&self, sample: &SampleLocation, location: &ImageLocation) -> Result<Box<dyn ReadAt>> {
+        let opened = self.sources.image(sample.shard, location)?;
+        if opened.size_bytes() == location.size() {
             Ok(opened)
         } else {
-            Err(changed(&path, sample, "its size is another"))
+            Err(changed(opened.path(), sample, "its size is another"))
         }
     }
 }

@@ -8,7 +8,7 @@ use vlmsel_shards::formats::img2dataset::{Sidecar, is_img2dataset};
 use vlmsel_shards::parquet::pages::PageBuffers;
 use vlmsel_shards::parquet::table::ParquetTable;
 use vlmsel_shards::tables::Table;
-use vlmsel_shards::tables::index::filtered_batches;
+use vlmsel_shards::tables::index_reader::filtered_batches;
 use vlmsel_shards::tables::schema::{Wanted, resolve};
 use vlmsel_shards::{Error, Result};
 

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use crate::error::{Error, IoContext, Result};
-use crate::storage::source::open_plain;
+use crate::storage::source::{Sequential, open};
 use crate::storage::text_encoding::utf8_stream;
 
 /// A longer value is put aside.
@@ -48,7 +48,7 @@ pub fn is_json_name(path: &Path) -> bool {
 impl JsonValues {
     /// Opens a file; its name says how it is compressed, its first character whether it is a list or lines.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = open_plain(path)?;
+        let file = Sequential::new(open(path)?, 0);
         let ending = path.extension().map(std::ffi::OsStr::to_ascii_lowercase).unwrap_or_default();
         let (stream, is_compressed): (Box<dyn Read + Send>, bool) = if ending == "gz" {
             (Box::new(flate2::read::MultiGzDecoder::new(file)), true)

@@ -1,6 +1,7 @@
 //! Where an image's bytes lie, and the one way from there to the bytes.
 
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::formats::table_images::TableImages;
 use crate::images::MAX_IMAGE_BYTES;
 use crate::storage::paths::below;
-use crate::storage::source::{LocalFile, ReadAt};
+use crate::storage::source::{ByteRange, LocalFile, ReadAt};
 
 /// Longer paths are no image's.
 const MAX_PATH_BYTES: usize = 4096;
@@ -91,39 +92,51 @@ pub fn join(root: &Path, path: &str) -> Result<PathBuf> {
     }
 }
 
-/// The bytes of an image. `shard` is the shard, opened; `image_root` the folder that files of its source lie below.
+/// Opens an image's bytes, to be read by range. `shard` opens the shard, where it is needed; `image_root` the folder that files of its source lie
+/// below. Of a file or a row, all bytes that are there now, which need not be as many as were indexed.
 ///
 /// # Errors
-/// [`Error::Io`] where a file is not there; [`Error::Unreadable`] for a path that leaves its root, a file that ends too early, is
-/// not the size that was indexed or changes meanwhile, a row that is not there, and more than [`MAX_IMAGE_BYTES`].
-pub fn read_image(location: &ImageLocation, shard: &dyn ReadAt, image_root: &Path) -> Result<Vec<u8>> {
-    let place = match location.file() {
-        Some(file) => join(image_root, file)?,
-        None => shard.path().to_path_buf(),
-    };
+/// [`Error::Io`] where a file is not there; [`Error::Unreadable`] for a path that leaves its root, a range that the shard does not
+/// have, and a row that is not there.
+pub fn open_image(
+    location: &ImageLocation,
+    shard: &dyn Fn() -> Result<Arc<dyn ReadAt>>,
+    image_root: &Path,
+) -> Result<Box<dyn ReadAt>> {
+    Ok(match location {
+        ImageLocation::Range { offset, size } => Box::new(ByteRange::of(shard()?, *offset, *size)?),
+        ImageLocation::File { file, .. } => Box::new(LocalFile::open(&join(image_root, file)?)?),
+        ImageLocation::Row { file, row, item, .. } => {
+            let table = match file {
+                Some(file) => join(image_root, file)?,
+                None => shard()?.path().to_path_buf(),
+            };
+            Box::new(TableImages::open(&table)?.read(*row, *item)?)
+        }
+    })
+}
+
+/// The bytes of an image, as many as were indexed.
+///
+/// # Errors
+/// Those of [`open_image`]; [`Error::Unreadable`] where there are more or fewer bytes now, and for more than [`MAX_IMAGE_BYTES`].
+pub fn read_image(
+    location: &ImageLocation,
+    shard: &dyn Fn() -> Result<Arc<dyn ReadAt>>,
+    image_root: &Path,
+) -> Result<Vec<u8>> {
     let size = location.size();
+    let image = open_image(location, shard, image_root)?;
+    let wrong = |text: String| Error::unreadable(image.path(), text);
     if size > MAX_IMAGE_BYTES {
-        return Err(Error::unreadable(&place, format!("an image of {size} bytes, more than {MAX_IMAGE_BYTES}")));
+        return Err(wrong(format!("an image of {size} bytes, more than {MAX_IMAGE_BYTES}")));
     }
-    match location {
-        ImageLocation::Range { offset, size } => {
-            let mut bytes = vec![0; *size as usize];
-            shard.read_exact_at(&mut bytes, *offset)?;
-            Ok(bytes)
-        }
-        ImageLocation::File { size, .. } => {
-            let file = LocalFile::open(&place)?;
-            if file.size_bytes() != *size {
-                let text = format!("{} bytes, {size} were indexed", file.size_bytes());
-                return Err(Error::unreadable(&place, text));
-            }
-            let mut bytes = vec![0; *size as usize];
-            file.read_exact_at(&mut bytes, 0)?;
-            file.check_unchanged()?;
-            Ok(bytes)
-        }
-        ImageLocation::Row { row, item, .. } => TableImages::open(&place)?.read(*row, *item),
+    if image.size_bytes() != size {
+        return Err(wrong(format!("{} bytes, {size} were indexed", image.size_bytes())));
     }
+    let mut bytes = vec![0; size as usize];
+    image.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -150,7 +163,7 @@ mod tests {
     fn bytes_of_a_file_and_of_a_range() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.jpg"), b"picture").unwrap();
-        let shard = b"..range..".to_vec();
+        let shard = || Ok(Arc::new(b"..range..".to_vec()) as Arc<dyn ReadAt>);
         let read = |location: ImageLocation| read_image(&location, &shard, folder.path());
         assert_eq!(read(ImageLocation::File { file: "a.jpg".into(), size: 7 }).unwrap(), b"picture");
         assert_eq!(read(ImageLocation::Range { offset: 2, size: 5 }).unwrap(), b"range");

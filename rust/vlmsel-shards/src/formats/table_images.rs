@@ -128,6 +128,7 @@ mod tests {
 
     use super::*;
     use crate::formats::location::{ImageLocation, read_image};
+    use crate::storage::source::{LocalFile, ReadAt};
 
     fn table(columns: Vec<(&str, ArrayRef)>) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -162,7 +163,7 @@ mod tests {
             assert!(read(&folder, row, item).unwrap_err().to_string().contains(reason));
         }
         // The same through a location, of the shard itself and of a file below the image root.
-        let shard = crate::storage::source::LocalFile::open(&folder.path().join("t.parquet")).unwrap();
+        let shard = || Ok(Arc::new(LocalFile::open(&folder.path().join("t.parquet"))?) as Arc<dyn ReadAt>);
         for file in [None, Some("t.parquet".to_owned())] {
             let location = ImageLocation::Row { file, row: 2, item: None, size: 3 };
             assert_eq!(read_image(&location, &shard, folder.path()).unwrap(), b"two");

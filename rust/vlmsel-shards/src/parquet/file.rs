@@ -1,9 +1,7 @@
 //! Bytes of Parquet files: read by position, and decoded under guard.
 
 use std::cell::Cell;
-use std::fs::File;
-use std::io::{BufReader, Read};
-use std::os::unix::fs::FileExt;
+use std::io::BufReader;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Once};
@@ -13,6 +11,7 @@ use ::parquet::file::reader::{ChunkReader, Length};
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
+use crate::storage::source::{ReadAt, Sequential, into_io};
 
 /// Result of the parquet crate.
 type ParquetResult<T> = std::result::Result<T, ParquetError>;
@@ -43,78 +42,30 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A file read by position: many readers share it without sharing a cursor.
+/// Bytes read by position: many readers share them without sharing a cursor.
 #[derive(Debug, Clone)]
-pub(crate) struct Pread {
-    pub(crate) file: Arc<File>,
-    pub(crate) bytes: u64,
-}
+pub(crate) struct Shared(pub(crate) Arc<dyn ReadAt>);
 
-pub(crate) struct Cursor {
-    file: Arc<File>,
-    at: u64,
-}
-
-impl Read for Cursor {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.file.read_at(buffer, self.at)?;
-        self.at += read as u64;
-        Ok(read)
-    }
-}
-
-impl Length for Pread {
+impl Length for Shared {
     fn len(&self) -> u64 {
-        self.bytes
+        self.0.size_bytes()
     }
 }
 
-impl ChunkReader for Pread {
-    type T = BufReader<Cursor>;
+impl ChunkReader for Shared {
+    type T = BufReader<Sequential>;
 
     fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        Ok(BufReader::with_capacity(4096, Cursor { file: self.file.clone(), at: start }))
+        Ok(BufReader::with_capacity(4096, Sequential::new(self.0.clone(), start)))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
-        if start.checked_add(length as u64).is_none_or(|end| end > self.bytes) {
-            return Err(ParquetError::EOF(format!("{length} bytes at {start} of a file of {}", self.bytes)));
+        let size = self.0.size_bytes();
+        if start.checked_add(length as u64).is_none_or(|end| end > size) {
+            return Err(ParquetError::EOF(format!("{length} bytes at {start} of a file of {size}")));
         }
-        Ok(read_at(&self.file, start, length)?.into())
+        let mut buffer = Vec::new();
+        self.0.read_onto(&mut buffer, start, length).map_err(into_io)?;
+        Ok(buffer.into())
     }
-}
-
-fn read_at(file: &File, start: u64, length: usize) -> std::io::Result<Vec<u8>> {
-    let mut buffer = Vec::new();
-    read_into(file, start, length, &mut buffer)?;
-    Ok(buffer)
-}
-
-/// Appends bytes of a file. Their place is not zeroed first: these reads are most of what a selection does.
-pub(super) fn read_into(file: &File, start: u64, length: usize, buffer: &mut Vec<u8>) -> std::io::Result<()> {
-    use std::os::fd::AsRawFd;
-    buffer.reserve(length);
-    let mut done = 0;
-    while done < length {
-        let offset = libc::off_t::try_from(start + done as u64).map_err(std::io::Error::other)?;
-        // SAFETY: `reserve` made room for `length` bytes, of which `done` are filled, and the descriptor is open.
-        let read = unsafe {
-            libc::pread(file.as_raw_fd(), buffer.as_mut_ptr().add(buffer.len()).cast(), length - done, offset)
-        };
-        match usize::try_from(read) {
-            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => {
-                done += read;
-                // SAFETY: the kernel has written `read` bytes there.
-                unsafe { buffer.set_len(buffer.len() + read) };
-            }
-            Err(_) => {
-                let error = std::io::Error::last_os_error();
-                if error.kind() != std::io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
-        }
-    }
-    Ok(())
 }

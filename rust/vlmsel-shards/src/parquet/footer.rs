@@ -3,13 +3,9 @@
 //! The crate builds the schema by recursion, and reserves room for as many children as a group claims to have: one wrong
 //! byte may ask for sixteen gigabytes, and groups nested deep enough overflow the stack. Both end the process.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
-
-use super::file::read_into;
 use super::page_header::{Compact, HeaderError, Wire};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
+use crate::storage::source::ReadAt;
 
 /// A footer larger than this is refused before it is read.
 const MAX_FOOTER_BYTES: u64 = 512 << 20;
@@ -20,10 +16,11 @@ const MAX_SCHEMA_DEPTH: usize = 100;
 ///
 /// # Errors
 /// [`Error::Unreadable`] for a file that is cut short, encrypted, damaged there or no Parquet.
-pub(super) fn read_footer(file: &File, path: &Path, bytes: u64) -> Result<Vec<u8>> {
-    let length = check_ends(file, path, bytes)?;
+pub(super) fn read_footer(file: &dyn ReadAt) -> Result<Vec<u8>> {
+    let (path, bytes) = (file.path(), file.size_bytes());
+    let length = check_ends(file)?;
     let mut footer = Vec::new();
-    read_into(file, bytes - 8 - length, length as usize, &mut footer).at("read", path)?;
+    file.read_onto(&mut footer, bytes - 8 - length, length as usize)?;
     check_schema(&footer).map_err(|error| {
         let what = match error {
             HeaderError::Short => "it is cut short",
@@ -35,14 +32,15 @@ pub(super) fn read_footer(file: &File, path: &Path, bytes: u64) -> Result<Vec<u8
 }
 
 /// Looks at both ends of a file; returns the length of its footer.
-fn check_ends(file: &File, path: &Path, bytes: u64) -> Result<u64> {
+fn check_ends(file: &dyn ReadAt) -> Result<u64> {
+    let (path, bytes) = (file.path(), file.size_bytes());
     let mut head = [0; 4];
     let mut tail = [0; 8];
     if bytes < 12 {
         return Err(Error::unreadable(path, format!("{bytes} bytes are no Parquet file")));
     }
-    file.read_exact_at(&mut head, 0).at("read", path)?;
-    file.read_exact_at(&mut tail, bytes - 8).at("read", path)?;
+    file.read_exact_at(&mut head, 0)?;
+    file.read_exact_at(&mut tail, bytes - 8)?;
     if &head == b"PARE" || &tail[4..] == b"PARE" {
         return Err(Error::unreadable(path, "encrypted Parquet; decrypt it first"));
     }

@@ -3,14 +3,14 @@
 //! A selection looks at gigabytes of pages and keeps almost nothing of them. A page is read into a buffer that the last one
 //! was in, so that neither the kernel nor the allocator has to find fresh memory for each.
 
-use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 
 use ::parquet::basic::Compression;
 
-use super::file::read_into;
 use super::page_header::{HeaderError, MAX_HEADER_BYTES, MAX_PAGE_BYTES, PageHeader, PageKind};
+use crate::error::Error;
+use crate::storage::source::ReadAt;
 
 /// Bytes read for a header: more than it usually has, less than is worth skipping.
 const HEADER_READ: usize = 4 << 10;
@@ -34,15 +34,15 @@ impl std::fmt::Debug for PageBuffers {
 /// Why a chunk cannot be read.
 #[derive(Debug)]
 pub enum PageError {
-    /// The system's.
-    Io(std::io::Error),
+    /// The file's.
+    File(Error),
     /// The chunk's.
     Damaged(String),
 }
 
-impl From<std::io::Error> for PageError {
-    fn from(error: std::io::Error) -> Self {
-        Self::Io(error)
+impl From<Error> for PageError {
+    fn from(error: Error) -> Self {
+        Self::File(error)
     }
 }
 
@@ -53,7 +53,7 @@ pub fn damaged(what: impl Into<String>) -> PageError {
 
 /// Walks over the pages of a chunk.
 pub struct ChunkPages<'a> {
-    file: &'a File,
+    file: &'a dyn ReadAt,
     codec: Compression,
     /// Where the next header is.
     at: u64,
@@ -66,7 +66,7 @@ pub struct ChunkPages<'a> {
 
 impl<'a> ChunkPages<'a> {
     /// The pages in `range` of the file.
-    pub fn new(file: &'a File, range: Range<u64>, codec: Compression, buffers: &'a mut PageBuffers) -> Self {
+    pub fn new(file: &'a dyn ReadAt, range: Range<u64>, codec: Compression, buffers: &'a mut PageBuffers) -> Self {
         buffers.stored.clear();
         Self { file, codec, at: range.start, end: range.end, base: range.start, buffers }
     }
@@ -153,7 +153,8 @@ impl<'a> ChunkPages<'a> {
             self.base = self.at;
             let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
             let missing = length.saturating_add(ahead).min(left) - buffer.len();
-            read_into(self.file, self.at + buffer.len() as u64, missing, buffer)?;
+            let at = self.at + buffer.len() as u64;
+            self.file.read_onto(buffer, at, missing)?;
         }
         let from = (self.at - self.base) as usize;
         Ok(&self.buffers.stored[from..from + length])
@@ -204,7 +205,9 @@ impl<'a> Body<'a> {
             _ => {
                 let decoder = match self.zstd {
                     Some(decoder) => decoder,
-                    empty => empty.insert(zstd::bulk::Decompressor::new()?),
+                    empty => empty.insert(
+                        zstd::bulk::Decompressor::new().map_err(|error| Error::Resource(format!("zstd: {error}")))?,
+                    ),
                 };
                 decoder.decompress_to_buffer(self.stored, plain).map_err(|error| wrong(&error))?
             }

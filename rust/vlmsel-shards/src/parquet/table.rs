@@ -1,7 +1,5 @@
 //! Parquet tables: the footer once, then row groups in any order from any thread.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,13 +12,13 @@ use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use super::batches::Batches;
-use super::file::{Pread, guarded, read_into};
+use super::file::{Shared, guarded};
 use super::footer::read_footer;
 use super::page_header::says_encrypted;
 use super::pages::{ChunkPages, PageBuffers, PageError};
 use crate::columns::Column;
-use crate::error::{Error, IoContext, Result};
-use crate::storage::source::open_plain;
+use crate::error::{Error, Result};
+use crate::storage::source::{ReadAt, open};
 
 /// More rows than this for each byte of a file are damage: run-length coding makes a column of one value small, but a row
 /// group of a million such rows still has some hundred bytes of headers and footer.
@@ -35,7 +33,7 @@ pub struct ParquetTable {
     pub name: String,
     /// Its size.
     pub bytes: u64,
-    file: Arc<File>,
+    file: Arc<dyn ReadAt>,
     pub(super) metadata: ArrowReaderMetadata,
     /// The schema as the file's writer meant it; `metadata` has strings as views.
     original: SchemaRef,
@@ -49,20 +47,17 @@ impl ParquetTable {
     /// # Errors
     /// [`Error::Unreadable`] for a file that is damaged, encrypted or no Parquet at all.
     pub fn open(path: &Path, name: &str) -> Result<Self> {
-        Self::of(open_plain(path)?, path, name)
+        Self::of(open(path)?, name)
     }
 
-    /// Reads the footer of an open file, which messages call `path`.
+    /// Reads the footer of an open file.
     ///
     /// # Errors
     /// As [`ParquetTable::open`].
-    pub fn of(file: File, path: &Path, name: &str) -> Result<Self> {
-        let meta = file.metadata().at("inspect", path)?;
-        let bytes = meta.len();
-        if !meta.is_file() {
-            return Err(Error::unreadable(path, "not a plain file"));
-        }
-        let footer = read_footer(&file, path, bytes)?;
+    pub fn of(file: Arc<dyn ReadAt>, name: &str) -> Result<Self> {
+        let (path, bytes) = (file.path().to_path_buf(), file.size_bytes());
+        let path = path.as_path();
+        let footer = read_footer(&*file)?;
         let (metadata, original) = guarded(path, || {
             let parsed = Arc::new(ParquetMetaDataReader::decode_metadata(&footer)?);
             let plain = ArrowReaderMetadata::try_new(parsed, ArrowReaderOptions::new())?;
@@ -80,15 +75,7 @@ impl ParquetTable {
         if next / MAX_ROWS_A_BYTE > bytes {
             return Err(Error::unreadable(path, format!("{bytes} bytes that claim to hold {next} rows")));
         }
-        let table = Self {
-            path: path.to_path_buf(),
-            name: name.to_owned(),
-            bytes,
-            file: Arc::new(file),
-            metadata,
-            original,
-            starts,
-        };
+        let table = Self { path: path.to_path_buf(), name: name.to_owned(), bytes, file, metadata, original, starts };
         table.check_row_groups()?;
         Ok(table)
     }
@@ -211,13 +198,13 @@ impl ParquetTable {
     pub(super) fn any_pages<'a>(&'a self, chunk: &ColumnChunkMetaData, buffers: &'a mut PageBuffers) -> ChunkPages<'a> {
         // `check_row_groups` has seen that it lies in the file.
         let (start, length) = chunk.byte_range();
-        ChunkPages::new(&self.file, start..start + length, chunk.compression(), buffers)
+        ChunkPages::new(&*self.file, start..start + length, chunk.compression(), buffers)
     }
 
     /// Says which column of which row group is damaged.
     pub(super) fn page_error(&self, group: usize, column: &Column, error: PageError) -> Error {
         match error {
-            PageError::Io(source) => Error::Io { action: "read", path: self.path.clone(), source },
+            PageError::File(error) => error,
             PageError::Damaged(_) if self.has_encrypted_columns() => Error::unreadable(
                 &self.path,
                 format!("column {:?} may be encrypted; decrypt the file first", column.name),
@@ -238,7 +225,7 @@ impl ParquetTable {
         let length = u32::from_le_bytes(length);
         let Some(start) = self.bytes.checked_sub(u64::from(length) + 8) else { return false };
         let mut footer = Vec::new();
-        read_into(&self.file, start, length as usize, &mut footer).is_ok() && says_encrypted(&footer)
+        self.file.read_onto(&mut footer, start, length as usize).is_ok() && says_encrypted(&footer)
     }
 
     /// Damage that shows across columns.
@@ -290,7 +277,7 @@ impl ParquetTable {
         if weight.bytes > most_bytes {
             return Err(self.damaged(group, &format!("it takes {} bytes, more than {most_bytes}", weight.bytes)));
         }
-        let input = Pread { file: self.file.clone(), bytes: self.bytes };
+        let input = Shared(self.file.clone());
         let reader = guarded(&self.path, || {
             let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata.clone())
                 .with_row_groups(vec![group])

@@ -4,13 +4,14 @@
 //! alone, and the file carries no time and no version but the schema's.
 
 use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::builder::{BinaryBuilder, FixedSizeBinaryBuilder, StringBuilder, UInt32Builder, UInt64Builder};
-use arrow_array::cast::AsArray;
 use arrow_array::types::Int32Type;
-use arrow_array::{ArrayRef, DictionaryArray, Int32Array, ListArray, RecordBatch, StringArray, StructArray};
+use arrow_array::{
+    ArrayRef, DictionaryArray, Int32Array, ListArray, RecordBatch, StringArray, StructArray, UInt32Array,
+    new_null_array,
+};
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
@@ -22,15 +23,11 @@ use vlmsel_core::hash::Hash128;
 use crate::error::{Error, Result};
 use crate::formats::location::ImageLocation;
 use crate::formats::sample::{ImageRow, MemberRow};
-use crate::parquet::table::ParquetTable;
 
 /// A row group ends at this many rows, or
 const GROUP_ROWS: usize = 16_384;
 /// when its strings take this many bytes.
 const GROUP_BYTES: usize = 16 << 20;
-/// A row group that takes more than this is not one of ours: its last row may be a record of 64 MiB, which stands there
-/// up to three times.
-const MAX_GROUP_BYTES: u64 = 1 << 30;
 
 /// One sample.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -63,7 +60,8 @@ fn image_fields() -> Fields {
         Field::new("width", DataType::UInt32, false),
         Field::new("height", DataType::UInt32, false),
         Field::new("hash", DataType::FixedSizeBinary(16), false),
-        Field::new("phash", DataType::UInt64, true),
+        Field::new("row", DataType::UInt64, true),
+        Field::new("item", DataType::UInt32, true),
     ])
 }
 
@@ -89,6 +87,8 @@ pub fn schema() -> SchemaRef {
         Field::new("shard", dictionary(), false),
         Field::new("images", list_of(image_fields()), false),
         Field::new("members", list_of(member_fields()), false),
+        Field::new("n_images", DataType::UInt32, false),
+        Field::new("class", dictionary(), true),
         Field::new("text", DataType::Utf8, true),
         Field::new("conversations", DataType::Utf8, true),
         Field::new("n_turns", DataType::UInt32, false),
@@ -205,7 +205,8 @@ fn list(fields: Fields, columns: Vec<ArrayRef>, lengths: impl Iterator<Item = us
 }
 
 fn to_batch(rows: &[IndexRow], source: &str, shard: &str) -> Result<RecordBatch> {
-    let (mut files, mut phashes) = (StringBuilder::new(), UInt64Builder::new());
+    let mut files = StringBuilder::new();
+    let (mut table_rows, mut items) = (UInt64Builder::new(), UInt32Builder::new());
     let (mut offsets, mut sizes) = (UInt64Builder::new(), UInt64Builder::new());
     let (mut widths, mut heights) = (UInt32Builder::new(), UInt32Builder::new());
     for image in rows.iter().flat_map(|r| &r.images) {
@@ -214,7 +215,12 @@ fn to_batch(rows: &[IndexRow], source: &str, shard: &str) -> Result<RecordBatch>
         sizes.append_value(image.location.size());
         widths.append_value(image.width);
         heights.append_value(image.height);
-        phashes.append_null();
+        let (row, item) = match image.location {
+            ImageLocation::Row { row, item, .. } => (Some(row), item),
+            ImageLocation::File { .. } | ImageLocation::Range { .. } => (None, None),
+        };
+        table_rows.append_option(row);
+        items.append_option(item);
     }
     let image_hashes = fixed(rows.iter().flat_map(|r| &r.images).map(|i| Some(i.hash)), rows.len())?;
     let images: Vec<ArrayRef> = vec![
@@ -224,7 +230,8 @@ fn to_batch(rows: &[IndexRow], source: &str, shard: &str) -> Result<RecordBatch>
         Arc::new(widths.finish()),
         Arc::new(heights.finish()),
         image_hashes,
-        Arc::new(phashes.finish()),
+        Arc::new(table_rows.finish()),
+        Arc::new(items.finish()),
     ];
     let (mut extensions, mut offsets, mut sizes) = (StringBuilder::new(), UInt64Builder::new(), UInt64Builder::new());
     for member in rows.iter().flat_map(|r| &r.members) {
@@ -250,6 +257,9 @@ fn to_batch(rows: &[IndexRow], source: &str, shard: &str) -> Result<RecordBatch>
         repeated(shard, rows.len())?,
         list(image_fields(), images, rows.iter().map(|r| r.images.len()))?,
         list(member_fields(), members, rows.iter().map(|r| r.members.len()))?,
+        Arc::new(UInt32Array::from_iter_values(rows.iter().map(|r| r.images.len() as u32))),
+        // What classes there are is not decided yet.
+        new_null_array(schema().field_with_name("class").map_err(arrow)?.data_type(), rows.len()),
         Arc::new(texts.finish()),
         Arc::new(conversations.finish()),
         Arc::new(turns.finish()),
@@ -257,37 +267,6 @@ fn to_batch(rows: &[IndexRow], source: &str, shard: &str) -> Result<RecordBatch>
         Arc::new(metadata.finish()),
     ];
     RecordBatch::try_new(schema(), columns).map_err(arrow)
-}
-
-/// Reads columns of those rows of an index part whose ids are wanted, batch by batch; only these rows are decoded.
-/// Strings and binaries are views, as in [`ParquetTable::rows_of`].
-///
-/// # Errors
-/// [`Error::Unreadable`] for damage and a column that is not there, and those of `take`.
-pub fn filtered_batches(
-    path: &Path,
-    names: &[&str],
-    mut is_wanted: impl FnMut(&[u8]) -> bool,
-    mut take: impl FnMut(RecordBatch) -> Result<()>,
-) -> Result<()> {
-    let table = ParquetTable::open(path, &path.to_string_lossy())?;
-    for group in 0..table.groups() {
-        let mut rows = Vec::new();
-        let mut first = 0_u32;
-        for batch in table.rows_of(group, None, &["uid"], MAX_GROUP_BYTES)? {
-            let batch = batch?;
-            let uids = batch.column(0).as_fixed_size_binary_opt();
-            let uids = uids.ok_or_else(|| Error::unreadable(path, "column uid does not hold ids of 16 bytes"))?;
-            rows.extend(
-                (first..).zip(uids.iter()).filter(|(_, uid)| uid.is_some_and(&mut is_wanted)).map(|(row, _)| row),
-            );
-            first += batch.num_rows() as u32;
-        }
-        for batch in table.rows_of(group, Some(&rows), names, MAX_GROUP_BYTES)? {
-            take(batch?)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

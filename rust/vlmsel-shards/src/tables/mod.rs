@@ -5,6 +5,7 @@
 //! that are asked for.
 
 pub mod index;
+pub mod index_reader;
 pub mod npy;
 pub mod schema;
 pub mod stream;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::error::{Error, IoContext, Result};
 use crate::parquet::writer::HashedFile;
-use crate::storage::source::open_plain;
+use crate::storage::source::{Sequential, open};
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// Bytes written and hashed at a time.
@@ -16,9 +16,9 @@ const PENDING_BYTES: usize = 1 << 18;
 /// # Errors
 /// [`Error::Unreadable`] for any other dtype or shape, or a file that is cut short.
 pub fn read_uids(path: &Path) -> Result<Vec<u128>> {
-    let file = open_plain(path)?;
-    let size = file.metadata().at("inspect", path)?.len();
-    let mut reader = BufReader::with_capacity(1 << 20, file);
+    let file = open(path)?;
+    let size = file.size_bytes();
+    let mut reader = BufReader::with_capacity(1 << 20, Sequential::new(file, 0));
     let mut head = [0; 8];
     reader.read_exact(&mut head).map_err(|_| Error::unreadable(path, "too short for an .npy file"))?;
     if &head[..6] != MAGIC || !matches!(head[6], 1..=3) {

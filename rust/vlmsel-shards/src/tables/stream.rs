@@ -17,6 +17,7 @@ use crate::columns::narrowed;
 use crate::error::{Error, IoContext, Result};
 use crate::parquet::table::ParquetTable;
 use crate::parquet::writer::TableWriter;
+use crate::storage::source::LocalFile;
 use crate::workspace::manifest::InputRecord;
 
 /// Rows that are hashed at a time.
@@ -119,7 +120,8 @@ impl StreamSpool {
             None => Table::Memory(MemoryTable { name: self.name, schema: self.schema, batches: self.held }),
             Some((file, writer)) => {
                 writer.finish()?;
-                Table::Parquet(ParquetTable::of(file, Path::new(&self.name), &self.name)?)
+                let file = LocalFile::of(file, Path::new(&self.name))?;
+                Table::Parquet(ParquetTable::of(Arc::new(file), &self.name)?)
             }
         };
         Ok((table, record))

@@ -21,7 +21,7 @@ use self::lines::{Capped, LineEnd, Lines};
 use crate::columns::{Column, Role};
 use crate::error::{Error, IoContext, Result};
 use crate::formats::json_fields::MAX_KEYS;
-use crate::storage::source::open_plain;
+use crate::storage::source::{Sequential, open};
 use crate::storage::text_encoding::utf8_stream;
 use crate::workspace::quarantine::Quarantined;
 
@@ -72,7 +72,7 @@ impl TextTable {
     /// # Errors
     /// [`Error::Unreadable`] if it does not decompress or has no header.
     pub fn open(path: &Path, name: &str, syntax: Syntax, compression: Compression) -> Result<Self> {
-        let bytes = open_plain(path)?.metadata().at("inspect", path)?.len();
+        let bytes = open(path)?.size_bytes();
         let mut table =
             Self { path: path.to_path_buf(), name: name.to_owned(), bytes, syntax, compression, header: Vec::new() };
         table.header = match syntax {
@@ -124,7 +124,7 @@ impl TextTable {
     }
 
     fn stream(&self) -> Result<Box<dyn Read + Send>> {
-        let file = open_plain(&self.path)?;
+        let file = Sequential::new(open(&self.path)?, 0);
         let stream: Box<dyn Read + Send> = match self.compression {
             Compression::None => Box::new(file),
             Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(1 << 16, file))),

@@ -3,12 +3,10 @@
 //! It recognises most changes, not all: what it says is believed only of a file that is the same by its
 //! [identity](crate::storage::identity).
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::error::{IoContext, Result};
-use crate::storage::source::open_plain;
+use crate::error::Result;
+use crate::storage::source::{ReadAt, open};
 use crate::workspace::manifest::{InputRecord, MANIFEST};
 
 const EDGE_BYTES: u64 = 1 << 20;
@@ -24,25 +22,26 @@ const BLOCK: usize = 1 << 20;
 pub fn fingerprint(path: &Path, name: &str) -> Result<InputRecord> {
     let folder = path.is_dir();
     let path = if folder { &path.join(MANIFEST) } else { path };
-    let file = open_plain(path)?;
-    let bytes = file.metadata().at("inspect", path)?.len();
+    let file = open(path)?;
+    let bytes = file.size_bytes();
     let mut hasher = blake3::Hasher::new();
     hasher.update(&bytes.to_le_bytes());
     // A manifest stands for everything in its folder: all of it counts.
     let ranges = if folder {
         (0..bytes).step_by(BLOCK).map(|at| (at, (bytes - at).min(BLOCK as u64))).collect()
     } else {
-        ranges(&file, bytes)
+        ranges(&*file)
     };
     for (offset, length) in ranges {
         let mut buffer = vec![0; length as usize];
-        file.read_exact_at(&mut buffer, offset).at("read", path)?;
+        file.read_exact_at(&mut buffer, offset)?;
         hasher.update(&buffer);
     }
     Ok(InputRecord { name: name.to_owned(), bytes, fingerprint: hasher.finalize().to_hex()[..32].to_owned() })
 }
 
-fn ranges(file: &File, bytes: u64) -> Vec<(u64, u64)> {
+fn ranges(file: &dyn ReadAt) -> Vec<(u64, u64)> {
+    let bytes = file.size_bytes();
     let mut tail = [0; 8];
     if bytes >= 12 && file.read_exact_at(&mut tail, bytes - 8).is_ok() && &tail[4..] == b"PAR1" {
         let footer = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]])) + 8;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, IoContext, Result};
 use crate::storage::paths::text_of;
-use crate::storage::source::{name_of, open_plain};
+use crate::storage::source::{Sequential, name_of, open};
 use crate::storage::text_encoding::foreign_encoding;
 use crate::workspace::manifest::{Losses, MANIFEST, Manifest};
 
@@ -136,12 +136,12 @@ fn unlist(word: &OsStr, open: &mut Vec<PathBuf>, out: &mut Vec<OsString>, check:
 }
 
 fn read_list(path: &Path) -> Result<Vec<u8>> {
-    let file = match open_plain(path) {
+    let file = match open(path) {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Err(missing(path)),
         other => other?,
     };
     let mut text = Vec::new();
-    file.take(MAX_LIST_BYTES + 1).read_to_end(&mut text).at("read", path)?;
+    Sequential::new(file, 0).take(MAX_LIST_BYTES + 1).read_to_end(&mut text).at("read", path)?;
     if let Some(what) = foreign_encoding(&text) {
         return Err(Error::Usage(format!("{}: {what}", path.display())));
     }
@@ -487,7 +487,7 @@ mod tests {
         // Found in a folder it is a file that cannot be read.
         let found = files(&[folder.path().into()]).unwrap();
         assert_eq!(found.len(), 2);
-        assert!(found.iter().all(|file| matches!(open_plain(&file.path), Err(Error::NotPlain { .. }))));
+        assert!(found.iter().all(|file| matches!(open(&file.path), Err(Error::NotPlain { .. }))));
     }
 
     #[test]

@@ -19,7 +19,9 @@ pub const MANIFEST: &str = "manifest.json";
 /// Name of the file with what differs from run to run.
 pub const RUN: &str = "run.json";
 /// Version of the manifest's form.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
+/// The oldest schema that is still read.
+pub const OLDEST_SCHEMA: u32 = 1;
 /// A manifest larger than this is not one (it is read whole).
 const MAX_MANIFEST_BYTES: u64 = 1 << 30;
 
@@ -142,10 +144,11 @@ impl Manifest {
         let value: Value = serde_json::from_slice(&bytes)
             .map_err(|error| Error::unreadable(&path, format!("not a manifest that vlmsel wrote: {error}")))?;
         match value.get("schema").and_then(Value::as_u64) {
-            Some(schema) if schema == u64::from(SCHEMA) => {}
+            Some(schema) if (u64::from(OLDEST_SCHEMA)..=u64::from(SCHEMA)).contains(&schema) => {}
             other => {
                 let found = other.map_or_else(|| "none".to_owned(), |schema| schema.to_string());
-                return Err(Error::unreadable(&path, format!("manifest schema {found}, this version reads {SCHEMA}")));
+                let text = format!("manifest schema {found}, this version reads {OLDEST_SCHEMA} to {SCHEMA}");
+                return Err(Error::unreadable(&path, text));
             }
         }
         // Other tools may make folders that vlmsel reads, without one; `verify` wants it.

@@ -27,7 +27,8 @@ use crate::error::{Error, IoContext, Result};
 use crate::storage::paths::beside;
 use crate::workspace::lock::Lock;
 use crate::workspace::manifest::{
-    FileRecord, InputRecord, Losses, MANIFEST, Manifest, PartRecord, RUN, SCHEMA, is_plain_relative, to_json,
+    FileRecord, InputRecord, Losses, MANIFEST, Manifest, OLDEST_SCHEMA, PartRecord, RUN, SCHEMA, is_plain_relative,
+    to_json,
 };
 use crate::workspace::noted::{Identities, Noted};
 
@@ -61,9 +62,16 @@ pub struct OutputSpec {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Begun {
+    /// Before there was a second one it was not written.
+    #[serde(default = "oldest_schema")]
+    schema: u32,
     command: String,
     config: Value,
     inputs: Vec<InputRecord>,
+}
+
+fn oldest_schema() -> u32 {
+    OLDEST_SCHEMA
 }
 
 /// What [`Output::begin`] found.
@@ -154,6 +162,13 @@ pub struct Summary {
     pub losses: Option<Losses>,
 }
 
+fn old_schema(path: &Path, command: &str, schema: u32) -> Error {
+    Error::Mismatch(format!(
+        "{} was written by an earlier version of vlmsel (schema {schema}, now {SCHEMA}): such folders are read, not written on. Run `vlmsel {command}` anew into another folder with -o, or replace this one with --overwrite",
+        path.display()
+    ))
+}
+
 impl Output {
     /// Locks the output and finds out what is left to do.
     ///
@@ -183,6 +198,9 @@ impl Output {
                 let manifest = manifest.clone();
                 return Ok(Opening::Finished(Box::new(Finished { spec, manifest, noted, lock })));
             }
+            if manifest.schema < SCHEMA && !spec.overwrite {
+                return Err(old_schema(&spec.path, &spec.command, manifest.schema));
+            }
             let extends = spec.extend && manifest.config == spec.config && extends(&manifest.inputs, &spec.inputs);
             if !extends && !spec.overwrite {
                 let what = difference_text(&manifest.config, &manifest.inputs, &spec);
@@ -196,6 +214,7 @@ impl Output {
         output.open_partial(finished.is_some())?;
         output.discard = !output.spec.resume;
         if let (Some(manifest), true) = (finished, output.spec.extend)
+            && manifest.schema == SCHEMA
             && manifest.config == output.spec.config
             && extends(&manifest.inputs, &output.spec.inputs)
         {
@@ -216,7 +235,8 @@ impl Output {
             let begun = read_begun(&self.partial)?;
             let resumable = match &begun {
                 Some(begun) => {
-                    begun.config == self.spec.config
+                    begun.schema == SCHEMA
+                        && begun.config == self.spec.config
                         && (begun.inputs == self.spec.inputs
                             || (self.spec.extend && extends(&begun.inputs, &self.spec.inputs)))
                 }
@@ -242,6 +262,9 @@ impl Output {
                 Some(_) if resumable && self.spec.overwrite && has_finished => self.load_parts()?,
                 Some(_) if resumable => self.load_parts()?,
                 Some(_) if self.spec.overwrite => self.wipe()?,
+                Some(begun) if begun.schema < SCHEMA => {
+                    return Err(old_schema(&self.partial, &self.spec.command, begun.schema));
+                }
                 Some(begun) => {
                     let what = difference_text(&begun.config, &begun.inputs, &self.spec);
                     return Err(Error::Mismatch(format!(
@@ -259,6 +282,7 @@ impl Output {
             }
         }
         let begun = Begun {
+            schema: SCHEMA,
             command: self.spec.command.clone(),
             config: self.spec.config.clone(),
             inputs: self.spec.inputs.clone(),
