@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from vlmsel.images import ByteReader, ImageError, locate
 
 from vlmsel_trainer.vlm.chat_template import ChatTemplate, TemplateError, Tokens
 from vlmsel_trainer.vlm.conversations import (
@@ -24,15 +25,7 @@ from vlmsel_trainer.vlm.conversations import (
     parse_conversation,
     without_images,
 )
-from vlmsel_trainer.vlm.images import (
-    ByteReader,
-    ImageError,
-    ImageLimits,
-    check_indexed,
-    decode,
-    locate,
-    shrunk_size,
-)
+from vlmsel_trainer.vlm.images import ImageLimits, decode, shrunk_size
 from vlmsel_trainer.vlm.memory import ByteBudget
 from vlmsel_trainer.vlm.records import Sample
 
@@ -142,11 +135,10 @@ class Preprocessor:
         if tokens.image_positions:
             for entry in sample.images:
                 try:
-                    location = locate(self.roots, sample.source, sample.shard, entry)
+                    location = locate(self.roots.get(sample.source), sample.shard, entry)
                     # Always in this order, so that whoever holds pixels can finish.
                     with self.reading.hold(int(entry["size"])):
                         data = self.reader.read(location)
-                        check_indexed(data, entry)
                         picture = decode(data, self.limits, self.decoding)
                 except ImageError as error:
                     raise RowError(error.status, str(error)) from error
