@@ -260,9 +260,7 @@ def score_with_vlmsel(
     loaded = LoadedModel(model, processor, model.device, model.dtype, "sdpa", "torchvision", "CLIPImageProcessor")
     template = ChatTemplate(processor)
     roots = {"pool": {"path": str(pool.path.parent), "image_root": None}}
-    preprocessor = Preprocessor(
-        processor, roots, ImageLimits(), model.dtype, template.image_token, template.image_token_id
-    )
+    preprocessor = Preprocessor(loaded, template, roots, ImageLimits())
     ahead = Prefetch(preprocessor, TokenRules(template, PROMPT, None, batch_tokens, with_no_image=False), n_workers)
     scorer = BatchScorer(loaded)
     n_threads = torch.get_num_threads()

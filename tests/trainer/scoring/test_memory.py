@@ -102,14 +102,7 @@ def test_rows_ahead_are_bounded_by_their_bytes(
             prepared.append(sum(value.nbytes for features in row.features for value in features.values()))
             return row
 
-    preprocessor = Counting(
-        loaded.processor,
-        index.roots,
-        images.ImageLimits(),
-        torch.float32,
-        template.image_token,
-        template.image_token_id,
-    )
+    preprocessor = Counting(loaded, template, index.roots, images.ImageLimits())
     cost = preprocessor.measure(40, 40)
     rules = ahead.TokenRules(template, "?", None, 64, with_no_image=False)
     taken = 0

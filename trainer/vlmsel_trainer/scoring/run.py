@@ -185,13 +185,10 @@ class _Run:
         self._refuse_other_provenance()
         self._failures.check()
         preprocessor = Preprocessor(
-            loaded.processor,
+            loaded,
+            template,
             self._plan.index.roots,
             ImageLimits(self._options.max_decode_pixels, self._options.max_pixels),
-            loaded.dtype,
-            template.image_token,
-            template.image_token_id,
-            loaded.max_positions,
             ByteBudget(self._plan.memory.read_bytes),
             ByteBudget(self._plan.memory.decode_bytes),
         )
@@ -263,7 +260,7 @@ class _Run:
 
     def _template(self, loaded: models.LoadedModel) -> ChatTemplate:
         try:
-            return ChatTemplate(
+            return loaded.family.template(
                 loaded.processor,
                 count_end_token=self._options.count_end_token,
                 separate_answers=self._options.compat == "wepoints",

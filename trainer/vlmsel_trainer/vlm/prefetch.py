@@ -15,9 +15,10 @@ from vlmsel.errors import ResourceError
 
 from vlmsel_trainer.vlm.chat_template import ChatTemplate
 from vlmsel_trainer.vlm.collate import plan_batches
+from vlmsel_trainer.vlm.expand import PreparedRow
 from vlmsel_trainer.vlm.memory import DEFAULT_BYTES
-from vlmsel_trainer.vlm.preprocess import ImageCost, PreparedRow, Preprocessor, ReadRow, RowError, read_tokens
-from vlmsel_trainer.vlm.records import Sample, Score, Unit
+from vlmsel_trainer.vlm.preprocess import ImageCost, Preprocessor, ReadRow, read_tokens
+from vlmsel_trainer.vlm.records import RowError, Sample, Score, Unit
 
 # No image takes this long; a file system that hangs must not hang the run.
 ROW_TIMEOUT_S = 600.0
