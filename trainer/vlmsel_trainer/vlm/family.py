@@ -2,7 +2,7 @@
 
 `Family` is the general way, by transformers' Auto classes and whatever the folder's own processor does; every family that is
 tested is scored with it. One that needs another way in some step subclasses it, overrides that step, and has a line in
-`FAMILIES`. Nothing else asks what kind of model it has.
+`vlmsel_trainer.vlm.families`. Nothing else asks what kind of model it has.
 """
 
 from __future__ import annotations
@@ -123,12 +123,3 @@ class Family:
     def positions(self, inputs: Mapping[str, Tensor], padding_side: PaddingSide) -> dict[str, Tensor]:
         """What of ``inputs`` (B, S) tells the model its positions, where it does not count them itself."""
         return batches.count_positions(inputs, padding_side)
-
-
-FAMILIES: dict[str, type[Family]] = {}
-"""Families that need steps of their own, by the ``model_type`` of their config.json."""
-
-
-def family_of(config: Mapping[str, Any]) -> Family:
-    """The family of a model by its config.json: the general one unless `FAMILIES` has another."""
-    return FAMILIES.get(str(config.get("model_type")), Family)()

@@ -15,7 +15,8 @@ from transformers.utils import logging as transformers_logging
 from vlmsel.errors import NotFoundError, UsageError
 from vlmsel.files import read_plain
 
-from vlmsel_trainer.vlm.family import Family, ImageBackend, family_of
+from vlmsel_trainer.vlm.families import family_of
+from vlmsel_trainer.vlm.family import Family, ImageBackend
 from vlmsel_trainer.vlm.provenance import check_model_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
