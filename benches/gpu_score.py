@@ -261,7 +261,7 @@ def score_with_vlmsel(
     template = ChatTemplate(processor)
     roots = {"pool": {"path": str(pool.path.parent), "image_root": None}}
     preprocessor = Preprocessor(loaded, template, roots, ImageLimits())
-    ahead = Prefetch(preprocessor, TokenRules(template, PROMPT, None, batch_tokens, with_no_image=False), n_workers)
+    prefetch = Prefetch(preprocessor, TokenRules(template, PROMPT, None, batch_tokens, with_no_image=False), n_workers)
     scorer = BatchScorer(loaded)
     n_threads = torch.get_num_threads()
     if model.device.type == "cuda":
@@ -275,7 +275,7 @@ def score_with_vlmsel(
     ]
     sums: list[tuple[float, int]] = [(math.nan, 0)] * n_pairs
     pending: list[Any] = []
-    for ready in ahead.run(units):
+    for ready in prefetch.run(units):
         pending.append((ready, scorer.score(ready.prepared)))
         if ready.is_last:
             for batch, pieces in pending:

@@ -20,7 +20,7 @@ from vlmsel_trainer.vlm.chat_template import ChatTemplate
 from vlmsel_trainer.vlm.expand import PreparedRow
 from vlmsel_trainer.vlm.images import ImageLimits
 from vlmsel_trainer.vlm.load import LoadedModel
-from vlmsel_trainer.vlm.preprocess import Preprocessor, read_tokens
+from vlmsel_trainer.vlm.preprocess import Preprocessor, tokenise_sample
 from vlmsel_trainer.vlm.records import Sample
 
 PROMPT = "Describe this image."
@@ -37,15 +37,15 @@ class Bench:
         self.scorer = BatchScorer(loaded)
         self._data = data
         roots = {"pool": {"path": str(data), "image_root": None}}
-        self._preparer = Preprocessor(loaded, self.template, roots, ImageLimits())
+        self._preprocessor = Preprocessor(loaded, self.template, roots, ImageLimits())
 
     def prepare(self, pairs: list[Pair]) -> list[PreparedRow]:
         rows = []
         for pair, places in zip(pairs, write_tar(self._data / "s.tar", pairs), strict=True):
             images = tuple({"file": None, "offset": offset, "size": size} for offset, size in places)
             sample = Sample(b"u" * 16, "pool", "s.tar", images, pair.text, pair.conversations)
-            read = read_tokens(sample, self.template, PROMPT, None)
-            rows.append(self._preparer.prepare(sample, read.tokens))
+            read = tokenise_sample(sample, self.template, PROMPT, None)
+            rows.append(self._preprocessor.prepare(sample, read.tokens))
         return rows
 
     @torch.inference_mode()

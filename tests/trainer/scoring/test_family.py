@@ -24,7 +24,16 @@ from vlmsel_trainer.vlm.load import load
 PAIRS = [Pair([draw_png(i, 40 + 10 * i, 40)], f"a bird {i} " * (i + 1)) for i in range(6)]
 # Several rows in a batch, so that positions and padding matter.
 OPTIONS = ScoreOptions(dtype="float32", device="cpu", batch_tokens=400, workers=2)
-STEPS = ("load_model", "load_processor", "pad_token_id", "template", "expand", "put_in", "collate", "positions")
+STEPS = (
+    "load_model",
+    "load_processor",
+    "pad_token_id",
+    "chat_template",
+    "expand_image",
+    "insert_images",
+    "collate",
+    "positions",
+)
 
 
 class Toy(Family):

@@ -74,7 +74,7 @@ def expand_image(processor: Any, image_token: str, picture: Image.Image, dtype: 
     return ImageTokens(ids, extras, features)
 
 
-def put_in(tokens: Tokens, images: Sequence[ImageTokens], image_token_id: int) -> PreparedRow:
+def insert_images(tokens: Tokens, images: Sequence[ImageTokens], image_token_id: int) -> PreparedRow:
     """The sequence of a sample: each placeholder of ``tokens`` replaced by the run of its image, which is never scored."""
     keys = {key for image in images for key in image.extras}
     ids: list[int] = []

@@ -102,17 +102,19 @@ class Family:
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         return int(pad or 0)
 
-    def template(self, processor: Any, *, count_end_token: bool = True, separate_answers: bool = False) -> ChatTemplate:
+    def chat_template(
+        self, processor: Any, *, count_end_token: bool = True, separate_answers: bool = False
+    ) -> ChatTemplate:
         """What renders and tokenises conversations; raises `TemplateError` or `TokenizerError` where they cannot be scored."""
         return ChatTemplate(processor, count_end_token=count_end_token, separate_answers=separate_answers)
 
-    def expand(self, processor: Any, image_token: str, picture: Image.Image, dtype: torch.dtype) -> ImageTokens:
+    def expand_image(self, processor: Any, image_token: str, picture: Image.Image, dtype: torch.dtype) -> ImageTokens:
         """What stands for one image of a sequence; ``processor`` is the calling thread's own. Raises `RowError`."""
         return expansion.expand_image(processor, image_token, picture, dtype)
 
-    def put_in(self, tokens: Tokens, images: Sequence[ImageTokens], image_token_id: int) -> PreparedRow:
+    def insert_images(self, tokens: Tokens, images: Sequence[ImageTokens], image_token_id: int) -> PreparedRow:
         """The row that ``tokens`` and its images make, in order; a text without images has none."""
-        return expansion.put_in(tokens, images, image_token_id)
+        return expansion.insert_images(tokens, images, image_token_id)
 
     def collate(self, rows: Sequence[PreparedRow], pad_token_id: int, padding_side: PaddingSide = "right") -> Batch:
         """Rows side by side, as keyword arguments of the model's ``forward``."""

@@ -1,6 +1,6 @@
 """One row of the index made ready for the model: tokens first, pictures later and in other threads.
 
-`read_tokens` is cheap and says how long a row will be, so that batches can be planned; `Preprocessor.prepare` reads and
+`tokenise_sample` is cheap and says how long a row will be, so that batches can be planned; `Preprocessor.prepare` reads and
 decodes the images. Whatever is wrong with a row becomes its status, never an exception.
 """
 
@@ -31,7 +31,7 @@ from vlmsel_trainer.vlm.records import RowError, Sample
 
 
 @dataclass(frozen=True)
-class ReadRow:
+class TokenisedRow:
     """A row's tokens, with and (where asked) without its images, before any image is read."""
 
     tokens: Tokens
@@ -46,21 +46,21 @@ class ImageCost:
     n_bytes: int
 
 
-def read_tokens(
+def tokenise_sample(
     sample: Sample, template: ChatTemplate, prompt: str, max_text_tokens: int | None, *, with_no_image: bool = False
-) -> ReadRow:
+) -> TokenisedRow:
     """The tokens of a sample; raises `RowError` ``no_text``, ``bad_conversation`` or ``too_long``."""
     turns = _turns(sample, prompt)
     try:
         tokens = template.tokenise(turns, max_text_tokens=max_text_tokens)
-        bare = None
+        no_image = None
         if with_no_image:
-            bare = template.tokenise(without_images(turns), max_text_tokens=max_text_tokens)
+            no_image = template.tokenise(without_images(turns), max_text_tokens=max_text_tokens)
     except TemplateError as error:
         raise RowError("bad_conversation", str(error)) from error
-    if not any(tokens.labels) or (bare is not None and sum(bare.labels) != sum(tokens.labels)):
+    if not any(tokens.labels) or (no_image is not None and sum(no_image.labels) != sum(tokens.labels)):
         raise RowError("too_long" if tokens.truncated else "no_text", "no token is left to score")
-    return ReadRow(tokens, bare)
+    return TokenisedRow(tokens, no_image)
 
 
 def _turns(sample: Sample, prompt: str) -> tuple[Turn, ...]:
@@ -104,7 +104,7 @@ class Preprocessor:
                 except ImageError as error:
                     raise RowError(error.status, str(error)) from error
                 images.append(self._expand(picture))
-        row = self.loaded.family.put_in(tokens, images, self.template.image_token_id)
+        row = self.loaded.family.insert_images(tokens, images, self.template.image_token_id)
         most = self.loaded.max_positions
         if most is not None and len(row) > most:
             raise RowError("too_long", f"{len(row)} tokens, the model was made for {most}")
@@ -117,7 +117,7 @@ class Preprocessor:
         return ImageCost(len(image.ids), sum(value.nbytes for value in image.features.values()))
 
     def _expand(self, picture: Image.Image) -> ImageTokens:
-        return self.loaded.family.expand(self._processor(), self.template.image_token, picture, self.loaded.dtype)
+        return self.loaded.family.expand_image(self._processor(), self.template.image_token, picture, self.loaded.dtype)
 
     def _processor(self) -> Any:
         # A fast tokenizer is changed by every call (padding, truncation), so two threads must not share one.
