@@ -243,12 +243,12 @@ def open_image(data: bytes, max_decode_pixels: int = MAX_DECODE_PIXELS) -> Itera
     What goes wrong here or inside the ``with`` is an ImageError: ``image_too_large`` for a header that claims more than
     `max_decode_pixels` and where memory runs out, ``image_undecodable`` for everything else. Errors of the family pass.
     """
-    from PIL import Image
+    # Named, because Pillow knows WebP only once this is imported, and would import all its forty readers to find it.
+    from PIL import Image, WebPImagePlugin  # noqa: F401
 
     if not data:
         raise ImageError("image_undecodable", "no bytes", "zero bytes")
-    # Pillow knows a format only once its plugin is imported, and a search by name fails before that.
-    Image.init()
+    Image.preinit()  # The other four: threads that open their first images together must find them complete.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own bomb warning: the limit below decides
