@@ -260,10 +260,8 @@ def score_with_vlmsel(
     loaded = LoadedModel(model, processor, model.device, model.dtype, "sdpa", "torchvision", "CLIPImageProcessor")
     template = ChatTemplate(processor)
     roots = {"pool": {"path": str(pool.path.parent), "image_root": None}}
-    preprocessor = Preprocessor(
-        processor, roots, ImageLimits(), model.dtype, template.image_token, template.image_token_id
-    )
-    ahead = Prefetch(preprocessor, TokenRules(template, PROMPT, None, batch_tokens, with_no_image=False), n_workers)
+    preprocessor = Preprocessor(loaded, template, roots, ImageLimits())
+    prefetch = Prefetch(preprocessor, TokenRules(template, PROMPT, None, batch_tokens, with_no_image=False), n_workers)
     scorer = BatchScorer(loaded)
     n_threads = torch.get_num_threads()
     if model.device.type == "cuda":
@@ -277,7 +275,7 @@ def score_with_vlmsel(
     ]
     sums: list[tuple[float, int]] = [(math.nan, 0)] * n_pairs
     pending: list[Any] = []
-    for ready in ahead.run(units):
+    for ready in prefetch.run(units):
         pending.append((ready, scorer.score(ready.prepared)))
         if ready.is_last:
             for batch, pieces in pending:

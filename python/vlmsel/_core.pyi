@@ -23,6 +23,7 @@ __all__ = [
     "plan_select",
     "read_rows",
     "read_table",
+    "read_table_image",
     "real_place",
     "select",
     "shard",
@@ -84,6 +85,9 @@ class ArrowTable:
 def select(options: str, memory: Sequence[tuple[str, Any]], watch: _Watch | None = None) -> str: ...
 def plan_select(options: str, memory: Sequence[tuple[str, Any]]) -> str: ...
 def read_table(paths: Sequence[str], columns: Sequence[str] = ...) -> ArrowTable: ...
+
+# The bytes of an image in a table's cell; `item` where the cell is a list. Raises the family of vlmsel.errors.
+def read_table_image(path: str, row: int, item: int | None) -> bytes: ...
 
 @final
 class Rows:

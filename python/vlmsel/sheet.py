@@ -159,13 +159,16 @@ def _kind_at(destination: Path, output: Path) -> str | None:
 
 
 def _guard_sources(destination: Path, roots: Mapping[str, Any], sample: Mapping[str, Any]) -> None:
-    from vlmsel.pictures import picture_path
+    from vlmsel.images import ImageError, image_path
 
     if not destination.exists() or sample["source"] not in roots:
         return
     for file in {None, *(image["file"] for image in sample["images"] or ())}:
-        path = picture_path(roots[sample["source"]], sample["shard"], file)
-        if path is not None and path.is_file() and destination.samefile(path):
+        try:
+            path = image_path(roots[sample["source"]], sample["shard"], file)
+        except ImageError:
+            continue  # Nothing is read there, and the sheet's own path is no such.
+        if path.is_file() and destination.samefile(path):
             raise UsageError(f"{destination} is one of the indexed files; choose another place with -o")
 
 

@@ -27,7 +27,16 @@ IO_PATHS = re.compile(
 )
 RUST_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
-TORCH_HALF = {"torch", "torchvision", "transformers", "deepspeed", "accelerate", "safetensors", "vlmsel_trainer"}
+TORCH_HALF = {
+    "torch",
+    "torchvision",
+    "transformers",
+    "deepspeed",
+    "accelerate",
+    "peft",
+    "safetensors",
+    "vlmsel_trainer",
+}
 
 
 # --- Rust ------------------------------------------------------------------------------------------------------------

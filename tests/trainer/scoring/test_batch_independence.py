@@ -17,10 +17,10 @@ from tiny_models import FAMILIES
 from vlmsel_trainer.scoring.nll import answer_nll
 from vlmsel_trainer.scoring.scorer import BatchScorer
 from vlmsel_trainer.vlm.chat_template import ChatTemplate
-from vlmsel_trainer.vlm.collate import collate
+from vlmsel_trainer.vlm.expand import PreparedRow
 from vlmsel_trainer.vlm.images import ImageLimits
 from vlmsel_trainer.vlm.load import LoadedModel
-from vlmsel_trainer.vlm.preprocess import PreparedRow, Preprocessor, read_tokens
+from vlmsel_trainer.vlm.preprocess import Preprocessor, tokenise_sample
 from vlmsel_trainer.vlm.records import Sample
 
 PROMPT = "Describe this image."
@@ -36,27 +36,21 @@ class Bench:
         self.template = ChatTemplate(loaded.processor)
         self.scorer = BatchScorer(loaded)
         self._data = data
-        self._preparer = Preprocessor(
-            loaded.processor,
-            {"pool": {"path": str(data), "image_root": None}},
-            ImageLimits(),
-            torch.float32,
-            self.template.image_token,
-            self.template.image_token_id,
-        )
+        roots = {"pool": {"path": str(data), "image_root": None}}
+        self._preprocessor = Preprocessor(loaded, self.template, roots, ImageLimits())
 
     def prepare(self, pairs: list[Pair]) -> list[PreparedRow]:
         rows = []
         for pair, places in zip(pairs, write_tar(self._data / "s.tar", pairs), strict=True):
             images = tuple({"file": None, "offset": offset, "size": size} for offset, size in places)
             sample = Sample(b"u" * 16, "pool", "s.tar", images, pair.text, pair.conversations)
-            read = read_tokens(sample, self.template, PROMPT, None)
-            rows.append(self._preparer.prepare(sample, read.tokens))
+            read = tokenise_sample(sample, self.template, PROMPT, None)
+            rows.append(self._preprocessor.prepare(sample, read.tokens))
         return rows
 
     @torch.inference_mode()
     def sums(self, rows: list[PreparedRow], side: Any = "right") -> list[float]:
-        batch = collate(rows, self.scorer.pad_token_id, side)
+        batch = self.loaded.family.collate(rows, self.scorer.pad_token_id, side)
         flat = answer_nll(self.loaded.model, batch.inputs, batch.labels, self.scorer.keep)
         return [math.fsum(part.tolist()) for part in flat.split(list(batch.n_labels))]
 

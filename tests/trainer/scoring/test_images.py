@@ -1,4 +1,4 @@
-"""Images: byte ranges, headers before pixels, and every way to be broken ends in a status."""
+"""Images for a model: headers before pixels, and every way to be broken ends in a status."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,17 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from small_index import draw_png
-from vlmsel_trainer.vlm.images import (
-    ByteReader,
-    ImageError,
-    ImageLimits,
-    ImageLocation,
-    decode,
-    locate,
-    shrunk_size,
-)
-
-Special = Callable[[Path, str], Path]
+from vlmsel.images import ImageError
+from vlmsel_trainer.vlm.images import ImageLimits, decode, shrunk_size
 
 
 def encode(picture: Image.Image, kind: str, **options: object) -> bytes:
@@ -128,34 +116,15 @@ def test_what_is_no_picture_is_undecodable(content: bytes) -> None:
         decode(content, ImageLimits())
 
 
-def test_many_threads_read_many_files(tmp_path: Path) -> None:
-    """More files than are kept open, read at once: every range is right though files are closed under way."""
-    for i in range(100):
-        (tmp_path / f"{i}").write_bytes(bytes([i]) * 1000)
-    reader = ByteReader()
-
-    def read(seed: int) -> list[bool]:
-        numbers = np.random.default_rng(seed).integers(0, 100, 300).tolist()
-        return [reader.read(ImageLocation(tmp_path / f"{i}", 100, 50)) == bytes([i]) * 50 for i in numbers]
-
-    with ThreadPoolExecutor(8) as pool:  # Whose results raise what their thread raised.
-        right = [same for found in pool.map(read, range(8), timeout=60) for same in found]
-    assert right == [True] * 2400
-
-
 FORKED = """
 import os, signal, sys, threading
-from pathlib import Path
-from vlmsel_trainer.vlm.images import ByteReader, ImageLocation
 from vlmsel_trainer.vlm.memory import ByteBudget
 
-place = ImageLocation(Path(sys.argv[1]), 3, 4)
-reader, budget = ByteReader(), ByteBudget(10)
-assert reader.read(place) == b"3456"
+budget = ByteBudget(10)
 held, over = threading.Event(), threading.Event()
 
 def hold() -> None:
-    with reader._lock, budget.hold(10):
+    with budget.hold(10):
         held.set()
         over.wait()
 
@@ -165,67 +134,18 @@ child = os.fork()
 if child == 0:
     signal.alarm(30)  # A child that waits for a thread of its parent dies of this.
     with budget.hold(10):
-        os._exit(0 if reader.read(place) == b"3456" else 1)
+        os._exit(0)
 _, status = os.waitpid(child, 0)
 over.set()
 with budget.hold(10):
-    assert reader.read(place) == b"3456"
+    pass
 sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
-def test_a_forked_child_reads_with_the_reader_of_its_parent(tmp_path: Path) -> None:
-    """As the workers of a DataLoader do, also where a thread of the parent was reading at that moment."""
-    (tmp_path / "a").write_bytes(b"0123456789")
+def test_a_forked_child_has_the_whole_budget() -> None:
+    """As the workers of a DataLoader do, also where a thread of the parent held all of it at that moment."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    words = [sys.executable, "-W", "ignore", "-c", FORKED, str(tmp_path / "a")]
+    words = [sys.executable, "-W", "ignore", "-c", FORKED]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder"])
-def test_what_is_no_plain_file_is_unreadable_and_not_waited_for(kind: str, tmp_path: Path, special: Special) -> None:
-    place = special(tmp_path / "a.jpg", kind)
-    for location in (ImageLocation(place), ImageLocation(place, 0, 10), ImageLocation(place, 0, 10, True)):
-        with pytest.raises(ImageError) as error:
-            ByteReader().read(location)
-        assert error.value.status == "image_unreadable"
-
-
-def test_a_file_of_another_size_is_not_the_one_that_was_indexed(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"0123456789")
-    assert ByteReader().read(ImageLocation(tmp_path / "a", 0, 10, is_whole_file=True)) == b"0123456789"
-    for size in (0, 9, 11):
-        with pytest.raises(ImageError, match="image_changed"):
-            ByteReader().read(ImageLocation(tmp_path / "a", 0, size, is_whole_file=True))
-
-
-def test_whole_file_and_short_file(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"0123456789")
-    reader = ByteReader()
-    assert reader.read(ImageLocation(tmp_path / "a")) == b"0123456789"
-    with pytest.raises(ImageError, match="image_unreadable"):
-        reader.read(ImageLocation(tmp_path / "a", 5, 10))
-    with pytest.raises(ImageError, match="image_missing"):
-        reader.read(ImageLocation(tmp_path / "b"))
-
-
-def test_places_of_the_index() -> None:
-    roots = {
-        "web": {"path": "/data/web", "image_root": None},
-        "llava": {"path": "/data/llava.json", "image_root": "/images"},
-    }
-    inside = {"file": None, "offset": 512, "size": 9}
-    assert locate(roots, "web", "00/a.tar", inside) == ImageLocation(Path("/data/web/00/a.tar"), 512, 9)
-    beside = {"file": "coco/1.jpg", "offset": 0, "size": 9}
-    assert locate(roots, "llava", "llava.json", beside) == ImageLocation(
-        Path("/images/coco/1.jpg"), 0, 9, is_whole_file=True
-    )
-
-
-@pytest.mark.parametrize("file", ["../../etc/passwd", "/etc/passwd", "a/../../b"])
-def test_files_outside_their_root_are_not_read(file: str) -> None:
-    roots = {"llava": {"path": "/data", "image_root": "/images"}}
-    with pytest.raises(ImageError, match="image_missing"):
-        locate(roots, "llava", "x.json", {"file": file, "offset": 0, "size": 9})

@@ -15,8 +15,7 @@ from small_index import Pair, draw_png, write_index
 from vlmsel.errors import ResourceError, UsageError
 from vlmsel_trainer.scoring import run
 from vlmsel_trainer.scoring.options import ScoreOptions
-from vlmsel_trainer.vlm import images
-from vlmsel_trainer.vlm import prefetch as ahead
+from vlmsel_trainer.vlm import images, prefetch
 from vlmsel_trainer.vlm.load import LoadedModel
 from vlmsel_trainer.vlm.memory import MIN_BYTES, ByteBudget, count_weight_bytes, plan_memory
 
@@ -102,18 +101,13 @@ def test_rows_ahead_are_bounded_by_their_bytes(
             prepared.append(sum(value.nbytes for features in row.features for value in features.values()))
             return row
 
-    preprocessor = Counting(
-        loaded.processor,
-        index.roots,
-        images.ImageLimits(),
-        torch.float32,
-        template.image_token,
-        template.image_token_id,
-    )
+    preprocessor = Counting(loaded, template, index.roots, images.ImageLimits())
     cost = preprocessor.measure(40, 40)
-    rules = ahead.TokenRules(template, "?", None, 64, with_no_image=False)
+    rules = prefetch.TokenRules(template, "?", None, 64, with_no_image=False)
     taken = 0
-    for batch in ahead.Prefetch(preprocessor, rules, 4, ahead_bytes=3 * cost.n_bytes).run(index.read(index.units(40))):
+    for batch in prefetch.Prefetch(preprocessor, rules, 4, prefetch_bytes=3 * cost.n_bytes).run(
+        index.read(index.units(40))
+    ):
         # Whatever was prepared and not taken yet is waiting; the estimate is what each row came to.
         taken += len(batch.rows)
         assert sum(prepared) - (taken - len(batch.rows)) * cost.n_bytes <= 3 * cost.n_bytes

@@ -144,6 +144,12 @@ def test_json_nested_as_deeply_as_the_reader_allows_is_no_bug(tmp_path: Path) ->
             assert [difference.changes_meaning for difference in compare_companions(pair)] == [True]
 
 
+def test_names_that_look_like_numbers_stay_names_in_the_card(tmp_path: Path) -> None:
+    soup(tmp_path, [folder(tmp_path / name, seed) for seed, name in enumerate(("1e-5", "yes"))])
+    card = (tmp_path / "soup" / "README.md").read_text()
+    assert 'base_model:\n- "1e-5"\n- "yes"\n' in card
+
+
 def test_escapes_in_names_do_not_reach_the_card(tmp_path: Path) -> None:
     a = folder(tmp_path / "a\x1b[31m`<script>", 0)
     soup(tmp_path, [a])

@@ -163,7 +163,7 @@ def _show_plan(planned: Plan, output: Path, report: Report) -> None:
         "rows": f"{planned.rows:,}",
         "units": f"{planned.units:,}",
         "model": f"{planned.config['architecture']}, {format_bytes(planned.model_bytes)}, {planned.config['dtype']}",
-        "memory": f"{format_bytes(planned.memory.weight_bytes)} of weights, {format_bytes(planned.memory.ahead_bytes)} of rows ahead, "
+        "memory": f"{format_bytes(planned.memory.weight_bytes)} of weights, {format_bytes(planned.memory.prefetch_bytes)} of rows ahead, "
         f"{format_bytes(planned.memory.decode_bytes)} of pictures under way",
         "output": str(output),
     }

@@ -1,6 +1,5 @@
 """Perplexity of image-text pairs under a vision-language model: `run.score` is the door, docs/scoring.md the manual.
 
-One room, one direction: an index is read (`index`, `records`), samples become tokens (`conversations`, `template`, `encoding`) and pictures
-(`images`), rows are prepared ahead (`samples`, `ahead`) within a budget of bytes (`memory`), laid side by side (`batches`), scored (`scorer`, `nll`) and
-written (`table`). Only `model` knows how a folder is loaded.
+`vlmsel_trainer.vlm` makes rows of an index ready for a model and lays them side by side; here they are scored (`scorer`, `nll`), failures are
+held against what is tolerated (`tolerance`), and scores are written unit by unit (`table`, `run`).
 """

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vlmsel.errors import UsageError
+from vlmsel.images import MAX_DECODE_PIXELS
 
 SAMPLES_PER_UNIT = 2048
 PROMPT = "Describe this image in one sentence."
@@ -29,7 +30,7 @@ class ScoreOptions:
     image_backend: str = "auto"
     batch_tokens: int = 16_384
     max_pixels: int | None = None
-    max_decode_pixels: int = 178_956_970
+    max_decode_pixels: int = MAX_DECODE_PIXELS
     max_text_tokens: int = 2048
     count_end_token: bool = True
     no_image_pass: bool = False

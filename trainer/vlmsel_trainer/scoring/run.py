@@ -185,13 +185,10 @@ class _Run:
         self._refuse_other_provenance()
         self._failures.check()
         preprocessor = Preprocessor(
-            loaded.processor,
+            loaded,
+            template,
             self._plan.index.roots,
             ImageLimits(self._options.max_decode_pixels, self._options.max_pixels),
-            loaded.dtype,
-            template.image_token,
-            template.image_token_id,
-            loaded.max_positions,
             ByteBudget(self._plan.memory.read_bytes),
             ByteBudget(self._plan.memory.decode_bytes),
         )
@@ -204,9 +201,9 @@ class _Run:
         )
         scorer = BatchScorer(loaded)
         n_workers = self._options.workers or min(16, os.cpu_count() or 1)
-        ahead = Prefetch(preprocessor, rules, n_workers, self._plan.memory.ahead_bytes)
+        prefetch = Prefetch(preprocessor, rules, n_workers, self._plan.memory.prefetch_bytes)
         pending: list[tuple[bool, list[int], list[PendingRows]]] = []
-        with contextlib.closing(ahead.run(self._plan.index.read(units))) as batches:
+        with contextlib.closing(prefetch.run(self._plan.index.read(units))) as batches:
             scorer.begin_unit()
             for ready in batches:
                 if ready.rows:
@@ -263,7 +260,7 @@ class _Run:
 
     def _template(self, loaded: models.LoadedModel) -> ChatTemplate:
         try:
-            return ChatTemplate(
+            return loaded.family.chat_template(
                 loaded.processor,
                 count_end_token=self._options.count_end_token,
                 separate_answers=self._options.compat == "wepoints",

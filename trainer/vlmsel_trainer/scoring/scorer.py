@@ -16,9 +16,9 @@ from torch import Tensor
 from vlmsel.errors import ResourceError
 
 from vlmsel_trainer.scoring.nll import KeepForm, answer_nll, find_keep_form
-from vlmsel_trainer.vlm.collate import collate, padded_tokens
+from vlmsel_trainer.vlm.collate import padded_tokens
+from vlmsel_trainer.vlm.expand import PreparedRow
 from vlmsel_trainer.vlm.load import LoadedModel
-from vlmsel_trainer.vlm.preprocess import PreparedRow
 
 _log = logging.getLogger(__name__)
 
@@ -42,9 +42,7 @@ class BatchScorer:
 
     def __post_init__(self) -> None:
         self.keep = find_keep_form(self.loaded.model)
-        tokenizer = self.loaded.processor.tokenizer
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        self.pad_token_id = int(pad or 0)
+        self.pad_token_id = self.loaded.family.pad_token_id(self.loaded.processor)
 
     def begin_unit(self) -> None:
         """Forgets what ran out of memory before: a unit's batches must not depend on other units."""
@@ -94,7 +92,7 @@ class BatchScorer:
 
     @torch.inference_mode()
     def _launch(self, rows: Sequence[PreparedRow]) -> tuple[Tensor, tuple[int, ...]]:
-        batch = collate(rows, self.pad_token_id).to(self.loaded.device)
+        batch = self.loaded.family.collate(rows, self.pad_token_id).to(self.loaded.device)
         return answer_nll(self.loaded.model, batch.inputs, batch.labels, self.keep), batch.n_labels
 
 

@@ -127,7 +127,7 @@ class Chooser:
             for shard in self._setup.shards:
                 blender.write(shard, folder / shard.file_name)
         index = index_json(self._setup.shards)
-        files = self._setup.carried(self._setup.carrier(members))
+        files = self._setup.companion_files(self._setup.companions_from(members))
         if index is not None:
             files = {**files, INDEX_FILE: index}
         for name, data in files.items():

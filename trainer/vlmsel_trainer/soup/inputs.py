@@ -80,24 +80,24 @@ class Setup(AbstractContextManager["Setup"]):
         """A blender of these members with the run's limits."""
         return Blender(members, self.kept, self.options.n_threads, self.options.memory_bytes)
 
-    def carrier(self, members: Sequence[Ingredient]) -> Ingredient:
+    def companions_from(self, members: Sequence[Ingredient]) -> Ingredient:
         """The member whose companion files go along: decided by content, never by the order of arguments."""
         return min(members, key=lambda m: (m.content_hash or m.fingerprint, self.companions_digest(m), m.label))
 
-    def carried(self, carrier: Ingredient) -> dict[str, bytes]:
+    def companion_files(self, owner: Ingredient) -> dict[str, bytes]:
         """The companion files of the soup, by name."""
         if self._chosen_companions is not None:
             return self._chosen_companions.files
-        return next(s.companions.files for s in self.models.stocked if s.ingredient is carrier)
+        return next(s.companions.files for s in self.models.opened if s.ingredient is owner)
 
-    def carrier_label(self, carrier: Ingredient) -> str:
+    def companions_label(self, owner: Ingredient) -> str:
         """What reports call the folder that the companion files come from."""
         chosen = self.options.companions_from
-        return carrier.label if chosen is None else Path(os.path.abspath(chosen)).name
+        return owner.label if chosen is None else Path(os.path.abspath(chosen)).name
 
     def companions_digest(self, ingredient: Ingredient) -> str:
         """Hash of an ingredient's companion files."""
-        return next(s.companions.digest for s in self.models.stocked if s.ingredient is ingredient)
+        return next(s.companions.digest for s in self.models.opened if s.ingredient is ingredient)
 
     def source_label(self, source: Checkpoint) -> str:
         """What reports call a checkpoint that bytes come from."""
@@ -140,14 +140,14 @@ class Setup(AbstractContextManager["Setup"]):
         return chosen
 
     def _compare_companions(self) -> list[Difference]:
-        differences = compare_companions([(s.ingredient.label, s.companions) for s in self.models.stocked])
+        differences = compare_companions([(s.ingredient.label, s.companions) for s in self.models.opened])
         if self.options.companions_from is None:
             check_companions(differences)
         for difference in differences[:_WARNED]:
             self.reporter.warn(str(difference))
         if len(differences) > _WARNED:
             self.reporter.warn(f"{len(differences) - _WARNED} more differences are listed in the model card")
-        if self._chosen_companions is None and not any(CONFIG_FILE in s.companions.files for s in self.models.stocked):
+        if self._chosen_companions is None and not any(CONFIG_FILE in s.companions.files for s in self.models.opened):
             self.reporter.warn(
                 f"no model has a {CONFIG_FILE}, so the soup has none: transformers cannot load it as it is"
             )

@@ -20,7 +20,7 @@ from vlmsel_trainer.soup.weights.content_hash import fingerprint
 
 
 @dataclass(frozen=True, slots=True)
-class Stocked:
+class OpenedModel:
     """An ingredient and the files that go along with it."""
 
     ingredient: Ingredient
@@ -32,16 +32,16 @@ class Models(AbstractContextManager["Models"]):
 
     def __init__(self, models: Sequence[Path], weights: Sequence[float] | None, base: Path | None) -> None:
         self._stack = ExitStack()
-        self._opened: dict[str, Checkpoint] = {}
+        self._checkpoints: dict[str, Checkpoint] = {}
         self._adapter_bases: set[Path] = set()
         try:
             labels = label_paths(models)
-            stocked = [
-                self._stock(path, label, 1.0 if weights is None else weights[n], base)
+            opened = [
+                self._open_model(path, label, 1.0 if weights is None else weights[n], base)
                 for n, (path, label) in enumerate(zip(models, labels, strict=True))
             ]
-            self.stocked = sorted(
-                stocked, key=lambda s: (s.ingredient.fingerprint, s.ingredient.label, s.ingredient.weight)
+            self.opened = sorted(
+                opened, key=lambda s: (s.ingredient.fingerprint, s.ingredient.label, s.ingredient.weight)
             )
             if base is not None and not self._adapter_bases:
                 raise UsageError(f"--base {base} is for adapters, and none of the models is one")
@@ -56,21 +56,21 @@ class Models(AbstractContextManager["Models"]):
     @property
     def ingredients(self) -> list[Ingredient]:
         """The ingredients in their fixed order."""
-        return [entry.ingredient for entry in self.stocked]
+        return [entry.ingredient for entry in self.opened]
 
     @property
     def folders(self) -> list[Path]:
         """Every folder that is read: none of them may be written into."""
-        return [*{entry.ingredient.path for entry in self.stocked}, *self._adapter_bases]
+        return [*{entry.ingredient.path for entry in self.opened}, *self._adapter_bases]
 
     def open(self, path: Path) -> Checkpoint:
         """Opens a checkpoint, once for all that share the folder."""
         place = os.path.realpath(path)
-        if place not in self._opened:
-            self._opened[place] = self._stack.enter_context(Checkpoint(path))
-        return self._opened[place]
+        if place not in self._checkpoints:
+            self._checkpoints[place] = self._stack.enter_context(Checkpoint(path))
+        return self._checkpoints[place]
 
-    def _stock(self, path: Path, label: str, weight: float, base: Path | None) -> Stocked:
+    def _open_model(self, path: Path, label: str, weight: float, base: Path | None) -> OpenedModel:
         companions = read_companions(path) if path.is_dir() else Companions(path, {})
         adapter = None
         if path.is_dir() and is_adapter(path):
@@ -85,7 +85,7 @@ class Models(AbstractContextManager["Models"]):
         parts = [fingerprint(checkpoint), adapter.content_hash if adapter else "", companions.digest, *datasets]
         mark = blake3("\n".join(parts).encode()).hexdigest()[:32]
         ingredient = Ingredient(label, path, checkpoint, mark, adapter=adapter, weight=weight, datasets=datasets)
-        return Stocked(ingredient, companions)
+        return OpenedModel(ingredient, companions)
 
 
 def label_paths(paths: Sequence[Path]) -> list[str]:

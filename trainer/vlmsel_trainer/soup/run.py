@@ -132,8 +132,8 @@ class Soup(AbstractContextManager["Soup"]):
         self._write_shards(output, blender)
         for member, content_hash in zip(members, blender.content_hashes(), strict=True):
             member.content_hash = content_hash
-        carrier = setup.carrier(members)
-        commit_files(output, "companions", setup.carried(carrier))
+        owner = setup.companions_from(members)
+        commit_files(output, "companions", setup.companion_files(owner))
         index = index_json(setup.shards)
         if index is not None:
             commit_files(output, "index", {INDEX_FILE: index})

@@ -6,15 +6,16 @@ its rows: what was scored before, and in which run, never changes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from vlmsel_trainer.vlm.preprocess import PreparedRow
+from vlmsel_trainer.vlm.expand import PreparedRow
 
+PaddingSide: TypeAlias = Literal["right", "left"]
 BATCH_TOKENS = 16_384
 MAX_BATCH_ROWS = 512
 
@@ -55,12 +56,10 @@ def padded_tokens(rows: Sequence[PreparedRow]) -> int:
     return max(len(row) for row in rows) * len(rows)
 
 
-def collate(rows: Sequence[PreparedRow], pad_token_id: int, padding_side: Literal["right", "left"] = "right") -> Batch:
-    """Lays rows side by side.
+def collate(rows: Sequence[PreparedRow], pad_token_id: int, padding_side: PaddingSide = "right") -> Batch:
+    """Lays rows side by side, without positions (`count_positions`).
 
-    Right padding by default: under a causal mask no real token sees it and positions count from 0 by themselves. With left
-    padding positions are given explicitly where the model has one per token; multi-axis families derive theirs from the
-    mask. Image features are joined along their first axis, image by image, smaller ones filled up with zeros, which is
+    Right padding by default: under a causal mask no real token sees it. Image features are joined along their first axis, image by image, smaller ones filled up with zeros, which is
     how the families that tile (LLaVA-NeXT, Idefics) mark absent tiles.
     """
     n_positions = max(len(row) for row in rows)
@@ -71,18 +70,29 @@ def collate(rows: Sequence[PreparedRow], pad_token_id: int, padding_side: Litera
             line[slice(0, len(value)) if padding_side == "right" else slice(n_positions - len(value), None)] = value
         return whole
 
-    mask = pad([torch.ones_like(row.ids) for row in rows], 0)
-    inputs = {"input_ids": pad([row.ids for row in rows], pad_token_id), "attention_mask": mask}
+    inputs = {
+        "input_ids": pad([row.ids for row in rows], pad_token_id),
+        "attention_mask": pad([torch.ones_like(row.ids) for row in rows], 0),
+    }
     keys = sorted({key for row in rows for key in row.token_extras})
     for key in keys:
         inputs[key] = pad([row.token_extras.get(key, torch.zeros_like(row.ids)) for row in rows], 0)
     images = [features for row in rows for features in row.features]
     for key in sorted({key for features in images for key in features}):
         inputs[key] = _join([features[key] for features in images])
-    if padding_side == "left" and "mm_token_type_ids" not in inputs:
-        inputs["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)
     labels = pad([row.labels for row in rows], 0)
     return Batch(inputs, labels, tuple(row.n_labels for row in rows))
+
+
+def count_positions(inputs: Mapping[str, Tensor], padding_side: PaddingSide) -> dict[str, Tensor]:
+    """The inputs that tell a model its positions: ``position_ids`` (B, S) or nothing.
+
+    With right padding positions count from 0 by themselves. With left padding they are given where the model has one for each
+    token; models with several axes say so by ``mm_token_type_ids`` and derive theirs from the mask.
+    """
+    if padding_side == "right" or "mm_token_type_ids" in inputs:
+        return {}
+    return {"position_ids": (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)}
 
 
 def _join(values: Sequence[Tensor]) -> Tensor:

@@ -12,7 +12,8 @@ import vlmsel
 import vlmsel.tables
 from blake3 import blake3
 from vlmsel.errors import UnreadableError
-from vlmsel.files import check_plain, path_below
+from vlmsel.files import check_plain
+from vlmsel.images import ImageError, image_path
 
 from vlmsel_trainer.vlm.records import Sample, Unit
 
@@ -51,10 +52,9 @@ class Index:
         found = []
         for part in self.manifest["parts"]:
             source, _, below = str(part["unit"]).partition("/")
-            root = self.roots.get(source, {}).get("path")
-            if root is not None and below:
-                place = path_below("", root)
-                found.append(place if place.is_file() else path_below(place, below))
+            with contextlib.suppress(ImageError):
+                if below:
+                    found.append(image_path(self.roots.get(source), below, None))
         return [place for place in found if place.exists()]
 
     def units(self, samples_per_unit: int) -> list[Unit]:

@@ -6,20 +6,19 @@ Nothing is downloaded, no code from the folder is run unless asked, and weights 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
-from vlmsel.errors import NotFoundError, ResourceError, UsageError, is_memory_shortage
+from vlmsel.errors import NotFoundError, UsageError
 from vlmsel.files import read_plain
 
+from vlmsel_trainer.vlm.families import family_of
+from vlmsel_trainer.vlm.family import Family, ImageBackend
 from vlmsel_trainer.vlm.provenance import check_model_files
 
-ImageBackend = Literal["pil", "torchvision"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -28,7 +27,8 @@ class LoadedModel:
     """A model in evaluation mode with its processor, and what was decided on the way.
 
     ``attention`` is the attention kernel's name; ``image_backend`` and ``image_processor`` say who makes the pixels: the two
-    backends differ by up to 0.015 after a resize, so they belong to a score's provenance.
+    backends differ by up to 0.015 after a resize, so they belong to a score's provenance. ``family`` takes the steps in which
+    models differ.
     """
 
     model: Any
@@ -38,6 +38,7 @@ class LoadedModel:
     attention: str
     image_backend: ImageBackend
     image_processor: str
+    family: Family = field(default_factory=Family)
 
     @property
     def dtype_name(self) -> str:
@@ -97,7 +98,7 @@ def load(
     Pillow where the model's processor can use it, else torchvision. Raises `UsageError` for what the folder or this
     machine cannot do.
     """
-    check_folder(path, trust_remote_code=trust_remote_code)
+    config = check_folder(path, trust_remote_code=trust_remote_code)
     where = _resolve_device(device)
     if dtype == "auto":
         dtype = "bfloat16" if where.type == "cuda" else "float32"
@@ -105,69 +106,23 @@ def load(
         raise UsageError(f"unknown dtype {dtype!r}; one of auto, {', '.join(DTYPES)}")
     silence: Any = transformers_logging.disable_progress_bar
     silence()  # its bars would break into the run's own
-    processor, backend = load_processor(path, image_backend, trust_remote_code=trust_remote_code)
-    factory: Any = AutoModelForImageTextToText
-    try:
-        model, loading = factory.from_pretrained(
-            path,
-            dtype=DTYPES[dtype],
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-        )
-    except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as error:
-        if is_memory_shortage(error):
-            raise ResourceError(f"{path}: no memory to load the model ({error})") from error
-        raise UsageError(f"{path} cannot be loaded as an image-text-to-text model: {error}") from error
-    # transformers fills what a folder lacks with random numbers and goes on.
-    if missing := sorted(str(name) for name in loading["missing_keys"]):
-        raise UsageError(
-            f"{path} lacks {len(missing)} of the model's tensors ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); "
-            "its scores would be noise. Is a *.safetensors file missing, or is it an adapter that must be merged first?"
-        )
+    family = family_of(config)
+    made = family.load_processor(path, image_backend, trust_remote_code=trust_remote_code)
+    model = family.load_model(path, DTYPES[dtype], trust_remote_code=trust_remote_code)
     model = model.to(where).eval().requires_grad_(False)
     # The top-level switch alone leaves the language model's own in place, and then packed or cached keys can leak.
     model.config.use_cache = False
     model.config.get_text_config().use_cache = False
     return LoadedModel(
         model=model,
-        processor=processor,
+        processor=made.processor,
         device=where,
         dtype=DTYPES[dtype],
         attention=str(getattr(model.config.get_text_config(), "_attn_implementation", "unknown")),
-        image_backend=backend,
-        image_processor=type(processor.image_processor).__name__,
+        image_backend=made.image_backend,
+        image_processor=made.image_processor,
+        family=family,
     )
-
-
-def load_processor(path: Path, image_backend: str, *, trust_remote_code: bool) -> tuple[Any, ImageBackend]:
-    """The processor with the asked image backend; raises `UsageError` where it cannot be had, rather than give another."""
-    wanted: tuple[ImageBackend, ...] = ("pil", "torchvision")
-    if image_backend != "auto":
-        if image_backend not in wanted:
-            raise UsageError(f"unknown image backend {image_backend!r}; one of auto, pil, torchvision")
-        wanted = ("pil",) if image_backend == "pil" else ("torchvision",)
-    problem: Exception | None = None
-    factory: Any = AutoProcessor
-    for backend in wanted:
-        try:
-            processor = factory.from_pretrained(
-                path, backend=backend, local_files_only=True, trust_remote_code=trust_remote_code
-            )
-        except (ImportError, ValueError, OSError) as error:
-            if is_memory_shortage(error):
-                raise
-            problem = problem or error
-            continue
-        if not hasattr(processor, "image_processor") or not hasattr(processor, "image_token"):
-            raise UsageError(
-                f"{path}: its processor ({type(processor).__name__}) takes no images by a placeholder token"
-            )
-        if (backend == "pil") == type(processor.image_processor).__name__.endswith("Pil"):
-            return processor, backend
-        problem = problem or UsageError(f"transformers gave {type(processor.image_processor).__name__} for {backend}")
-    raise UsageError(f"{path}: no processor with image backend {' or '.join(wanted)}: {problem}") from problem
 
 
 def _resolve_device(device: str) -> torch.device:

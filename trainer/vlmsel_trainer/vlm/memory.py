@@ -33,7 +33,7 @@ class MemoryPlan:
     weight_bytes: int
     read_bytes: int
     decode_bytes: int
-    ahead_bytes: int
+    prefetch_bytes: int
 
 
 def plan_memory(limit: int | None, weight_bytes: int) -> MemoryPlan:

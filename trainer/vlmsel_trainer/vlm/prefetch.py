@@ -15,9 +15,10 @@ from vlmsel.errors import ResourceError
 
 from vlmsel_trainer.vlm.chat_template import ChatTemplate
 from vlmsel_trainer.vlm.collate import plan_batches
+from vlmsel_trainer.vlm.expand import PreparedRow
 from vlmsel_trainer.vlm.memory import DEFAULT_BYTES
-from vlmsel_trainer.vlm.preprocess import ImageCost, PreparedRow, Preprocessor, ReadRow, RowError, read_tokens
-from vlmsel_trainer.vlm.records import Sample, Score, Unit
+from vlmsel_trainer.vlm.preprocess import ImageCost, Preprocessor, TokenisedRow, tokenise_sample
+from vlmsel_trainer.vlm.records import RowError, Sample, Score, Unit
 
 # No image takes this long; a file system that hangs must not hang the run.
 ROW_TIMEOUT_S = 600.0
@@ -73,16 +74,16 @@ class _Waiting:
 class Prefetch:
     """Turns units into ready batches, in order, with ``n_workers`` threads decoding ahead.
 
-    What waits is bounded by ``ahead_bytes``, but for the batch that the model takes next.
+    What waits is bounded by ``prefetch_bytes``, but for the batch that the model takes next.
     """
 
     def __init__(
-        self, preprocessor: Preprocessor, rules: TokenRules, n_workers: int, ahead_bytes: int = DEFAULT_BYTES
+        self, preprocessor: Preprocessor, rules: TokenRules, n_workers: int, prefetch_bytes: int = DEFAULT_BYTES
     ) -> None:
-        self._preparer = preprocessor
+        self._preprocessor = preprocessor
         self._rules = rules
         self._n_workers = n_workers
-        self._ahead_bytes = ahead_bytes
+        self._prefetch_bytes = prefetch_bytes
         self._cost_by_size: dict[tuple[int, int], ImageCost] = {}
         self._fixed_cost = self._find_fixed_cost()
 
@@ -92,12 +93,12 @@ class Prefetch:
         waiting: deque[_Waiting] = deque()
         try:
             for unit, samples in units:
-                planned, reads = self._plan(unit, samples)
+                planned, tokenised = self._plan(unit, samples)
                 for number, rows in enumerate(planned.batches):
                     n_bytes = sum(planned.n_bytes[i] for i in rows)
-                    while waiting and sum(batch.n_bytes for batch in waiting) + n_bytes > self._ahead_bytes:
+                    while waiting and sum(batch.n_bytes for batch in waiting) + n_bytes > self._prefetch_bytes:
                         yield _collect(waiting.popleft())
-                    futures = [pool.submit(self._prepare, samples[i], reads[i]) for i in rows]
+                    futures = [pool.submit(self._prepare, samples[i], tokenised[i]) for i in rows]
                     waiting.append(_Waiting(planned, rows, futures, number == len(planned.batches) - 1, n_bytes))
                     # Two batches ahead, or more where they are small: enough to keep every worker busy.
                     while len(waiting) > 2 and sum(len(batch.rows) for batch in waiting) > 2 * self._n_workers + len(
@@ -109,13 +110,13 @@ class Prefetch:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _plan(self, unit: Unit, samples: list[Sample]) -> tuple[PlannedUnit, dict[int, ReadRow]]:
+    def _plan(self, unit: Unit, samples: list[Sample]) -> tuple[PlannedUnit, dict[int, TokenisedRow]]:
         planned = PlannedUnit(unit, samples, [Score() for _ in samples])
-        reads: dict[int, ReadRow] = {}
+        tokenised: dict[int, TokenisedRow] = {}
         lengths: list[int] = []
         for i, sample in enumerate(samples):
             try:
-                reads[i] = read_tokens(
+                tokenised[i] = tokenise_sample(
                     sample,
                     self._rules.template,
                     self._rules.prompt,
@@ -126,21 +127,21 @@ class Prefetch:
                 planned.scores[i] = Score(error.status)
                 continue
             costs = [self._estimate(image) for image in sample.images]
-            lengths.append(len(reads[i].tokens.ids) + sum(cost.n_tokens for cost in costs))
+            lengths.append(len(tokenised[i].tokens.ids) + sum(cost.n_tokens for cost in costs))
             planned.n_bytes[i] = sum(cost.n_bytes for cost in costs)
-        readable = list(reads)
+        readable = list(tokenised)
         planned.batches = [[readable[i] for i in rows] for rows in plan_batches(lengths, self._rules.batch_tokens)] or [
             []
         ]
-        return planned, reads
+        return planned, tokenised
 
-    def _prepare(self, sample: Sample, read: ReadRow) -> tuple[PreparedRow, PreparedRow | None] | RowError:
+    def _prepare(self, sample: Sample, row: TokenisedRow) -> tuple[PreparedRow, PreparedRow | None] | RowError:
         try:
-            with_images = self._preparer.prepare(sample, read.tokens)
-            bare = None
-            if read.tokens_no_image is not None:
-                bare = self._preparer.prepare(sample, read.tokens_no_image)
-            return with_images, bare
+            with_images = self._preprocessor.prepare(sample, row.tokens)
+            no_image = None
+            if row.tokens_no_image is not None:
+                no_image = self._preprocessor.prepare(sample, row.tokens_no_image)
+            return with_images, no_image
         except RowError as error:
             return error
 
@@ -153,7 +154,7 @@ class Prefetch:
         key = (size[0], size[1])
         if key not in self._cost_by_size:
             try:
-                self._cost_by_size[key] = self._preparer.measure(*key)
+                self._cost_by_size[key] = self._preprocessor.measure(*key)
             except RowError:
                 self._cost_by_size[key] = _NO_COST
         return self._cost_by_size[key]
@@ -162,7 +163,7 @@ class Prefetch:
         costs = set()
         for size in ((64, 64), (640, 480), (300, 900), (1400, 1400)):
             try:
-                costs.add(self._preparer.measure(*size))
+                costs.add(self._preprocessor.measure(*size))
             except RowError:
                 return None
         return costs.pop() if len(costs) == 1 else None
@@ -182,12 +183,12 @@ def _collect(batch: _Waiting) -> ReadyBatch:
         if isinstance(result, RowError):
             planned.scores[i] = Score(result.status)
             continue
-        with_images, bare = result
+        with_images, no_image = result
         planned.scores[i].n_image_tokens = with_images.n_image_tokens
         planned.scores[i].n_tokens = with_images.n_labels
         planned.scores[i].truncated = with_images.truncated
         ready.rows.append(i)
         ready.prepared.append(with_images)
-        if bare is not None:
-            ready.prepared_no_image.append(bare)
+        if no_image is not None:
+            ready.prepared_no_image.append(no_image)
     return ready

@@ -1,6 +1,6 @@
 """One row of the index made ready for the model: tokens first, pictures later and in other threads.
 
-`read_tokens` is cheap and says how long a row will be, so that batches can be planned; `Preprocessor.prepare` reads and
+`tokenise_sample` is cheap and says how long a row will be, so that batches can be planned; `Preprocessor.prepare` reads and
 decodes the images. Whatever is wrong with a row becomes its status, never an exception.
 """
 
@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from PIL import Image
-from torch import Tensor
+from vlmsel.images import ByteReader, ImageError, locate
 
 from vlmsel_trainer.vlm.chat_template import ChatTemplate, TemplateError, Tokens
 from vlmsel_trainer.vlm.conversations import (
@@ -24,54 +23,19 @@ from vlmsel_trainer.vlm.conversations import (
     parse_conversation,
     without_images,
 )
-from vlmsel_trainer.vlm.images import (
-    ByteReader,
-    ImageError,
-    ImageLimits,
-    check_indexed,
-    decode,
-    locate,
-    shrunk_size,
-)
+from vlmsel_trainer.vlm.expand import ImageTokens, PreparedRow
+from vlmsel_trainer.vlm.images import ImageLimits, decode, shrunk_size
+from vlmsel_trainer.vlm.load import LoadedModel
 from vlmsel_trainer.vlm.memory import ByteBudget
-from vlmsel_trainer.vlm.records import Sample
-
-_TOKEN_KEYS = ("token_type_ids", "mm_token_type_ids")
-
-
-class RowError(Exception):
-    """A row that cannot be scored; ``status`` is what its row will say."""
-
-    def __init__(self, status: str, detail: str = "") -> None:
-        super().__init__(f"{status}: {detail}" if detail else status)
-        self.status = status
+from vlmsel_trainer.vlm.records import RowError, Sample
 
 
 @dataclass(frozen=True)
-class ReadRow:
+class TokenisedRow:
     """A row's tokens, with and (where asked) without its images, before any image is read."""
 
     tokens: Tokens
     tokens_no_image: Tokens | None
-
-
-@dataclass(frozen=True)
-class PreparedRow:
-    """A row as the model takes it: ids (S,), labels (S,), per-token extras (S,) and the features of its images."""
-
-    ids: Tensor
-    labels: Tensor
-    token_extras: dict[str, Tensor]
-    features: tuple[dict[str, Tensor], ...]
-    n_image_tokens: int
-    truncated: bool
-
-    @property
-    def n_labels(self) -> int:
-        return int(self.labels.sum())
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 @dataclass(frozen=True)
@@ -82,28 +46,21 @@ class ImageCost:
     n_bytes: int
 
 
-@dataclass(frozen=True)
-class _ImageTokens:
-    ids: list[int]
-    extras: dict[str, list[int]]
-    features: dict[str, Tensor]
-
-
-def read_tokens(
+def tokenise_sample(
     sample: Sample, template: ChatTemplate, prompt: str, max_text_tokens: int | None, *, with_no_image: bool = False
-) -> ReadRow:
+) -> TokenisedRow:
     """The tokens of a sample; raises `RowError` ``no_text``, ``bad_conversation`` or ``too_long``."""
     turns = _turns(sample, prompt)
     try:
         tokens = template.tokenise(turns, max_text_tokens=max_text_tokens)
-        bare = None
+        no_image = None
         if with_no_image:
-            bare = template.tokenise(without_images(turns), max_text_tokens=max_text_tokens)
+            no_image = template.tokenise(without_images(turns), max_text_tokens=max_text_tokens)
     except TemplateError as error:
         raise RowError("bad_conversation", str(error)) from error
-    if not any(tokens.labels) or (bare is not None and sum(bare.labels) != sum(tokens.labels)):
+    if not any(tokens.labels) or (no_image is not None and sum(no_image.labels) != sum(tokens.labels)):
         raise RowError("too_long" if tokens.truncated else "no_text", "no token is left to score")
-    return ReadRow(tokens, bare)
+    return TokenisedRow(tokens, no_image)
 
 
 def _turns(sample: Sample, prompt: str) -> tuple[Turn, ...]:
@@ -121,13 +78,10 @@ def _turns(sample: Sample, prompt: str) -> tuple[Turn, ...]:
 class Preprocessor:
     """Reads images and puts them into token sequences; every thread works on a processor of its own."""
 
-    processor: Any
+    loaded: LoadedModel
+    template: ChatTemplate
     roots: Mapping[str, Mapping[str, str | None]]
     limits: ImageLimits
-    dtype: torch.dtype
-    image_token: str
-    image_token_id: int
-    max_positions: int | None = None
     reading: ByteBudget = field(default_factory=ByteBudget)
     decoding: ByteBudget = field(default_factory=ByteBudget)
     reader: ByteReader = field(default_factory=ByteReader)
@@ -138,22 +92,22 @@ class Preprocessor:
         """Reads the images of ``sample`` and expands their placeholders; raises `RowError`."""
         if len(tokens.image_positions) != len(sample.images) and tokens.image_positions:
             raise RowError("bad_conversation", "placeholders and images differ in number")
-        images: list[_ImageTokens] = []
+        images: list[ImageTokens] = []
         if tokens.image_positions:
             for entry in sample.images:
                 try:
-                    location = locate(self.roots, sample.source, sample.shard, entry)
+                    location = locate(self.roots.get(sample.source), sample.shard, entry)
                     # Always in this order, so that whoever holds pixels can finish.
                     with self.reading.hold(int(entry["size"])):
                         data = self.reader.read(location)
-                        check_indexed(data, entry)
                         picture = decode(data, self.limits, self.decoding)
                 except ImageError as error:
                     raise RowError(error.status, str(error)) from error
                 images.append(self._expand(picture))
-        row = _put_in(tokens, images, self.image_token_id)
-        if self.max_positions is not None and len(row) > self.max_positions:
-            raise RowError("too_long", f"{len(row)} tokens, the model was made for {self.max_positions}")
+        row = self.loaded.family.insert_images(tokens, images, self.template.image_token_id)
+        most = self.loaded.max_positions
+        if most is not None and len(row) > most:
+            raise RowError("too_long", f"{len(row)} tokens, the model was made for {most}")
         return row
 
     def measure(self, width: int, height: int) -> ImageCost:
@@ -162,58 +116,13 @@ class Preprocessor:
         image = self._expand(Image.new("RGB", size, (127, 127, 127)))
         return ImageCost(len(image.ids), sum(value.nbytes for value in image.features.values()))
 
-    def _expand(self, picture: Image.Image) -> _ImageTokens:
-        try:
-            batch = self._processor()(
-                images=[picture], text=[self.image_token], return_tensors="pt", add_special_tokens=False
-            )
-        except Exception as error:
-            # Processors refuse shapes that they cannot tile, such as 3,000 x 1, with whatever their authors chose. One row must
-            # not end a run; if all fail so, --max-bad-fraction does.
-            detail = f"{picture.width}x{picture.height}: {type(error).__name__}: {error}"
-            raise RowError("image_unusable", detail) from error
-        ids = batch.pop("input_ids")[0].tolist()
-        batch.pop("attention_mask", None)
-        extras = {key: batch.pop(key)[0].tolist() for key in _TOKEN_KEYS if key in batch}
-        features = {
-            key: value.to(self.dtype) if value.is_floating_point() else value
-            for key, value in batch.items()
-            if isinstance(value, Tensor)
-        }
-        return _ImageTokens(ids, extras, features)
+    def _expand(self, picture: Image.Image) -> ImageTokens:
+        return self.loaded.family.expand_image(self._processor(), self.template.image_token, picture, self.loaded.dtype)
 
     def _processor(self) -> Any:
         # A fast tokenizer is changed by every call (padding, truncation), so two threads must not share one.
         mine = getattr(self._own, "processor", None)
         if mine is None:
             with self._copying:
-                mine = self._own.processor = copy.deepcopy(self.processor)
+                mine = self._own.processor = copy.deepcopy(self.loaded.processor)
         return mine
-
-
-def _put_in(tokens: Tokens, images: list[_ImageTokens], image_token_id: int) -> PreparedRow:
-    keys = {key for image in images for key in image.extras}
-    ids: list[int] = []
-    labels: list[bool] = []
-    extras: dict[str, list[int]] = {key: [] for key in keys}
-    position = 0
-    for i, place in enumerate([*tokens.image_positions, len(tokens.ids)]):
-        ids += tokens.ids[position:place]
-        labels += tokens.labels[position:place]
-        for key in keys:
-            extras[key] += [0] * (place - position)
-        if i < len(images):
-            image = images[i]
-            ids += image.ids
-            labels += [False] * len(image.ids)
-            for key in keys:
-                extras[key] += image.extras.get(key, [0] * len(image.ids))
-        position = place + 1
-    return PreparedRow(
-        ids=torch.tensor(ids, dtype=torch.long),
-        labels=torch.tensor(labels, dtype=torch.bool),
-        token_extras={key: torch.tensor(value, dtype=torch.long) for key, value in extras.items()},
-        features=tuple(image.features for image in images),
-        n_image_tokens=sum(image.ids.count(image_token_id) for image in images),
-        truncated=tokens.truncated,
-    )

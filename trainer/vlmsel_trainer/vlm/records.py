@@ -10,6 +10,14 @@ from typing import Any
 OK = "ok"
 
 
+class RowError(Exception):
+    """A row that cannot be scored; ``status`` is what its row will say."""
+
+    def __init__(self, status: str, detail: str = "") -> None:
+        super().__init__(f"{status}: {detail}" if detail else status)
+        self.status = status
+
+
 @dataclass(frozen=True)
 class Unit:
     """Rows ``start`` to ``stop`` of one index part; ``name`` is made of the part's name and ``start``."""

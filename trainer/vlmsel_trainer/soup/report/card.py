@@ -155,4 +155,6 @@ def _cell(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
+    # huggingface_hub's ModelCardData writes YAML 1.1: a model called 1e-5 (a sweep of learning rates) stays bare, which the
+    # hub's YAML 1.2 reads as a number. Quotes for every name are the same bytes with every version of every library.
     return json.dumps(_plain(text), ensure_ascii=False)

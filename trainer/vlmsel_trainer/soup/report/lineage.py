@@ -27,12 +27,12 @@ def describe_lineage(
 
     Every weight file must have been committed. The same soup gives the same document, whatever the order of arguments.
     """
-    carrier = setup.carrier(members)
+    owner = setup.companions_from(members)
     return {
         "candidates": _candidates(setup, members, scores),
         "companions": {
             "differences": sorted(str(difference) for difference in setup.differences),
-            "from": setup.carrier_label(carrier),
+            "from": setup.companions_label(owner),
         },
         "content_hash": blender.soup_hash(),
         "keep": sorted(setup.options.keep),
