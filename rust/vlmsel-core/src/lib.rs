@@ -11,5 +11,3 @@ pub mod random;
 pub mod range_filter;
 pub mod score_key;
 pub mod suggest;
-
-pub use score_key::ScoreKey;

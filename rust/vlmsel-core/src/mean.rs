@@ -9,7 +9,7 @@
 mod f16c;
 mod stored;
 
-use stored::{Bf16, F16, F32, Stored, Wide};
+use stored::{Bf16, F16, F32, StoredFloat, Wide};
 
 /// Sums that are kept at once.
 const BLOCK: usize = 1024;
@@ -109,7 +109,7 @@ pub fn mean(dtype: Dtype, chunks: &[&[u8]], weights: &[f64], out: &mut [u8]) -> 
     })
 }
 
-fn mean_of<S: Stored<N>, const N: usize>(chunks: &[&[u8]], weights: &[f64], out: &mut [u8]) -> bool {
+fn mean_of<S: StoredFloat<N>, const N: usize>(chunks: &[&[u8]], weights: &[f64], out: &mut [u8]) -> bool {
     let summands: Vec<(&[[u8; N]], S::Wide)> =
         chunks.iter().zip(weights).map(|(chunk, weight)| (chunk.as_chunks().0, S::Wide::from_f64(*weight))).collect();
     let divisor = S::Wide::from_f64(weights.iter().sum());
@@ -117,7 +117,7 @@ fn mean_of<S: Stored<N>, const N: usize>(chunks: &[&[u8]], weights: &[f64], out:
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]
-        fn blend_avx2<S: Stored<N>, const N: usize>(
+        fn blend_avx2<S: StoredFloat<N>, const N: usize>(
             summands: &[(&[[u8; N]], S::Wide)],
             divisor: S::Wide,
             out: &mut [[u8; N]],
@@ -135,7 +135,7 @@ fn mean_of<S: Stored<N>, const N: usize>(chunks: &[&[u8]], weights: &[f64], out:
 /// The same for any machine; inlined into both.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "compiled once for each instruction set")]
-fn blend<S: Stored<N>, const N: usize>(
+fn blend<S: StoredFloat<N>, const N: usize>(
     summands: &[(&[[u8; N]], S::Wide)],
     divisor: S::Wide,
     out: &mut [[u8; N]],

@@ -2,23 +2,7 @@
 //!
 //! Every numeric type is mapped to an integer whose order is the order of the values: `f32` and `f64` as stored,
 //! integers of 64 bits without rounding, -0.0 equal to +0.0. Keys of wider integers may be shared, and never turn an order
-//! round. NaN and the infinities have no key: they never rank.
-
-/// A key whose unsigned order is the order of the scores it was made from.
-pub trait ScoreKey: Copy + Ord + Send + Sync + std::fmt::Debug + 'static {
-    /// The key that no score exceeds.
-    const MAX: Self;
-    /// Turns the order round (`--order desc`).
-    #[must_use]
-    fn reversed(self) -> Self;
-}
-
-impl ScoreKey for u64 {
-    const MAX: Self = u64::MAX;
-    fn reversed(self) -> Self {
-        !self
-    }
-}
+//! round. NaN and the infinities have no key: they never rank. The bits of a key turned over are its key in the reversed order.
 
 /// Key of a finite `f64`.
 #[inline]

@@ -1,25 +1,9 @@
 //! "Did you mean": the names nearest to one that is not there.
 
-/// Damerau-Levenshtein distance (adjacent swaps count once), case ignored.
+/// Slips of the hand between two names (adjacent swaps count once), case ignored. Of long names the beginnings count.
 fn distance(a: &str, b: &str) -> usize {
-    let a: Vec<char> = a.to_lowercase().chars().take(64).collect();
-    let b: Vec<char> = b.to_lowercase().chars().take(64).collect();
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            rows[i][j] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let cost = usize::from(a[i - 1] != b[j - 1]);
-                let mut best = (rows[i - 1][j] + 1).min(rows[i][j - 1] + 1).min(rows[i - 1][j - 1] + cost);
-                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                    best = best.min(rows[i - 2][j - 2] + 1);
-                }
-                best
-            };
-        }
-    }
-    rows[a.len()][b.len()]
+    let head = |name: &str| name.to_lowercase().chars().take(64).collect::<String>();
+    strsim::osa_distance(&head(a), &head(b))
 }
 
 /// Up to three of `known` that look like `wanted`, nearest first.

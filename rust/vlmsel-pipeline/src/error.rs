@@ -1,6 +1,6 @@
 //! What ends a run, beside what can go wrong with a single file.
 
-use vlmsel_shards::error::Class;
+use vlmsel_shards::error::ErrorClass;
 
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -24,12 +24,12 @@ pub enum Error {
 
 impl Error {
     /// Which exit code this leads to.
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
             Self::Shards(error) => error.class(),
-            Self::TooMuchUnreadable(_) => Class::Unreadable,
-            Self::Strict(_) => Class::Strict,
-            Self::Bug(_) => Class::Bug,
+            Self::TooMuchUnreadable(_) => ErrorClass::Unreadable,
+            Self::Strict(_) => ErrorClass::Strict,
+            Self::Bug(_) => ErrorClass::Bug,
         }
     }
 

@@ -12,7 +12,7 @@ use arrow_array::{Array, RecordBatch};
 use arrow_schema::DataType;
 use rayon::prelude::*;
 use vlmsel_core::random::random_key;
-use vlmsel_core::score_key::{ScoreKey, from_f64};
+use vlmsel_core::score_key::from_f64;
 use vlmsel_shards::columns::{Column, Role};
 use vlmsel_shards::parquet::table::ParquetTable;
 use vlmsel_shards::tables::schema::{Wanted, resolve};
@@ -57,7 +57,7 @@ pub enum Pick {
 
 /// What to read and which rows to find.
 #[derive(Debug, Clone, Default)]
-pub struct Request {
+pub struct PickRequest {
     /// Parquet tables.
     pub files: Vec<InputFile>,
     /// The column that orders.
@@ -76,7 +76,7 @@ pub struct Request {
 
 /// Where a row stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct RowPlace {
     /// Its file's number in the request.
     pub file: usize,
     /// Row group of the file.
@@ -89,7 +89,7 @@ pub struct Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PickedRows {
     /// Places by pick.
-    pub found: Vec<Vec<Place>>,
+    pub found: Vec<Vec<RowPlace>>,
     /// Rows that rank.
     pub ranked: u64,
 }
@@ -109,13 +109,13 @@ struct Entry {
     reversed: bool,
     key: u64,
     id: Box<[u8]>,
-    place: Place,
+    place: RowPlace,
     /// The score's key, where `key` is a lot.
     score: u64,
 }
 
 impl Entry {
-    fn against(&self, key: u64, id: &[u8], place: Place) -> Ordering {
+    fn against(&self, key: u64, id: &[u8], place: RowPlace) -> Ordering {
         let order = (self.key, &*self.id, self.place).cmp(&(key, id, place));
         if self.reversed { order.reverse() } else { order }
     }
@@ -150,7 +150,7 @@ impl Best {
         }
     }
 
-    fn offer(&mut self, score: u64, id: &[u8], place: Place) {
+    fn offer(&mut self, score: u64, id: &[u8], place: RowPlace) {
         let beside = self.cut.as_ref().map(|(key, cut_id)| (score, id).cmp(&(*key, cut_id.as_slice())));
         let key = match (&self.pick, beside) {
             (Pick::Drawn(seed) | Pick::Median(seed), _) => random_key(*seed, id),
@@ -165,7 +165,7 @@ impl Best {
         }
     }
 
-    fn is_better(&self, key: u64, id: &[u8], place: Place) -> bool {
+    fn is_better(&self, key: u64, id: &[u8], place: RowPlace) -> bool {
         self.kept.len() < self.n || self.kept.peek().is_some_and(|last| last.against(key, id, place).is_gt())
     }
 
@@ -176,7 +176,7 @@ impl Best {
         }
     }
 
-    fn places(self) -> Vec<Place> {
+    fn places(self) -> Vec<RowPlace> {
         let mut kept = self.kept.into_sorted_vec();
         if matches!(self.pick, Pick::Median(_)) {
             kept.sort_by(|a, b| (a.score, &a.id, a.place).cmp(&(b.score, &b.id, b.place)));
@@ -197,7 +197,7 @@ struct Found {
 }
 
 impl Found {
-    fn new(request: &Request) -> Self {
+    fn new(request: &PickRequest) -> Self {
         let best = request.picks.iter().map(|(pick, n)| Best::new(pick, *n, request.descending)).collect();
         Self { best, ranked: 0 }
     }
@@ -212,7 +212,7 @@ impl Found {
         self
     }
 
-    fn take(&mut self, request: &Request, batch: &RecordBatch, first: Place) -> Result<()> {
+    fn take(&mut self, request: &PickRequest, batch: &RecordBatch, first: RowPlace) -> Result<()> {
         let scores = arrow_cast::cast(batch.column(1), &DataType::Float64)
             .map_err(|error| Error::usage(format!("column {:?}: {error}", request.score_column)))?;
         let scores = scores.as_primitive::<Float64Type>();
@@ -226,7 +226,7 @@ impl Found {
             let (true, true, Some(id)) = (ranks, is_ok, id) else { return };
             self.ranked += 1;
             let key = key_of(scores.value(at), request.descending);
-            let place = Place { row: first.row + at as u32, ..first };
+            let place = RowPlace { row: first.row + at as u32, ..first };
             self.best.iter_mut().for_each(|best| best.offer(key, id, place));
         });
         Ok(())
@@ -235,7 +235,7 @@ impl Found {
 
 fn key_of(score: f64, descending: bool) -> u64 {
     let key = from_f64(score);
-    if descending { key.reversed() } else { key }
+    if descending { !key } else { key }
 }
 
 /// Opens a file that must be a Parquet table.
@@ -249,7 +249,7 @@ pub fn open_parquet(file: &InputFile) -> Result<ParquetTable> {
     }
 }
 
-fn columns_of(request: &Request, table: &ParquetTable) -> Result<Vec<Column>> {
+fn columns_of(request: &PickRequest, table: &ParquetTable) -> Result<Vec<Column>> {
     let mut wanted = vec![("uid", Role::Id), (request.score_column.as_str(), Role::Score)];
     if request.perplexities {
         wanted.push(("status", Role::Status));
@@ -264,7 +264,7 @@ fn columns_of(request: &Request, table: &ParquetTable) -> Result<Vec<Column>> {
 ///
 /// # Errors
 /// Missing columns, wrong types, damaged files; cancelled runs.
-pub fn pick_rows(request: &Request, progress: &Progress) -> Result<PickedRows> {
+pub fn pick_rows(request: &PickRequest, progress: &Progress) -> Result<PickedRows> {
     let options = RunOptions { threads: request.threads, memory_limit: request.memory_limit, ..RunOptions::default() };
     let new = || Found::new(request);
     let both = |a: Found, b: Found| -> Result<Found> { Ok(a.merge(b)) };
@@ -275,7 +275,7 @@ pub fn pick_rows(request: &Request, progress: &Progress) -> Result<PickedRows> {
             let columns: Vec<&Column> = columns.iter().collect();
             let groups = (0..table.groups()).into_par_iter();
             let scan = |mut found: Found, group| {
-                let mut first = Place { file: number, group, row: 0 };
+                let mut first = RowPlace { file: number, group, row: 0 };
                 for batch in table.batches(group, None, &columns)? {
                     let batch = batch?;
                     found.take(request, &batch, first)?;
@@ -346,13 +346,13 @@ mod tests {
             let cut = Cut { score: f64::from(cut.0), id: vec![cut.1; 16] };
             let picks = [Pick::First, Pick::Last, Pick::Before(cut.clone()), Pick::From(cut.clone()), Pick::Behind(cut.clone()), Pick::Drawn(3), Pick::Median(3)];
             let picks = picks.into_iter().map(|pick| (pick, n)).collect();
-            let request = Request { descending, perplexities: true, picks, ..Request::default() };
+            let request = PickRequest { descending, perplexities: true, picks, ..PickRequest::default() };
             // Two threads' worth of rows, joined.
             let (front, back) = rows.split_at(split.min(rows.len()));
             let (mut one, mut two) = (Found::new(&request), Found::new(&request));
-            let start = Place { file: 0, group: 0, row: 0 };
+            let start = RowPlace { file: 0, group: 0, row: 0 };
             one.take(&request, &batch(front), start).unwrap();
-            two.take(&request, &batch(back), Place { row: front.len() as u32, ..start }).unwrap();
+            two.take(&request, &batch(back), RowPlace { row: front.len() as u32, ..start }).unwrap();
             let whole = one.merge(two);
 
             let order = sorted(&rows, descending);

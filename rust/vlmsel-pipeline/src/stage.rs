@@ -189,19 +189,19 @@ impl Run {
     ///
     /// # Errors
     /// The file system's.
-    pub fn commit(&self, unit: &Unit, done: Done) -> Result<bool> {
+    pub fn commit(&self, unit: &str, done: Done) -> Result<bool> {
         let Done { files, rows, counts, detail, noted } = done;
         let names: Vec<(&str, Option<blake3::Hash>)> =
             files.iter().map(|(name, hash)| (name.as_str(), *hash)).collect();
-        if self.compared.contains(&unit.name) {
-            if !self.output.compare(&unit.name, &names, rows, counts, detail)? {
+        if self.compared.contains(unit) {
+            if !self.output.compare(unit, &names, rows, counts, detail)? {
                 return Ok(false);
             }
         } else {
-            self.output.commit(&unit.name, &names, rows, counts, detail)?;
+            self.output.commit(unit, &names, rows, counts, detail)?;
         }
         if let Some(noted) = noted {
-            self.output.note(&unit.name, noted);
+            self.output.note(unit, noted);
         }
         Ok(true)
     }
@@ -241,7 +241,7 @@ pub fn run(stage: &impl Stage, spec: OutputSpec, units: &[Unit], threads: usize)
     stage.prepare(left, run.output())?;
     RunOptions::each(threads, left, |_, unit| {
         let done = stage.work(unit, run.output())?;
-        if run.commit(unit, done)? { Ok(()) } else { Err(stage.changed(unit)) }
+        if run.commit(&unit.name, done)? { Ok(()) } else { Err(stage.changed(unit)) }
     })?;
     let done = left.len() as u64;
     let (already_finished, done) = if run.compares() { (true, 0) } else { (false, done) };

@@ -38,7 +38,7 @@ impl Format for Pairs {
         let text = std::fs::read_to_string(shard.path).map_err(|error| Error::unreadable(shard.path, error))?;
         let line = |(number, line): (usize, &str)| {
             let (root, unit) = (shard.image_root.to_path_buf(), shard.unit.to_owned());
-            Record::Raw(Box::new(Line { number: number as u64, line: line.to_owned(), root, unit }))
+            Record::Raw(Box::new(Line { number: number as u64, text: line.to_owned(), root, unit }))
         };
         let records = text.lines().enumerate().map(line).collect();
         Ok(Box::new(Lines(Some(Batch { records, bytes: text.len() as u64, is_costly: true }))))
@@ -59,7 +59,7 @@ impl SampleReader for Lines {
 
 struct Line {
     number: u64,
-    line: String,
+    text: String,
     root: std::path::PathBuf,
     unit: String,
 }
@@ -67,7 +67,7 @@ struct Line {
 impl RawSample for Line {
     fn take_apart(self: Box<Self>) -> Result<Taken> {
         let mut sample = Sample::at(Position { unit: "line", number: self.number });
-        let fields: Vec<&str> = self.line.split('\t').collect();
+        let fields: Vec<&str> = self.text.split('\t').collect();
         let [key, file, caption] = fields[..] else {
             let text = format!("{} fields", fields.len());
             return Ok(Err(Quarantined::new(&self.unit, "line", Some(self.number), "bad_line", &text)));
@@ -93,6 +93,7 @@ static WITH_PAIRS: &[&dyn Format] = &[&Pairs, FORMATS[0], FORMATS[1], FORMATS[2]
 // A GIF of one black pixel.
 const GIF: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
 
+#[allow(clippy::unwrap_used, reason = "a test")]
 fn data() -> (tempfile::TempDir, SourceOptions) {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("data");

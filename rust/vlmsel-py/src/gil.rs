@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use vlmsel_pipeline::Error;
 use vlmsel_pipeline::progress::Progress;
 use vlmsel_pipeline::threads::start;
-use vlmsel_shards::error::Class;
+use vlmsel_shards::error::ErrorClass;
 
 /// How often progress is shown and signals are looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -85,15 +85,15 @@ fn bug(py: Python<'_>, message: &str) -> PyErr {
 /// The Python exception for an error.
 pub fn raise(py: Python<'_>, error: &Error) -> PyErr {
     let name = match error.class() {
-        Class::Bug => "VlmselError",
-        Class::Usage => "UsageError",
-        Class::NotFound => "NotFoundError",
-        Class::Unreadable => "UnreadableError",
-        Class::Locked => "LockedError",
-        Class::Strict => "StrictError",
-        Class::Resource => "ResourceError",
-        Class::Mismatch => "MismatchError",
-        Class::Cancelled => return PyErr::new::<pyo3::exceptions::PyKeyboardInterrupt, _>(error.to_string()),
+        ErrorClass::Bug => "VlmselError",
+        ErrorClass::Usage => "UsageError",
+        ErrorClass::NotFound => "NotFoundError",
+        ErrorClass::Unreadable => "UnreadableError",
+        ErrorClass::Locked => "LockedError",
+        ErrorClass::Strict => "StrictError",
+        ErrorClass::Resource => "ResourceError",
+        ErrorClass::Mismatch => "MismatchError",
+        ErrorClass::Cancelled => return PyErr::new::<pyo3::exceptions::PyKeyboardInterrupt, _>(error.to_string()),
     };
     instance(py, name, &error.to_string())
 }

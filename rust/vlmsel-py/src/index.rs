@@ -36,8 +36,9 @@ fn tar_members(py: Python<'_>, path: PathBuf) -> PyResult<(Members, (String, u64
             progress.check()?;
             match reader.next()? {
                 Item::Member(m) => {
-                    let plain = if m.class == vlmsel_shards::formats::tar::Class::Folder { "folder" } else { "file" };
-                    let class = m.class.reason().unwrap_or(plain).to_owned();
+                    let plain =
+                        if m.kind == vlmsel_shards::formats::tar::MemberKind::Folder { "folder" } else { "file" };
+                    let class = m.kind.reason().unwrap_or(plain).to_owned();
                     members.push((m.name, m.header_offset, m.offset, m.size, class));
                 }
                 Item::End(end) => {

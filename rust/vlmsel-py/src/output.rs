@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 use serde_json::Value;
 use vlmsel_pipeline::Error;
-use vlmsel_pipeline::tolerance::Tolerance;
+use vlmsel_pipeline::stage::{Begun, Done, Run, Unit};
+use vlmsel_pipeline::tolerance::{Excess, Tolerance};
 use vlmsel_shards::workspace::manifest::{Manifest, Tolerated};
-use vlmsel_shards::workspace::output::{Opening, OutputSpec, Summary};
+use vlmsel_shards::workspace::output::{OutputSpec, Summary};
 
 use crate::gil::{enter, raise, raise_shards};
 
@@ -28,22 +29,26 @@ fn bytes(path: PathBuf) -> Bytes {
 /// An output folder being written; see `vlmsel.Output`.
 #[pyclass(module = "vlmsel._core")]
 struct Output {
-    inner: Option<vlmsel_shards::workspace::output::Output>,
+    inner: Option<Run>,
     path: PathBuf,
     finished: bool,
     manifest: Option<String>,
 }
 
 impl Output {
-    fn open(&self, py: Python<'_>) -> PyResult<&vlmsel_shards::workspace::output::Output> {
+    fn run(&self, py: Python<'_>) -> PyResult<&Run> {
         self.inner.as_ref().ok_or_else(|| raise(py, &Error::usage("this output is closed")))
+    }
+
+    fn open(&self, py: Python<'_>) -> PyResult<&vlmsel_shards::workspace::output::Output> {
+        Ok(self.run(py)?.output())
     }
 }
 
 #[pymethods]
 impl Output {
     #[staticmethod]
-    #[pyo3(signature = (path, command, config, inputs, guarded, overwrite, extend, resume))]
+    #[pyo3(signature = (path, command, config, inputs, units, guarded, overwrite, extend, resume))]
     #[allow(
         clippy::too_many_arguments,
         clippy::fn_params_excessive_bools,
@@ -55,6 +60,7 @@ impl Output {
         command: String,
         config: &str,
         inputs: &str,
+        units: &str,
         guarded: Vec<PathBuf>,
         overwrite: bool,
         extend: bool,
@@ -62,14 +68,15 @@ impl Output {
     ) -> PyResult<Self> {
         let config: Value = parse(py, "config", config)?;
         let inputs = parse(py, "inputs", inputs)?;
+        let units: Vec<Unit> = parse(py, "units", units)?;
         let spec = OutputSpec { path: path.clone(), command, config, inputs, guarded, overwrite, extend, resume };
-        match enter(py, None, |_| Ok(vlmsel_shards::workspace::output::Output::begin(spec)?))? {
-            Opening::Finished(found) => {
-                let manifest = serde_json::to_string(found.manifest()).ok();
+        match enter(py, None, |_| Run::begin(spec, &units, &|_| Ok(()), &|_, _, _| Ok(true)))? {
+            Begun::Finished(found) => {
+                let manifest = serde_json::to_string(&found).ok();
                 Ok(Self { inner: None, path, finished: true, manifest })
             }
-            Opening::Open(output) => {
-                Ok(Self { path: output.path().to_path_buf(), inner: Some(*output), finished: false, manifest: None })
+            Begun::Left(run) => {
+                Ok(Self { path: run.output().path().to_path_buf(), inner: Some(*run), finished: false, manifest: None })
             }
         }
     }
@@ -99,6 +106,11 @@ impl Output {
         serde_json::to_string(&parts).map_err(|error| raise(py, &Error::Bug(error.to_string())))
     }
 
+    /// The units that are left to do, as JSON.
+    fn left(&self, py: Python<'_>) -> PyResult<String> {
+        serde_json::to_string(self.run(py)?.left()).map_err(|error| raise(py, &Error::Bug(error.to_string())))
+    }
+
     fn temporary(&self, py: Python<'_>, name: &str) -> PyResult<Bytes> {
         self.open(py)?.temporary(name).map(bytes).map_err(|error| raise_shards(py, error))
     }
@@ -114,11 +126,11 @@ impl Output {
     ) -> PyResult<()> {
         let counts: BTreeMap<String, u64> = parse(py, "counts", counts)?;
         let detail: Value = parse(py, "detail", detail)?;
-        let output = self.open(py)?;
-        enter(py, None, |_| {
-            let names: Vec<_> = names.iter().map(|name| (name.as_str(), None)).collect();
-            Ok(output.commit(unit, &names, rows, counts, detail)?)
-        })
+        let run = self.run(py)?;
+        let files = names.into_iter().map(|name| (name, None)).collect();
+        let done = Done { files, rows, counts, detail, noted: None };
+        // Only what the file system says of inputs brings a unit that is compared, and here nothing was noted of them.
+        enter(py, None, |_| run.commit(unit, done)).map(drop)
     }
 
     /// Publishes the folder and returns its manifest as JSON.
@@ -130,10 +142,10 @@ impl Output {
             run: parse(py, "run", run)?,
             losses: None,
         };
-        let Some(output) = self.inner.take() else {
+        let Some(run) = self.inner.take() else {
             return Err(raise(py, &Error::usage("this output is closed")));
         };
-        let manifest = enter(py, None, |_| Ok(output.finish(summary)?))?;
+        let manifest = enter(py, None, |_| run.finish(summary))?;
         let text = serde_json::to_string(&manifest).map_err(|error| raise(py, &Error::Bug(error.to_string())))?;
         self.finished = true;
         self.manifest = Some(text.clone());
@@ -185,6 +197,24 @@ fn accept_losses(
     tolerance.accept(&folder, losses).map_err(|error| raise(py, &error))
 }
 
+/// Whether `bad` of `count` records and so many files are more than is put up with: `"any"` (under `strict`), `"files"`, `"records"`.
+#[pyfunction]
+fn exceeds(
+    count: u64,
+    bad: u64,
+    files: u64,
+    max_bad_fraction: f64,
+    allow_bad_files: u64,
+    strict: bool,
+) -> Option<&'static str> {
+    let tolerated = Tolerated { max_bad_fraction, allow_bad_files };
+    Tolerance { tolerated, strict }.exceeded(count, bad, files).map(|excess| match excess {
+        Excess::Any => "any",
+        Excess::Files => "files",
+        Excess::Records => "records",
+    })
+}
+
 /// Re-reads an output folder; returns `(command, files, bytes, problems)`.
 #[pyfunction]
 #[pyo3(signature = (path, watch=None))]
@@ -206,5 +236,6 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(real_place, module)?)?;
     module.add_function(wrap_pyfunction!(path_below, module)?)?;
     module.add_function(wrap_pyfunction!(accept_losses, module)?)?;
+    module.add_function(wrap_pyfunction!(exceeds, module)?)?;
     module.add_function(wrap_pyfunction!(verify, module)?)
 }

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use pyo3::types::{PyBytes, PyDict, PyList};
 use vlmsel_pipeline::Error;
-use vlmsel_pipeline::pick_rows::{Cut, Pick, Place, Request, open_parquet, pick_rows as find};
+use vlmsel_pipeline::pick_rows::{Cut, Pick, PickRequest, RowPlace, open_parquet, pick_rows as find};
 use vlmsel_shards::columns::{Column, Role};
 use vlmsel_shards::parquet::Batches;
 use vlmsel_shards::parquet::table::ParquetTable;
@@ -34,7 +34,7 @@ pub fn columns_of(table: &ParquetTable, names: &[String]) -> Result<Vec<Column>,
 }
 
 /// A walk over files, row groups and batches.
-struct Walk {
+struct RowWalk {
     files: VecDeque<InputFile>,
     names: Vec<String>,
     /// Only rows whose `uid` is one of these.
@@ -57,7 +57,7 @@ enum Step {
     End,
 }
 
-impl Walk {
+impl RowWalk {
     fn step(&mut self) -> Result<Step, Error> {
         if let Some(batch) = self.batches.as_mut().and_then(Iterator::next) {
             return Ok(Step::Batch(batch?));
@@ -128,7 +128,7 @@ fn rows_of(table: &ParquetTable, group: usize, uids: &HashSet<Vec<u8>>) -> Resul
 /// Rows of tables as dictionaries, read as they are asked for.
 #[pyclass(module = "vlmsel._core", frozen)]
 pub struct Rows {
-    state: Mutex<(Walk, Option<RecordBatch>, usize)>,
+    state: Mutex<(RowWalk, Option<RecordBatch>, usize)>,
 }
 
 #[pymethods]
@@ -176,14 +176,14 @@ fn read_rows(
     let uids = uids.map(|uids| uids.into_iter().collect());
     let range = start..stop.unwrap_or(u64::MAX).max(start);
     let walk =
-        Walk { files: files.into(), names: columns, uids, range, before: 0, table: None, group: 0, batches: None };
+        RowWalk { files: files.into(), names: columns, uids, range, before: 0, table: None, group: 0, batches: None };
     Ok(Rows { state: Mutex::new((walk, None, 0)) })
 }
 
 /// A pick as Python says it: its kind, how many rows, its seed, its cut (a score and the bytes of an id).
-type PickRequest = (String, usize, u64, Option<(f64, Vec<u8>)>);
+type PickWords = (String, usize, u64, Option<(f64, Vec<u8>)>);
 
-fn pick(py: Python<'_>, (kind, n, seed, cut): PickRequest) -> PyResult<(Pick, usize)> {
+fn pick(py: Python<'_>, (kind, n, seed, cut): PickWords) -> PyResult<(Pick, usize)> {
     let cut = cut.map(|(score, id)| Cut { score, id });
     let pick = match (kind.as_str(), cut) {
         ("first", None) => Pick::First,
@@ -208,7 +208,7 @@ fn pick_rows(
     paths: Vec<OsString>,
     columns: Vec<String>,
     score_column: String,
-    picks: Vec<PickRequest>,
+    picks: Vec<PickWords>,
     descending: bool,
     perplexities: bool,
     threads: usize,
@@ -217,13 +217,13 @@ fn pick_rows(
 ) -> PyResult<(u64, Vec<Vec<Bound<'_, PyDict>>>)> {
     let files = tables(py, &paths)?;
     let picks = picks.into_iter().map(|request| pick(py, request)).collect::<PyResult<Vec<_>>>()?;
-    let request = Request { files, score_column, descending, perplexities, picks, threads, memory_limit };
+    let request = PickRequest { files, score_column, descending, perplexities, picks, threads, memory_limit };
     let found = enter(py, watch, |progress| find(&request, progress))?;
-    let mut wanted: Vec<Place> = found.found.iter().flatten().copied().collect();
+    let mut wanted: Vec<RowPlace> = found.found.iter().flatten().copied().collect();
     wanted.sort_unstable();
     wanted.dedup();
     let rows = read_places(py, &request.files, &columns, &wanted)?;
-    let take = |places: &Vec<Place>| places.iter().filter_map(|place| rows.get(place).cloned()).collect();
+    let take = |places: &Vec<RowPlace>| places.iter().filter_map(|place| rows.get(place).cloned()).collect();
     Ok((found.ranked, found.found.iter().map(take).collect()))
 }
 
@@ -231,8 +231,8 @@ fn read_places<'py>(
     py: Python<'py>,
     files: &[InputFile],
     names: &[String],
-    places: &[Place],
-) -> PyResult<HashMap<Place, Bound<'py, PyDict>>> {
+    places: &[RowPlace],
+) -> PyResult<HashMap<RowPlace, Bound<'py, PyDict>>> {
     let mut rows = HashMap::new();
     for of_file in places.chunk_by(|a, b| a.file == b.file) {
         let table = open_parquet(&files[of_file[0].file]).map_err(|error| raise(py, &error))?;

@@ -13,7 +13,7 @@ use vlmsel_pipeline::Error;
 use vlmsel_pipeline::progress::Progress;
 use vlmsel_pipeline::select::{Control, Order, Request, SelectionReport, Size, plan, select};
 use vlmsel_shards::storage::paths;
-use vlmsel_shards::tables::stream::{Place, StreamSpool};
+use vlmsel_shards::tables::stream::{SpoolPlace, StreamSpool};
 use vlmsel_shards::tables::{KINDS, Table, is_table};
 use vlmsel_shards::workspace::inputs::expand;
 use vlmsel_shards::workspace::manifest::InputRecord;
@@ -84,7 +84,7 @@ fn take_stream(
 ) -> Result<(Table, InputRecord), Error> {
     let beside = paths::place_of_output(&options.output);
     let beside = beside.ancestors().skip(1).find(|folder| folder.is_dir()).map(Path::to_path_buf);
-    let place = Place { room: options.memory_limit / 2, scratch: beside.unwrap_or_else(std::env::temp_dir) };
+    let place = SpoolPlace { room: options.memory_limit / 2, scratch: beside.unwrap_or_else(std::env::temp_dir) };
     let mut required = vec![options.id_column.as_str(), options.score_column.as_str()];
     required.extend(options.keep_columns.iter().map(String::as_str));
     let wanted = [required.as_slice(), &["n_tokens", "source", "status"]].concat();

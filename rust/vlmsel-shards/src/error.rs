@@ -8,7 +8,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Classes of failure, in the order of the exit codes that users see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
+pub enum ErrorClass {
     /// A bug in vlmsel (exit 1).
     Bug,
     /// Usage: a wrong option, column or type (exit 2).
@@ -104,27 +104,27 @@ fn advice(source: &io::Error) -> &'static str {
 
 impl Error {
     /// Which exit code this leads to.
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
             Self::Io { source, .. } => match source.raw_os_error() {
-                Some(libc::ENOENT) => Class::NotFound,
+                Some(libc::ENOENT) => ErrorClass::NotFound,
                 // The path itself is wrong: no disk and no memory would make it right.
                 Some(libc::ENAMETOOLONG | libc::ENOTDIR | libc::EISDIR | libc::EEXIST | libc::ELOOP | libc::ENXIO) => {
-                    Class::Usage
+                    ErrorClass::Usage
                 }
                 _ => match source.kind() {
-                    io::ErrorKind::NotFound => Class::NotFound,
-                    io::ErrorKind::UnexpectedEof => Class::Unreadable,
-                    _ => Class::Resource,
+                    io::ErrorKind::NotFound => ErrorClass::NotFound,
+                    io::ErrorKind::UnexpectedEof => ErrorClass::Unreadable,
+                    _ => ErrorClass::Resource,
                 },
             },
-            Self::NotFound { .. } => Class::NotFound,
-            Self::Usage(_) | Self::NotPlain { .. } => Class::Usage,
-            Self::Unreadable { .. } => Class::Unreadable,
-            Self::Locked { .. } => Class::Locked,
-            Self::Mismatch(_) => Class::Mismatch,
-            Self::Resource(_) => Class::Resource,
-            Self::Cancelled => Class::Cancelled,
+            Self::NotFound { .. } => ErrorClass::NotFound,
+            Self::Usage(_) | Self::NotPlain { .. } => ErrorClass::Usage,
+            Self::Unreadable { .. } => ErrorClass::Unreadable,
+            Self::Locked { .. } => ErrorClass::Locked,
+            Self::Mismatch(_) => ErrorClass::Mismatch,
+            Self::Resource(_) => ErrorClass::Resource,
+            Self::Cancelled => ErrorClass::Cancelled,
         }
     }
 

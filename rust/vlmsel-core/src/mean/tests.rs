@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-use super::stored::{Bf16, F16, F32, Stored, add_each, round_each};
+use super::stored::{Bf16, F16, F32, StoredFloat, add_each, round_each};
 use super::*;
 
 /// The mean of one column as the contract has it.
@@ -169,7 +169,7 @@ fn f16_conversions_are_those_of_half_with_and_without_instructions() {
 /// What is compiled for any machine gives the same bits as what this machine runs.
 #[test]
 fn instruction_sets_agree() {
-    fn both<S: Stored<N>, const N: usize>(dtype: Dtype) {
+    fn both<S: StoredFloat<N>, const N: usize>(dtype: Dtype) {
         let bytes: Vec<u8> = (0..4 * (BLOCK + 5)).map(|at| (at * 37 % 113) as u8).collect();
         let chunks = [bytes.as_slice(), &[bytes[8..].to_vec(), vec![0; 8]].concat()];
         let weights = [0.3, 1.9];

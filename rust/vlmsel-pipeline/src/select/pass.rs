@@ -7,18 +7,18 @@ use vlmsel_core::histogram::DigitCounts;
 use vlmsel_shards::tables::Table;
 use vlmsel_shards::workspace::quarantine::Quarantined;
 
+use super::collector::Collector;
 use super::plan::{Request, Resolved};
 use super::row_layout::Layout;
-use super::rows::Collector;
 
 /// Why a row is not eligible, in the order of precedence.
 pub const REASONS: [&str; 8] =
     ["missing", "nan", "infinite", "negative", "failed", "excluded", "too_short", "too_long"];
 
 /// What a pass is for.
-pub enum Sink<'a> {
+pub enum Goal<'a> {
     /// Counting the keys' digits.
-    Count(&'a Mutex<DigitCounts>),
+    Digits(&'a Mutex<DigitCounts>),
     /// Collecting the rows that may win, from key `lower` on.
     Collect {
         /// Where they go.
@@ -30,13 +30,13 @@ pub enum Sink<'a> {
         /// Nor were scores beyond this one, where different ones share a key.
         last: Option<i128>,
     },
-    /// Classing alone.
-    Tally,
+    /// Counting rows by class alone.
+    Counts,
 }
 
 /// What a pass found.
 #[derive(Debug, Default, Clone)]
-pub struct Tally {
+pub struct Counts {
     /// Records read, quarantined ones included.
     pub input: u64,
     /// Rows by reason, as in [`REASONS`].
@@ -53,7 +53,7 @@ pub struct Tally {
     pub sample: Vec<u64>,
 }
 
-impl Tally {
+impl Counts {
     pub(super) fn add(&mut self, other: Self) {
         self.input += other.input;
         self.eligible += other.eligible;

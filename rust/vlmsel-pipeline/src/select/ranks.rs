@@ -9,7 +9,7 @@ use vlmsel_shards::columns::score::{Block, ScoreClass};
 use vlmsel_shards::parquet::pages::PageBuffers;
 use vlmsel_shards::tables::Table;
 
-use super::pass::{Scan, Sink};
+use super::pass::{Goal, Scan};
 use super::plan::{Request, Resolved};
 use super::row_layout::Layout;
 use super::row_layout::SortKey;
@@ -33,7 +33,7 @@ pub fn key_at_rank(scan: &Scan<'_>, rank: u64, progress: &Progress) -> Result<Op
     loop {
         let shared = Mutex::new(counts);
         progress.restart();
-        scan.run(&Sink::Count(&shared), progress)?;
+        scan.run(&Goal::Digits(&shared), progress)?;
         counts = shared.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         match counts.narrow(rank) {
             None => return Ok(None),

@@ -12,8 +12,8 @@ use vlmsel_shards::columns::score::{scores_from_keys, share_keys};
 use vlmsel_shards::columns::{Column, MAX_ID_BYTES};
 
 use super::plan::Columns;
+use super::row::{IdPlace, KEY_BYTES, Row, key_of};
 use super::row_layout::Layout;
-use super::rows::{IdPlace, KEY_BYTES, Row, key_of};
 use crate::arena::Arena;
 use crate::error::{Error, Result};
 

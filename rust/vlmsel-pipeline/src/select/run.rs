@@ -11,18 +11,20 @@ use vlmsel_shards::workspace::manifest::{InputRecord, Losses};
 use vlmsel_shards::workspace::output::{Opening, Output, OutputSpec, Summary, hash_file};
 use vlmsel_shards::workspace::quarantine::to_json_lines;
 
-use super::pass::{REASONS, Scan, Sink, Tally};
+use super::choose::{Chosen, choose};
+use super::collector::Collector;
+use super::pass::{Counts, Goal, REASONS, Scan};
 use super::plan::{Control, Order, Request, Resolved, Size, check_bad_files, resolve_request};
 use super::ranks::guess_cut;
 use super::report::{Outcome, SelectionReport, already_done, sample_values, score_value};
 use super::row_codec::Decoder;
 use super::row_layout::{Layout, SortKey};
-use super::rows::{Chosen, Collector, choose};
 use super::sameness::{Files, changed};
 use super::target::Target;
 use super::write::{SelectionWriter, write_quarantine};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::tolerance::Tolerance;
 
 /// The unit that a selection is committed as.
 const UNIT: &str = "selection";
@@ -79,7 +81,7 @@ pub fn select(request: &Request, progress: &Progress) -> Result<Outcome> {
     let files = Files::look(&request.files, request.include.iter().chain(&request.exclude).cloned());
     let resolved = resolve_request(request)?;
     let inputs = inputs(request, &resolved, progress)?;
-    let mut run = Run { request, resolved: &resolved, progress, left_out: BTreeMap::new(), inputs, files };
+    let mut run = Selecting { request, resolved: &resolved, progress, left_out: BTreeMap::new(), inputs, files };
     // All places first: what is in the way of a control must not be found when the selection is committed already.
     let controls = std::iter::once(None).chain(request.controls.iter().copied().map(Some));
     let places = controls.map(|control| Ok((control, run.begin(control)?))).collect::<Result<Vec<_>>>()?;
@@ -124,7 +126,7 @@ fn inputs(request: &Request, resolved: &Resolved, progress: &Progress) -> Result
 }
 
 /// A request on its way.
-pub struct Run<'a> {
+pub struct Selecting<'a> {
     pub(super) request: &'a Request,
     pub(super) resolved: &'a Resolved,
     pub(super) progress: &'a Progress,
@@ -134,7 +136,7 @@ pub struct Run<'a> {
     files: Files,
 }
 
-impl Run<'_> {
+impl Selecting<'_> {
     fn begin(&self, control: Option<Control>) -> Result<Opening> {
         Ok(Output::begin(OutputSpec {
             path: control_path(self.request, control),
@@ -162,13 +164,13 @@ impl Run<'_> {
                 (Box::new(found.again()?), doubtful)
             }
         };
-        let (tally, chosen, writer) = loop {
+        let (found, chosen, writer) = loop {
             // Without a result a table broke that may be left out: the same again without it, so that nothing of it shows.
             if let Some(done) = self.attempt(control, selected, &output)? {
                 break done;
             }
         };
-        self.commit(output, control, &tally, chosen, writer, &doubtful)
+        self.commit(output, control, &found, chosen, writer, &doubtful)
     }
 
     fn guarded(&self) -> Vec<PathBuf> {
@@ -181,11 +183,11 @@ impl Run<'_> {
     }
 
     /// Notes newly broken tables; true if there are any and they may be left out.
-    fn leave_out(&mut self, tally: &Tally) -> Result<bool> {
-        if tally.broken.is_empty() {
+    fn leave_out(&mut self, found: &Counts) -> Result<bool> {
+        if found.broken.is_empty() {
             return Ok(false);
         }
-        self.left_out.extend(tally.broken.clone());
+        self.left_out.extend(found.broken.clone());
         let mut reasons: Vec<String> = self.resolved.unopened.iter().map(|(_, reason)| reason.clone()).collect();
         reasons.extend(self.left_out.values().cloned());
         check_bad_files(self.request, &reasons)?;
@@ -197,7 +199,7 @@ impl Run<'_> {
         control: Option<Control>,
         selected: Option<u64>,
         output: &Output,
-    ) -> Result<Option<(Tally, Chosen, SelectionWriter)>> {
+    ) -> Result<Option<(Counts, Chosen, SelectionWriter)>> {
         let reversed = (self.request.order == Order::Descending) != (control == Some(Control::Worst));
         let sort_key = match control {
             Some(Control::Random(seed)) => SortKey::Random(seed),
@@ -212,8 +214,8 @@ impl Run<'_> {
         self.progress.expect(rows, bytes);
         let target = match scan.target(control, selected, self.progress)? {
             Ok(target) => target,
-            Err(tally) => {
-                return if self.leave_out(&tally)? {
+            Err(found) => {
+                return if self.leave_out(&found)? {
                     Ok(None)
                 } else {
                     Err(Error::Bug("a pass ended without a target".to_owned()))
@@ -227,12 +229,12 @@ impl Run<'_> {
             let collector = Collector::new(target.rule, target.first_rank, budget, &scratch, guess, may_cut);
             self.progress.restart();
             let Target { lower, upper, last, .. } = target;
-            let sink = Sink::Collect { collector: &collector, lower, upper, last };
-            let tally = scan.run(&sink, self.progress)?;
-            if self.leave_out(&tally)? {
+            let goal = Goal::Collect { collector: &collector, lower, upper, last };
+            let found = scan.run(&goal, self.progress)?;
+            if self.leave_out(&found)? {
                 return Ok(None);
             }
-            self.check_bad_records(&tally)?;
+            self.check_bad_records(&found)?;
             let (mut collected, dropped) = collector.finish()?;
             let decoder = Decoder::new(&self.resolved.columns, layout)?;
             let writer = SelectionWriter::new(output, decoder.schema(), &scratch, budget / 4)?;
@@ -240,26 +242,27 @@ impl Run<'_> {
                 choose(&mut collected, &dropped, (target.rule, target.first_rank), &scratch, budget, emit)
             })?;
             if chosen.complete || !dropped.any {
-                return Ok(Some((tally, chosen, writer)));
+                return Ok(Some((found, chosen, writer)));
             }
         }
         Err(Error::Bug("rows were dropped that the selection needed".to_owned()))
     }
 
-    fn check_bad_records(&self, tally: &Tally) -> Result<()> {
-        let limit = self.request.max_bad_fraction * tally.input as f64;
-        if tally.quarantined as f64 <= limit {
+    fn check_bad_records(&self, found: &Counts) -> Result<()> {
+        // Bad files were judged when they were opened, and under `--strict` the first bad record ended the run.
+        let tolerance = Tolerance { strict: false, ..self.request.tolerance() };
+        if tolerance.exceeded(found.input, found.quarantined, 0).is_none() {
             return Ok(());
         }
-        let first = tally.listed.values().flatten().next();
+        let first = found.listed.values().flatten().next();
         let example = first.map(|record| {
             let line = record.position.map(|line| format!(", line {line}")).unwrap_or_default();
             format!("; the first is {}{line}: {} ({})", record.file, record.reason, record.detail)
         });
         Err(Error::TooMuchUnreadable(format!(
             "{} of {} records cannot be read, more than --max-bad-fraction {} allows; nothing was written{}",
-            tally.quarantined,
-            tally.input,
+            found.quarantined,
+            found.input,
             self.request.max_bad_fraction,
             example.unwrap_or_default()
         )))
@@ -269,7 +272,7 @@ impl Run<'_> {
         &self,
         output: Box<Output>,
         control: Option<Control>,
-        tally: &Tally,
+        found: &Counts,
         chosen: Chosen,
         writer: SelectionWriter,
         doubtful: &[PathBuf],
@@ -280,18 +283,18 @@ impl Run<'_> {
             (written.files, written.rows, written.last_score)
         };
         let mut counts = BTreeMap::from([
-            ("input".to_owned(), tally.input),
+            ("input".to_owned(), found.input),
             ("selected".to_owned(), chosen.selected),
-            ("quarantined".to_owned(), tally.quarantined),
+            ("quarantined".to_owned(), found.quarantined),
         ]);
         let mut rejected: BTreeMap<String, u64> =
-            REASONS.iter().zip(tally.rejected).map(|(reason, count)| ((*reason).to_owned(), count)).collect();
+            REASONS.iter().zip(found.rejected).map(|(reason, count)| ((*reason).to_owned(), count)).collect();
         rejected.insert("repeated".to_owned(), chosen.repeated);
-        let outranked = tally.eligible.checked_sub(chosen.selected + chosen.repeated);
+        let outranked = found.eligible.checked_sub(chosen.selected + chosen.repeated);
         let outranked = outranked.ok_or_else(|| Error::Bug("more rows were selected than there are".to_owned()))?;
         rejected.insert("outranked".to_owned(), outranked);
         let sum: u64 = rejected.values().sum();
-        if chosen.selected + sum + tally.quarantined != tally.input || rows != chosen.selected {
+        if chosen.selected + sum + found.quarantined != found.input || rows != chosen.selected {
             return Err(Error::Bug(format!("{counts:?} and {rejected:?} do not add up; nothing was written")));
         }
         counts.extend(
@@ -300,7 +303,7 @@ impl Run<'_> {
                 .filter(|(_, count)| *count > 0)
                 .map(|(reason, count)| (format!("rejected.{reason}"), count)),
         );
-        let mut quarantined: Vec<_> = tally.listed.values().flatten().cloned().collect();
+        let mut quarantined: Vec<_> = found.listed.values().flatten().cloned().collect();
         quarantined.sort();
         let mut bad_files: Vec<String> = self.resolved.unopened.iter().map(|(file, _)| file.name.clone()).collect();
         bad_files.extend(self.left_out.keys().map(|at| self.resolved.tables[*at].name().to_owned()));
@@ -340,12 +343,12 @@ impl Run<'_> {
             several => json!({ "mixed": several }),
         };
         self.progress.check()?;
-        let losses = Losses::of(tally.input, tally.quarantined, bad_files.clone(), self.request.tolerance().tolerated);
+        let losses = Losses::of(found.input, found.quarantined, bad_files.clone(), self.request.tolerance().tolerated);
         output.finish(Summary { counts: counts.clone(), roots: Value::Null, provenance, run: json!({}), losses })?;
         let mut sample = Vec::new();
         if control.is_none() {
             let reversed = self.request.order == Order::Descending;
-            sample = sample_values(&tally.sample, reversed, self.resolved)?;
+            sample = sample_values(&found.sample, reversed, self.resolved)?;
         }
         Ok(SelectionReport { output: path, control, already_done: false, counts, threshold, bad_files, sample })
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::pass::{Scan, Sink, Tally};
+use super::pass::{Counts, Goal, Scan};
 use super::worker::Worker;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -14,15 +14,15 @@ impl Scan<'_> {
     ///
     /// # Errors
     /// Those of the options (`--strict`) and of the scratch disk, and cancellation. A broken table is in
-    /// [`Tally::broken`].
-    pub fn run(&self, sink: &Sink<'_>, progress: &Progress) -> Result<Tally> {
+    /// [`Counts::broken`].
+    pub fn run(&self, goal: &Goal<'_>, progress: &Progress) -> Result<Counts> {
         let chunks = self.chunks();
         let next = AtomicUsize::new(0);
-        let total = Mutex::new(Tally::default());
+        let total = Mutex::new(Counts::default());
         let failure: Mutex<Option<Error>> = Mutex::new(None);
         let failed = || failure.lock().unwrap_or_else(PoisonError::into_inner);
         let work = || {
-            let outcome = Worker::new(self, sink, progress).and_then(|mut worker| {
+            let outcome = Worker::new(self, goal, progress).and_then(|mut worker| {
                 while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
                     if failed().is_some() {
                         break;
@@ -32,7 +32,7 @@ impl Scan<'_> {
                 worker.finish()
             });
             match outcome {
-                Ok(tally) => total.lock().unwrap_or_else(PoisonError::into_inner).add(tally),
+                Ok(counts) => total.lock().unwrap_or_else(PoisonError::into_inner).add(counts),
                 Err(error) => {
                     failed().get_or_insert(error);
                 }
@@ -48,10 +48,10 @@ impl Scan<'_> {
         if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(error);
         }
-        let mut tally = total.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for records in tally.listed.values_mut() {
+        let mut counts = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for records in counts.listed.values_mut() {
             records.sort();
         }
-        Ok(tally)
+        Ok(counts)
     }
 }

@@ -4,7 +4,7 @@ use arrow_schema::DataType;
 use vlmsel_core::decimal::Decimal;
 use vlmsel_shards::columns::threshold::{last_decimal, last_key};
 
-use super::pass::{Scan, Sink, Tally};
+use super::pass::{Counts, Goal, Scan};
 use super::plan::{Control, Order, Size};
 use super::ranks::key_at_rank;
 use crate::error::Result;
@@ -24,24 +24,24 @@ pub struct Target {
 }
 
 impl Scan<'_> {
-    /// Resolves the size; reads the scores once or more where it is a share of what there is. `Err(tally)` if a table
+    /// Resolves the size; reads the scores once or more where it is a share of what there is. `Err(counts)` if a table
     /// broke on the way.
     pub fn target(
         &self,
         control: Option<Control>,
         selected: Option<u64>,
         progress: &Progress,
-    ) -> Result<std::result::Result<Target, Tally>> {
+    ) -> Result<std::result::Result<Target, Counts>> {
         let distinct = !self.request.keep_repeats;
         let rule = |start_rank, end_rank, limit| Rule { start_rank, end_rank, distinct, limit };
         let everything = |rule, wanted| Target { rule, first_rank: 0, lower: 0, upper: u64::MAX, last: None, wanted };
         match (control, selected) {
             (Some(Control::Middle), Some(k)) => {
-                let tally = self.run(&Sink::Tally, progress)?;
-                if !tally.broken.is_empty() {
-                    return Ok(Err(tally));
+                let counts = self.run(&Goal::Counts, progress)?;
+                if !counts.broken.is_empty() {
+                    return Ok(Err(counts));
                 }
-                let start = tally.eligible.saturating_sub(k) / 2;
+                let start = counts.eligible.saturating_sub(k) / 2;
                 return self.bounded_by_ranks(progress, rule(start, None, Limit::Rows(k)), None).map(Ok);
             }
             (Some(_), Some(k)) => return Ok(Ok(everything(rule(0, None, Limit::Rows(k)), Some(k)))),
@@ -65,19 +65,19 @@ impl Scan<'_> {
                 }
             }
             Size::Fraction(fraction) => {
-                let tally = self.run(&Sink::Tally, progress)?;
-                if !tally.broken.is_empty() {
-                    return Ok(Err(tally));
+                let counts = self.run(&Goal::Counts, progress)?;
+                if !counts.broken.is_empty() {
+                    return Ok(Err(counts));
                 }
-                let k = fraction.of(tally.eligible, 1);
+                let k = fraction.of(counts.eligible, 1);
                 everything(rule(0, None, Limit::Rows(k)), Some(k))
             }
             Size::Band(low, high) => {
-                let tally = self.run(&Sink::Tally, progress)?;
-                if !tally.broken.is_empty() {
-                    return Ok(Err(tally));
+                let counts = self.run(&Goal::Counts, progress)?;
+                if !counts.broken.is_empty() {
+                    return Ok(Err(counts));
                 }
-                let rank = |percent: &Decimal| percent.of(tally.eligible, 100);
+                let rank = |percent: &Decimal| percent.of(counts.eligible, 100);
                 let (start, end) = (rank(low), rank(high));
                 return self.bounded_by_ranks(progress, rule(start, Some(end), Limit::All), Some(end)).map(Ok);
             }

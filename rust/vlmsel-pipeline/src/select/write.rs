@@ -12,8 +12,8 @@ use vlmsel_shards::parquet::writer::TableWriter;
 use vlmsel_shards::tables::npy::write_uids;
 use vlmsel_shards::workspace::output::Output;
 
+use super::row::Row;
 use super::row_codec::Decoder;
-use super::rows::Row;
 use crate::error::{Error, Result};
 use crate::external_sort::Sorter;
 use crate::id_set::parse_hex;

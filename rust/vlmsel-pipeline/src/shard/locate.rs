@@ -30,7 +30,7 @@ const PARTS_AT_ONCE: usize = 16;
 
 /// A member to write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Piece {
+pub(super) enum Member {
     /// Bytes of the sample's own tar.
     Range { extension: String, offset: u64, size: u64, hash: Option<Hash128> },
     /// An image that lies apart: in a file of its own, or in a row of a table.
@@ -39,7 +39,7 @@ pub(super) enum Piece {
     Bytes { extension: String, bytes: String },
 }
 
-impl Piece {
+impl Member {
     fn extension(&self) -> &str {
         match self {
             Self::Range { extension, .. } | Self::Image { extension, .. } | Self::Bytes { extension, .. } => extension,
@@ -74,7 +74,7 @@ pub(super) struct SampleLocation {
     pub copy: u32,
     /// Number of its shard among [`Locations::shard_names`].
     pub shard: u32,
-    pub pieces: Vec<Piece>,
+    pub members: Vec<Member>,
 }
 
 impl SampleLocation {
@@ -84,8 +84,8 @@ impl SampleLocation {
         if self.copy > 0 { format!("{uid}-{}", self.copy) } else { uid }
     }
 
-    pub fn member_name(&self, piece: &Piece) -> String {
-        format!("{}.{}", self.name(), piece.extension())
+    pub fn member_name(&self, member: &Member) -> String {
+        format!("{}.{}", self.name(), member.extension())
     }
 }
 
@@ -133,9 +133,9 @@ pub(super) fn locate(
     let mut spill = Spill { buffers: HashMap::new(), bytes: 0, folder: scratch };
     progress.expect(0, parts.iter().filter_map(|part| std::fs::metadata(&part.path).ok()).map(|meta| meta.len()).sum());
     for group in parts.chunks(PARTS_AT_ONCE) {
-        let read: Vec<Part> =
+        let read: Vec<LocatedPart> =
             group.par_iter().map(|part| read_part(index, &part.path, order, progress)).collect::<Result<_>>()?;
-        for Part { shards, samples } in read {
+        for LocatedPart { shards, samples } in read {
             let own: Vec<u32> = shards
                 .into_iter()
                 .map(|name| {
@@ -155,12 +155,12 @@ pub(super) fn locate(
                     located.place = order.place(index);
                     located.copy = copy as u32;
                     let shard = order.shard_of(located.place);
-                    let size = |piece: &Piece| written_bytes(&located.member_name(piece), piece.size());
+                    let size = |member: &Member| written_bytes(&located.member_name(member), member.size());
                     locations.is_found[index] = true;
                     locations.found += 1;
                     // What a damaged index says may not fit into 64 bits; then it fits no disk either.
                     let bytes = &mut locations.shard_bytes[shard as usize];
-                    *bytes = located.pieces.iter().map(size).fold(*bytes, u64::saturating_add);
+                    *bytes = located.members.iter().map(size).fold(*bytes, u64::saturating_add);
                     locations.shard_rows[shard as usize] += 1;
                     if wanted(shard) {
                         spill.push(shard, &located)?;
@@ -206,7 +206,7 @@ impl Spill<'_> {
 
 /// The wanted samples of one index part; their `shard` counts among the names beside them.
 #[derive(Default)]
-struct Part {
+struct LocatedPart {
     shards: ShardNames,
     samples: Vec<SampleLocation>,
 }
@@ -214,8 +214,8 @@ struct Part {
 /// The columns that say where a sample lies and what goes with it.
 const COLUMNS: [&str; 8] = ["uid", "source", "shard", "images", "members", "text", "conversations", "metadata"];
 
-fn read_part(index: &Path, path: &Path, order: &Placement, progress: &Progress) -> Result<Part> {
-    let mut out = Part::default();
+fn read_part(index: &Path, path: &Path, order: &Placement, progress: &Progress) -> Result<LocatedPart> {
+    let mut out = LocatedPart::default();
     let is_wanted = |uid: &[u8]| uid.try_into().is_ok_and(|uid| order.contains(u128::from_be_bytes(uid)));
     let read = filtered_batches(path, &COLUMNS, is_wanted, |batch| {
         progress.check()?;
@@ -233,7 +233,7 @@ fn read_part(index: &Path, path: &Path, order: &Placement, progress: &Progress) 
 }
 
 /// Locations of a batch of index rows; the error says which column is not as `vlmsel index` writes it.
-fn add_batch(batch: &RecordBatch, out: &mut Part) -> std::result::Result<(), String> {
+fn add_batch(batch: &RecordBatch, out: &mut LocatedPart) -> std::result::Result<(), String> {
     let column = |name: &str| batch.column_by_name(name).ok_or_else(|| format!("has no column {name}"));
     let wrong = |name: &str| format!("column {name} is not of the type that an index has");
     let uids = column("uid")?.as_fixed_size_binary_opt().ok_or_else(|| wrong("uid"))?;
@@ -245,7 +245,7 @@ fn add_batch(batch: &RecordBatch, out: &mut Part) -> std::result::Result<(), Str
     let images = column("images")?.as_list_opt::<i32>().ok_or_else(|| wrong("images"))?;
     for row in 0..batch.num_rows() {
         let uid: Hash128 = uids.value(row).try_into().map_err(|_| wrong("uid"))?;
-        let stored = Stored {
+        let sample = IndexedSample {
             images: images_of(&images.value(row))?,
             members: members_of(&members.value(row))?,
             text: texts.is_valid(row).then(|| texts.value(row)),
@@ -257,13 +257,13 @@ fn add_batch(batch: &RecordBatch, out: &mut Part) -> std::result::Result<(), Str
             out.shards.push((sources.value(row).to_owned(), shards.value(row).to_owned()));
         }
         let shard = out.shards.len() as u32 - 1;
-        out.samples.push(SampleLocation { place: 0, uid, copy: 0, shard, pieces: stored.pieces() });
+        out.samples.push(SampleLocation { place: 0, uid, copy: 0, shard, members: sample.members() });
     }
     Ok(())
 }
 
 /// What an index row says of a sample's bytes.
-struct Stored<'a> {
+struct IndexedSample<'a> {
     images: Vec<(ImageLocation, Hash128)>,
     members: Vec<MemberRow>,
     text: Option<&'a str>,
@@ -271,8 +271,8 @@ struct Stored<'a> {
     metadata: Option<&'a [u8]>,
 }
 
-impl Stored<'_> {
-    fn pieces(&self) -> Vec<Piece> {
+impl IndexedSample<'_> {
+    fn members(&self) -> Vec<Member> {
         let has = |wanted: &str| self.members.iter().any(|m| m.extension.eq_ignore_ascii_case(wanted));
         let text_extension = TEXT_EXTENSIONS.into_iter().find(|wanted| has(wanted));
         // By place, because both lists may be long. The first of several at one place, as in the index.
@@ -281,7 +281,7 @@ impl Stored<'_> {
             ImageLocation::File { .. } | ImageLocation::Row { .. } => None,
         });
         let hashes: HashMap<u64, Hash128> = in_tar.collect();
-        let mut pieces = Vec::new();
+        let mut members = Vec::new();
         for MemberRow { extension, offset, size } in &self.members {
             let is = |wanted: &str| extension.eq_ignore_ascii_case(wanted);
             // The index holds captions and JSON as they were, so these can be told from changed ones too.
@@ -292,7 +292,7 @@ impl Stored<'_> {
             } else {
                 hashes.get(offset).copied()
             };
-            pieces.push(Piece::Range { extension: extension.clone(), offset: *offset, size: *size, hash });
+            members.push(Member::Range { extension: extension.clone(), offset: *offset, size: *size, hash });
         }
         let apart = self.images.iter().filter(|(location, _)| !matches!(location, ImageLocation::Range { .. }));
         let apart: Vec<_> = apart.collect();
@@ -301,11 +301,11 @@ impl Stored<'_> {
             let kind = kind.map_or_else(|| "jpg".to_owned(), |e| e.to_string_lossy().to_lowercase());
             let kind = if matches!(location, ImageLocation::Row { .. }) { "jpg".to_owned() } else { kind };
             let extension = if apart.len() == 1 { kind } else { format!("{number}.{kind}") };
-            pieces.push(Piece::Image { extension, location: location.clone(), hash: *hash });
+            members.push(Member::Image { extension, location: location.clone(), hash: *hash });
         }
         // A caption or JSON that lies outside the tar (a Parquet file beside it, a JSON record) travels along.
         let mut push = |extension: &str, bytes: String| {
-            pieces.push(Piece::Bytes { extension: extension.to_owned(), bytes });
+            members.push(Member::Bytes { extension: extension.to_owned(), bytes });
         };
         if let (None, Some(text)) = (text_extension, self.text) {
             push("txt", text.to_owned());
@@ -317,6 +317,6 @@ impl Stored<'_> {
                 push("json", json);
             }
         }
-        pieces
+        members
     }
 }

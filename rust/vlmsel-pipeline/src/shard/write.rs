@@ -21,7 +21,7 @@ use vlmsel_shards::storage::source::{LocalFile, ReadAt};
 use vlmsel_shards::workspace::manifest::to_json;
 use vlmsel_shards::workspace::output::Output;
 
-use super::locate::{Piece, SampleLocation, scratch_path};
+use super::locate::{Member, SampleLocation, scratch_path};
 use super::source_files::SourceFiles;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -49,8 +49,8 @@ pub(super) fn write_shard(
     let (tar_name, stats_name) = (format!("{unit}.tar"), format!("{unit}_stats.json"));
     let path = output.temporary(&tar_name)?;
     let mut source =
-        Source { sources, samples: &samples, piece: 0, passed: 0, image: None, hasher: ImageHasher::default() };
-    let hash = write_behind(Sink::new(&path)?, |chunk| {
+        Source { sources, samples: &samples, member: 0, passed: 0, image: None, hasher: ImageHasher::default() };
+    let hash = write_behind(TarFile::new(&path)?, |chunk| {
         let left = source.samples.len();
         source.fill(chunk)?;
         Ok(progress.add((left - source.samples.len()) as u64, chunk.filled as u64)?)
@@ -64,7 +64,7 @@ pub(super) fn write_shard(
 }
 
 /// Fills chunks until one stays empty, while another thread hashes and writes those before it.
-fn write_behind(mut sink: Sink, mut fill: impl FnMut(&mut Chunk) -> Result<()>) -> Result<blake3::Hash> {
+fn write_behind(mut tar: TarFile, mut fill: impl FnMut(&mut Chunk) -> Result<()>) -> Result<blake3::Hash> {
     std::thread::scope(|scope| {
         let (ready, to_write) = sync_channel::<Chunk>(CHUNKS);
         let (empty, to_fill) = sync_channel::<Chunk>(CHUNKS);
@@ -74,11 +74,11 @@ fn write_behind(mut sink: Sink, mut fill: impl FnMut(&mut Chunk) -> Result<()>) 
         }
         let write = move || {
             for mut chunk in to_write {
-                sink.write(chunk.bytes())?;
+                tar.write(chunk.bytes())?;
                 chunk.filled = 0;
                 let _ = empty.send(chunk);
             }
-            sink.finish()
+            tar.finish()
         };
         let writer = start(scope, write)?;
         // The channels close where either side fails; the error itself comes back from the thread.
@@ -121,7 +121,7 @@ fn padded(size: u64) -> u64 {
 
 fn changed(path: &Path, sample: &SampleLocation, what: &str) -> Error {
     let text = format!(
-        "{} changed since it was indexed (sample {}: {what}); run `vlmsel index` again with --overwrite",
+        "{} changed since it was indexed (sample {}: {what}); stretch `vlmsel index` again with --overwrite",
         path.display(),
         sample.name()
     );
@@ -166,8 +166,8 @@ struct Source<'a> {
     /// What is left; the first one may be begun.
     samples: &'a [SampleLocation],
     /// Pieces of the first sample that are done.
-    piece: usize,
-    /// Bytes of the next piece that are done: only a piece longer than a chunk is taken in parts.
+    member: usize,
+    /// Bytes of the next member that are done: only a member longer than a chunk is taken in parts.
     passed: u64,
     /// An image that is taken in parts.
     image: Option<Box<dyn ReadAt>>,
@@ -178,20 +178,20 @@ impl Source<'_> {
     /// Fills the chunk; it stays empty only behind the last sample.
     fn fill(&mut self, chunk: &mut Chunk) -> Result<()> {
         while let Some(sample) = self.samples.first() {
-            let Some(pieces) = sample.pieces.get(self.piece..).filter(|pieces| !pieces.is_empty()) else {
-                (self.samples, self.piece) = (&self.samples[1..], 0);
+            let Some(members) = sample.members.get(self.member..).filter(|members| !members.is_empty()) else {
+                (self.samples, self.member) = (&self.samples[1..], 0);
                 continue;
             };
-            let run = run_of(sample, pieces);
-            let length = run.bytes + run.header.len() + BLOCK;
+            let stretch = stretch_of(sample, members);
+            let length = stretch.bytes + stretch.header.len() + BLOCK;
             if self.passed == 0 && length > chunk.free() && chunk.filled > 0 {
                 return Ok(());
             }
             if self.passed == 0 && length <= chunk.free() {
-                self.copy_run(sample, &pieces[..run.count], &run, chunk)?;
-                self.piece += run.count;
+                self.copy_stretch(sample, &members[..stretch.count], &stretch, chunk)?;
+                self.member += stretch.count;
             } else {
-                self.copy_part(sample, &pieces[0], &run.header, chunk)?;
+                self.copy_part(sample, &members[0], &stretch.header, chunk)?;
                 if chunk.free() == 0 {
                     return Ok(());
                 }
@@ -200,41 +200,47 @@ impl Source<'_> {
         Ok(())
     }
 
-    /// Members that [`run_of`] put together, in one read.
-    fn copy_run(&self, sample: &SampleLocation, pieces: &[Piece], run: &Run, chunk: &mut Chunk) -> Result<()> {
-        chunk.push(&run.header);
-        let bytes = chunk.take(run.bytes.next_multiple_of(BLOCK));
-        let (data, padding) = bytes.split_at_mut(run.bytes);
+    /// Members that [`stretch_of`] put together, in one read.
+    fn copy_stretch(
+        &self,
+        sample: &SampleLocation,
+        members: &[Member],
+        stretch: &Stretch,
+        chunk: &mut Chunk,
+    ) -> Result<()> {
+        chunk.push(&stretch.header);
+        let bytes = chunk.take(stretch.bytes.next_multiple_of(BLOCK));
+        let (data, padding) = bytes.split_at_mut(stretch.bytes);
         padding.fill(0);
-        let place = match &pieces[0] {
-            Piece::Bytes { bytes, .. } => {
+        let place = match &members[0] {
+            Member::Bytes { bytes, .. } => {
                 data.copy_from_slice(bytes.as_bytes());
                 return Ok(());
             }
-            Piece::Image { location, .. } => {
+            Member::Image { location, .. } => {
                 let opened = self.open(sample, location)?;
                 opened.read_exact_at(data, 0)?;
                 opened.path().to_path_buf()
             }
-            Piece::Range { offset, .. } => {
-                let origin = self.range(sample, *offset, run.bytes as u64)?;
+            Member::Range { offset, .. } => {
+                let origin = self.range(sample, *offset, stretch.bytes as u64)?;
                 origin.read_exact_at(data, *offset)?;
                 origin.path().to_path_buf()
             }
         };
         let (mut from, mut header) = (0_usize, Vec::with_capacity(BLOCK));
-        for (number, piece) in pieces.iter().enumerate() {
+        for (number, member) in members.iter().enumerate() {
             if number > 0 {
                 header.clear();
-                write_header(&mut header, &sample.member_name(piece), piece.size());
+                write_header(&mut header, &sample.member_name(member), member.size());
                 // The padding of the original may hold anything.
                 let begins = from.next_multiple_of(BLOCK);
                 data[from..begins].fill(0);
                 data[begins..begins + BLOCK].copy_from_slice(&header);
                 from = begins + BLOCK;
             }
-            let to = from + piece.size() as usize;
-            if piece.hash().is_some_and(|hash| image_hash(&data[from..to]) != hash) {
+            let to = from + member.size() as usize;
+            if member.hash().is_some_and(|hash| image_hash(&data[from..to]) != hash) {
                 return Err(changed(&place, sample, "the bytes are others"));
             }
             from = to;
@@ -242,21 +248,21 @@ impl Source<'_> {
         Ok(())
     }
 
-    /// As much of a long piece as the chunk takes.
-    fn copy_part(&mut self, sample: &SampleLocation, piece: &Piece, header: &[u8], chunk: &mut Chunk) -> Result<()> {
+    /// As much of a long member as the chunk takes.
+    fn copy_part(&mut self, sample: &SampleLocation, member: &Member, header: &[u8], chunk: &mut Chunk) -> Result<()> {
         if self.passed == 0 {
             chunk.push(header);
             self.hasher = ImageHasher::default();
         }
-        let (size, passed) = (piece.size(), self.passed);
+        let (size, passed) = (member.size(), self.passed);
         // What is free is whole blocks, so the padding of the last part fits behind it.
         let part = chunk.take((size - passed).min(chunk.free() as u64) as usize);
-        let place = match piece {
-            Piece::Bytes { bytes, .. } => {
+        let place = match member {
+            Member::Bytes { bytes, .. } => {
                 part.copy_from_slice(&bytes.as_bytes()[passed as usize..passed as usize + part.len()]);
                 PathBuf::new()
             }
-            Piece::Image { location, .. } => {
+            Member::Image { location, .. } => {
                 let opened = match self.image.take() {
                     Some(opened) if passed > 0 => opened,
                     _ => self.open(sample, location)?,
@@ -264,7 +270,7 @@ impl Source<'_> {
                 opened.read_exact_at(part, passed)?;
                 self.image.insert(opened).path().to_path_buf()
             }
-            Piece::Range { offset, .. } => {
+            Member::Range { offset, .. } => {
                 let origin = self.range(sample, *offset, size)?;
                 origin.read_exact_at(part, offset + passed)?;
                 origin.path().to_path_buf()
@@ -275,10 +281,10 @@ impl Source<'_> {
         if self.passed == size {
             let padding = padded(size) - size;
             chunk.take(padding as usize).fill(0);
-            if piece.hash().is_some_and(|hash| self.hasher.finish() != hash) {
+            if member.hash().is_some_and(|hash| self.hasher.finish() != hash) {
                 return Err(changed(&place, sample, "the bytes are others"));
             }
-            (self.piece, self.passed, self.image) = (self.piece + 1, 0, None);
+            (self.member, self.passed, self.image) = (self.member + 1, 0, None);
         }
         Ok(())
     }
@@ -303,7 +309,7 @@ impl Source<'_> {
 }
 
 /// Pieces that come in one read.
-struct Run {
+struct Stretch {
     count: usize,
     /// From the first byte of the first to the last byte of the last.
     bytes: usize,
@@ -311,26 +317,26 @@ struct Run {
     header: Vec<u8>,
 }
 
-/// The first of `pieces`, and those that lie right behind it in its tar, with one header block before each, now and then.
-fn run_of(sample: &SampleLocation, pieces: &[Piece]) -> Run {
+/// The first of `members`, and those that lie right behind it in its tar, with one header block before each, now and then.
+fn stretch_of(sample: &SampleLocation, members: &[Member]) -> Stretch {
     let mut header = Vec::with_capacity(3 * BLOCK);
-    write_header(&mut header, &sample.member_name(&pieces[0]), pieces[0].size());
-    let mut run = Run { count: 1, bytes: pieces[0].size() as usize, header };
-    let Piece::Range { offset: first, .. } = pieces[0] else { return run };
-    for piece in &pieces[1..] {
-        let Piece::Range { offset, size, .. } = piece else { break };
-        let next = run.bytes.next_multiple_of(BLOCK) + BLOCK;
+    write_header(&mut header, &sample.member_name(&members[0]), members[0].size());
+    let mut stretch = Stretch { count: 1, bytes: members[0].size() as usize, header };
+    let Member::Range { offset: first, .. } = members[0] else { return stretch };
+    for member in &members[1..] {
+        let Member::Range { offset, size, .. } = member else { break };
+        let next = stretch.bytes.next_multiple_of(BLOCK) + BLOCK;
         let fits = next + *size as usize + 4 * BLOCK <= CHUNK_BYTES;
-        if !fits || *offset != first + next as u64 || header_bytes(&sample.member_name(piece), *size) != BLOCK_BYTES {
+        if !fits || *offset != first + next as u64 || header_bytes(&sample.member_name(member), *size) != BLOCK_BYTES {
             break;
         }
-        (run.count, run.bytes) = (run.count + 1, next + *size as usize);
+        (stretch.count, stretch.bytes) = (stretch.count + 1, next + *size as usize);
     }
-    run
+    stretch
 }
 
 /// The file, written and hashed.
-struct Sink {
+struct TarFile {
     file: File,
     path: PathBuf,
     hasher: blake3::Hasher,
@@ -339,7 +345,7 @@ struct Sink {
     handed_over: u64,
 }
 
-impl Sink {
+impl TarFile {
     fn new(path: &Path) -> Result<Self> {
         let file = File::create(path).at("create", path)?;
         Ok(Self { file, path: path.to_path_buf(), hasher: blake3::Hasher::new(), written: 0, handed_over: 0 })

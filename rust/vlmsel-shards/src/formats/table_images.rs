@@ -142,7 +142,7 @@ mod tests {
     }
 
     fn bytes(values: &[Option<&str>]) -> ArrayRef {
-        Arc::new(BinaryArray::from_iter(values.iter().map(|value| value.map(str::as_bytes))))
+        Arc::new(values.iter().map(|value| value.map(str::as_bytes)).collect::<BinaryArray>())
     }
 
     fn read(folder: &tempfile::TempDir, row: u64, item: Option<u32>) -> Result<Vec<u8>> {
@@ -174,7 +174,9 @@ mod tests {
     fn lists_have_items() {
         let mut lists = ListBuilder::new(BinaryBuilder::new());
         for row in [&["a", "bb"][..], &[], &["c"]] {
-            row.iter().for_each(|item| lists.values().append_value(item));
+            for item in row {
+                lists.values().append_value(item);
+            }
             lists.append(true);
         }
         let folder = table(vec![("pictures", Arc::new(lists.finish()))]);

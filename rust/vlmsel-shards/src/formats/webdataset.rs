@@ -11,7 +11,7 @@ use vlmsel_core::hash::{Hash128, ImageHasher, image_hash};
 
 use crate::error::Result;
 use crate::formats::reader::MAX_CHECKED_BYTES;
-use crate::formats::tar::{Class, Damage, End, Item, Member, TarReader};
+use crate::formats::tar::{Damage, End, Item, Member, MemberKind, TarReader};
 use crate::images::header::{Fault, ImageHeader, read_header};
 use crate::storage::source::ReadAt;
 use crate::workspace::quarantine::Quarantined;
@@ -209,11 +209,11 @@ impl<S: ReadAt> Groups<S> {
 
     /// Adds a member to its sample; gives what is complete by that.
     fn add(&mut self, member: &Member) -> Result<Option<Group>> {
-        if member.class == Class::Folder {
+        if member.kind == MemberKind::Folder {
             return Ok(None);
         }
         let Some((key, extension)) = split_key(&member.name) else {
-            let Some(reason) = member.class.reason() else {
+            let Some(reason) = member.kind.reason() else {
                 self.ignored_members += 1;
                 return Ok(None);
             };
@@ -240,7 +240,7 @@ impl<S: ReadAt> Groups<S> {
     fn add_to_open(&mut self, member: &Member, extension: &str) -> Result<()> {
         let Self { open: Some(sample), reader, shard, .. } = self else { return Ok(()) };
         let repeated = !self.extensions.insert(extension.to_ascii_lowercase());
-        let fault = member.class.reason().or(repeated.then_some("repeated_member"));
+        let fault = member.kind.reason().or(repeated.then_some("repeated_member"));
         let content = match fault {
             Some(reason) => {
                 sample.fault.get_or_insert_with(|| quarantined(shard, member, reason));

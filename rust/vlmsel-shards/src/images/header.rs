@@ -1,5 +1,8 @@
 //! Width and height of JPEG, PNG, WebP and GIF images from their first bytes, without decoding a pixel.
 //!
+//! Our own rather than the crate `imagesize`, whose errors are "corrupt" and "not supported": why an image is put aside needs more
+//! classes, and a PNG header's checksum is looked at.
+//!
 //! Sizes are as stored (an EXIF orientation is not applied). Everything read here may be hostile: no length is trusted
 //! before the bytes it speaks of are there, and nothing is allocated.
 

@@ -62,7 +62,7 @@ pub fn gather_ids(
     let mut wanted = Wanted {
         layout,
         nullable: descr.max_def_level() == 1,
-        sink: Sink::new(&column.working, layout, rows.len()),
+        sink: IdColumn::new(&column.working, layout, rows.len()),
         rows,
         next: 0,
         dictionary: None,
@@ -151,7 +151,7 @@ struct Wanted<'a> {
     nullable: bool,
     rows: &'a [u32],
     next: usize,
-    sink: Sink,
+    sink: IdColumn,
     dictionary: Option<Dictionary>,
     literals: Literals,
     /// Length of a value that is too long to be an id; nothing is copied from then on.
@@ -274,7 +274,7 @@ impl Wanted<'_> {
 }
 
 #[inline]
-fn push(sink: &mut Sink, too_long: &mut Option<usize>, value: &[u8]) {
+fn push(sink: &mut IdColumn, too_long: &mut Option<usize>, value: &[u8]) {
     if value.len() <= MAX_ID_BYTES {
         sink.push(value);
     } else {
@@ -283,13 +283,13 @@ fn push(sink: &mut Sink, too_long: &mut Option<usize>, value: &[u8]) {
 }
 
 /// Values on their way into an array.
-enum Sink {
+enum IdColumn {
     Fixed { bytes: Vec<u8>, data_type: DataType },
     Text(StringViewBuilder, bool),
     Binary(BinaryViewBuilder),
 }
 
-impl Sink {
+impl IdColumn {
     fn new(data_type: &DataType, layout: Layout, rows: usize) -> Self {
         match (data_type, layout) {
             (DataType::Utf8View, _) => Self::Text(StringViewBuilder::with_capacity(rows), true),

@@ -19,7 +19,7 @@ use crate::columns::score::{BLOCK_ROWS, Block, Native, ScoreClass, ScoreVisitor,
 use crate::error::{Error, Result};
 
 /// A number as it lies in a plain page.
-trait Stored: Native + Default {
+trait PlainScore: Native + Default {
     /// Its bytes.
     const BYTES: usize;
     /// Reads it.
@@ -28,7 +28,7 @@ trait Stored: Native + Default {
 
 macro_rules! stored {
     ($($type:ty),*) => {$(
-        impl Stored for $type {
+        impl PlainScore for $type {
             const BYTES: usize = size_of::<$type>();
             #[inline]
             fn read(bytes: &[u8]) -> Self {
@@ -84,7 +84,7 @@ struct Pages<'a, T> {
     literals: Literals,
 }
 
-impl<'a, T: Stored> Pages<'a, T> {
+impl<'a, T: PlainScore> Pages<'a, T> {
     fn new(table: &'a ParquetTable, group: usize, leaf: usize, column: &'a Column, non_negative: bool) -> Self {
         Self {
             table,

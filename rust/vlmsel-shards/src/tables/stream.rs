@@ -25,7 +25,7 @@ const HASHED_ROWS: usize = 8192;
 
 /// Where a stream goes.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct SpoolPlace {
     /// Bytes that may be held in memory.
     pub room: u64,
     /// Folder of the scratch file.
@@ -35,7 +35,7 @@ pub struct Place {
 /// Takes the batches of one stream.
 pub struct StreamSpool {
     name: String,
-    place: Place,
+    place: SpoolPlace,
     /// Places of the columns that are kept.
     columns: Vec<usize>,
     schema: SchemaRef,
@@ -51,7 +51,7 @@ impl StreamSpool {
     ///
     /// # Errors
     /// [`Error::Usage`] for types that have no order.
-    pub fn new(name: &str, schema: &SchemaRef, wanted: &[&str], required: &[&str], place: Place) -> Result<Self> {
+    pub fn new(name: &str, schema: &SchemaRef, wanted: &[&str], required: &[&str], place: SpoolPlace) -> Result<Self> {
         let whole = required.iter().any(|name| schema.index_of(name).is_err());
         let fields = schema.fields().iter().enumerate();
         let columns: Vec<usize> =
@@ -194,7 +194,7 @@ mod tests {
     }
 
     fn taken(pieces: &[u64], room: u64) -> (Table, InputRecord) {
-        let place = Place { room, scratch: std::env::temp_dir() };
+        let place = SpoolPlace { room, scratch: std::env::temp_dir() };
         let mut spool =
             StreamSpool::new("a stream", &batch(0, 1).schema(), &["uid", "ppl"], &["uid", "ppl"], place).unwrap();
         let mut from = 0;
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn without_a_required_column_all_are_kept_for_the_message() {
-        let place = Place { room: 0, scratch: std::env::temp_dir() };
+        let place = SpoolPlace { room: 0, scratch: std::env::temp_dir() };
         let spool =
             StreamSpool::new("a stream", &batch(0, 1).schema(), &["uid", "clip"], &["uid", "clip"], place).unwrap();
         let (table, _) = spool.finish().unwrap();

@@ -1,83 +1,117 @@
 //! Which rows may win: by their scores alone, or by all the columns that a filter looks at.
 
+use std::sync::PoisonError;
+
 use arrow_array::types::UInt64Type;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
+use vlmsel_core::histogram::DigitCounts;
 use vlmsel_core::random::random_key;
-use vlmsel_core::score_key::ScoreKey;
 use vlmsel_shards::columns::score::{Block, ScoreClass, ScoreVisitor, visit_array};
 use vlmsel_shards::columns::{Column, Role};
 
-use super::super::pass::Sink;
+use super::super::pass::{Counts, Goal, Scan};
 use super::super::row_codec::tokens;
 use super::super::row_layout::{Layout, SortKey};
-use super::{Candidates, Worker};
+use super::Candidates;
 use crate::error::Result;
 use crate::id_set::{for_each_id, parse_hex};
 
 /// Keys a thread samples at most.
 const SAMPLED_KEYS: usize = 1 << 17;
 
-/// Looks at the scores of a row group for a worker.
-pub(super) struct Sifter<'s, 'w, 'a> {
-    pub worker: &'s mut Worker<'a>,
+/// Blocks of each chunk whose keys go into the sample.
+const SAMPLED_BLOCKS: usize = 4;
+
+/// Says which rows may win, and counts all of them.
+pub(super) struct Sifter<'a> {
+    scan: &'a Scan<'a>,
+    goal: &'a Goal<'a>,
+    /// Of the keys' digits, where these are what the pass is for.
+    digits: Option<DigitCounts>,
+    pub counts: Counts,
+    sample_left: usize,
+}
+
+/// Looks at the scores of a row group, block by block.
+pub(super) struct ScoreSifter<'s, 'a> {
+    pub sifter: &'s mut Sifter<'a>,
     pub candidates: &'s mut Candidates,
     /// Called after every block.
-    pub hand_on: &'s mut (dyn FnMut(&mut Worker<'a>, &mut Candidates) + 'w),
+    pub hand_on: &'s mut dyn FnMut(&mut Candidates),
 }
 
-impl Sifter<'_, '_, '_> {
-    /// 0, or all ones to turn the order round.
-    fn reversed(&self) -> u64 {
-        if self.worker.scan.layout.reversed { u64::MAX } else { 0 }
-    }
-}
-
-impl ScoreVisitor for Sifter<'_, '_, '_> {
+impl ScoreVisitor for ScoreSifter<'_, '_> {
     fn wanted(&self) -> Option<(u64, u64)> {
-        let Sink::Collect { collector, lower, upper, .. } = self.worker.sink else { return None };
-        if self.worker.samples() {
+        let Goal::Collect { collector, lower, upper, .. } = self.sifter.goal else { return None };
+        if self.sifter.samples() {
             return None;
         }
         let (low, high) = (*lower, collector.cut().min(*upper));
-        Some(if self.reversed() == 0 { (low, high) } else { (!high, !low) })
+        Some(if self.sifter.reversed() == 0 { (low, high) } else { (!high, !low) })
     }
 
     fn winners(&mut self, count: usize, rows: &[u32], keys: &[u64]) -> vlmsel_shards::error::Result<()> {
-        let reversed = self.reversed();
-        self.worker.tally.eligible += count as u64;
+        let reversed = self.sifter.reversed();
+        self.sifter.counts.eligible += count as u64;
         self.candidates.rows.extend_from_slice(rows);
         self.candidates.keys.extend(keys.iter().map(|key| *key ^ reversed));
-        if let Sink::Collect { collector, upper, .. } = self.worker.sink
+        if let Goal::Collect { collector, upper, .. } = self.sifter.goal
             && rows.len() < count
             && collector.cut() < *upper
         {
             collector.note_dropped();
         }
-        (self.hand_on)(self.worker, self.candidates);
+        (self.hand_on)(self.candidates);
         Ok(())
     }
 
     fn block(&mut self, block: &Block<'_>) -> vlmsel_shards::error::Result<()> {
-        let reversed = self.reversed();
-        self.worker.sample(block.keys.iter().map(|key| *key ^ reversed), block.classes);
+        let reversed = self.sifter.reversed();
+        self.sifter.sample(block.keys.iter().map(|key| *key ^ reversed), block.classes);
         for (at, key) in block.keys.iter().enumerate() {
             match block.classes.map_or(ScoreClass::Finite, |classes| classes[at]) {
                 ScoreClass::Finite => {
-                    self.worker.sift_key(*key ^ reversed, None, block.first_row + at, self.candidates);
+                    self.sifter.sift_key(*key ^ reversed, None, block.first_row + at, self.candidates);
                 }
-                other => self.worker.tally.rejected[other as usize - 1] += 1,
+                other => self.sifter.counts.rejected[other as usize - 1] += 1,
             }
         }
-        (self.hand_on)(self.worker, self.candidates);
+        (self.hand_on)(self.candidates);
         Ok(())
     }
 }
 
-impl Worker<'_> {
+impl<'a> Sifter<'a> {
+    pub fn new(scan: &'a Scan<'a>, goal: &'a Goal<'a>) -> Self {
+        let digits = match goal {
+            Goal::Digits(total) => Some(total.lock().unwrap_or_else(PoisonError::into_inner).emptied()),
+            _ => None,
+        };
+        Self { scan, goal, digits, counts: Counts::default(), sample_left: 0 }
+    }
+
+    /// A chunk begins.
+    pub fn begin_chunk(&mut self) {
+        self.sample_left = SAMPLED_BLOCKS;
+    }
+
+    /// What was counted.
+    pub fn finish(self) -> Counts {
+        if let (Goal::Digits(total), Some(digits)) = (self.goal, self.digits) {
+            total.lock().unwrap_or_else(PoisonError::into_inner).merge(&digits);
+        }
+        self.counts
+    }
+
+    /// 0, or all ones to turn the order round.
+    fn reversed(&self) -> u64 {
+        if self.scan.layout.reversed { u64::MAX } else { 0 }
+    }
+
     /// Whether keys are still wanted for the histogram.
     fn samples(&self) -> bool {
-        self.sample_left > 0 && self.tally.sample.len() <= SAMPLED_KEYS
+        self.sample_left > 0 && self.counts.sample.len() <= SAMPLED_KEYS
     }
 
     /// Remembers some keys of each chunk for the histogram that users see.
@@ -87,18 +121,18 @@ impl Worker<'_> {
         }
         self.sample_left -= 1;
         match classes {
-            None => self.tally.sample.extend(keys),
+            None => self.counts.sample.extend(keys),
             Some(classes) => {
                 let finite = keys.zip(classes).filter(|(_, class)| **class == ScoreClass::Finite);
-                self.tally.sample.extend(finite.map(|(key, _)| key));
+                self.counts.sample.extend(finite.map(|(key, _)| key));
             }
         }
     }
 
     fn sift_key(&mut self, key: u64, score: Option<u64>, row: usize, candidates: &mut Candidates) {
-        self.tally.eligible += 1;
-        match self.sink {
-            Sink::Collect { collector, lower, upper, .. } => {
+        self.counts.eligible += 1;
+        match self.goal {
+            Goal::Collect { collector, lower, upper, .. } => {
                 if key > collector.cut() {
                     collector.note_dropped();
                 } else if key <= *upper && key >= *lower {
@@ -107,12 +141,12 @@ impl Worker<'_> {
                     candidates.scores.extend(score);
                 }
             }
-            Sink::Count(_) => {
-                if let Some(counts) = &mut self.counts {
-                    counts.add(key);
+            Goal::Digits(_) => {
+                if let Some(digits) = &mut self.digits {
+                    digits.add(key);
                 }
             }
-            Sink::Tally => {}
+            Goal::Counts => {}
         }
     }
 
@@ -130,7 +164,7 @@ impl Worker<'_> {
         let Layout { sort_key, reversed, .. } = self.scan.layout;
         let mut by_score: Vec<u64> = Vec::with_capacity(batch.num_rows());
         visit_array(scores, 0, false, &mut |block: &Block<'_>| {
-            by_score.extend(block.keys.iter().map(|key| if reversed { key.reversed() } else { *key }));
+            by_score.extend(block.keys.iter().map(|key| if reversed { !key } else { *key }));
             Ok(())
         })?;
         let eligible = classes.iter().zip(&by_score).filter(|(class, _)| class.is_none());
@@ -149,7 +183,7 @@ impl Worker<'_> {
             match (class, random.get(at)) {
                 (None, None) => self.sift_key(by_score[at], None, first_row + at, candidates),
                 (None, Some(key)) => self.sift_key(*key, Some(by_score[at]), first_row + at, candidates),
-                (Some(reason), _) => self.tally.rejected[reason] += 1,
+                (Some(reason), _) => self.counts.rejected[reason] += 1,
             }
         }
         Ok(())

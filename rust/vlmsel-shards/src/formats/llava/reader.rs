@@ -58,18 +58,18 @@ impl Format for Llava {
     fn open(&self, shard: &Shard<'_>) -> Result<Box<dyn SampleReader>> {
         let values = JsonValues::open(shard.path)?;
         let total = std::fs::metadata(shard.path).map_or(0, |meta| meta.len());
-        let shared = Shared {
+        let common = Common {
             unit: shard.unit.to_owned(),
             image_root: shard.image_root.to_path_buf(),
             id_field: shard.id_field.map(ToOwned::to_owned),
             depth: shard.depth,
         };
-        Ok(Box::new(Reader { values, shared: Arc::new(shared), left: total, ended: false, damage: None }))
+        Ok(Box::new(Reader { values, common: Arc::new(common), left: total, ended: false, damage: None }))
     }
 }
 
 /// What all records of a file share.
-struct Shared {
+struct Common {
     unit: String,
     image_root: PathBuf,
     id_field: Option<String>,
@@ -78,7 +78,7 @@ struct Shared {
 
 struct Reader {
     values: JsonValues,
-    shared: Arc<Shared>,
+    common: Arc<Common>,
     /// Bytes of the file that were not told yet. A compressed file is read faster than its own size tells: the sum never
     /// runs past it.
     left: u64,
@@ -99,7 +99,7 @@ impl SampleReader for Reader {
                     if let Value::Json(json) = &value {
                         bytes += json.len();
                     }
-                    batch.records.push(Record::Raw(Box::new(RawRecord { row, value, shared: self.shared.clone() })));
+                    batch.records.push(Record::Raw(Box::new(RawRecord { row, value, common: self.common.clone() })));
                 }
                 Ok(None) => self.ended = true,
                 Err(error) if error.is_of_file() => {
@@ -122,26 +122,26 @@ impl SampleReader for Reader {
 struct RawRecord {
     row: u64,
     value: Value,
-    shared: Arc<Shared>,
+    common: Arc<Common>,
 }
 
 impl RawSample for RawRecord {
     fn take_apart(self: Box<Self>) -> Result<Taken> {
-        let Self { row, value, shared } = *self;
+        let Self { row, value, common } = *self;
         let parsed = match value {
             Value::Refused(reason) => Err((reason, String::new())),
-            Value::Json(json) => parse(&json, shared.id_field.as_deref()),
+            Value::Json(json) => parse(&json, common.id_field.as_deref()),
         };
         let record = match parsed {
             Ok(record) => record,
-            Err((reason, detail)) => return Ok(Err(Quarantined::new(&shared.unit, "row", Some(row), reason, &detail))),
+            Err((reason, detail)) => return Ok(Err(Quarantined::new(&common.unit, "row", Some(row), reason, &detail))),
         };
         let mut sample = Sample::at(Position { unit: "row", number: row });
         for name in record.images {
             // Looked at before it is read: what changes from here on will show.
-            let identity = join(&shared.image_root, &name).ok().and_then(|path| Identity::at(&path).ok());
-            if shared.depth != Depth::Names {
-                sample.images.push(look_at(&shared.image_root, &name, shared.depth)?);
+            let identity = join(&common.image_root, &name).ok().and_then(|path| Identity::at(&path).ok());
+            if common.depth != Depth::Names {
+                sample.images.push(look_at(&common.image_root, &name, common.depth)?);
             }
             sample.named_files.push((name, identity));
         }

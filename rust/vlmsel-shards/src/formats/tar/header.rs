@@ -3,9 +3,9 @@
 /// Tars are made of blocks of this many bytes.
 pub const BLOCK_BYTES: u64 = 512;
 
-/// What a member is. Only [`Class::File`] holds data of a sample; [`Class::Folder`] is passed over; all others are bad.
+/// What a member is. Only [`MemberKind::File`] holds data of a sample; [`MemberKind::Folder`] is passed over; all others are bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Class {
+pub enum MemberKind {
     /// A plain file.
     File,
     /// A folder.
@@ -32,7 +32,7 @@ pub enum Class {
     PaxTrick,
 }
 
-impl Class {
+impl MemberKind {
     /// The reason under which such a member is quarantined; `None` for those that are no fault.
     pub fn reason(self) -> Option<&'static str> {
         Some(match self {
@@ -124,14 +124,14 @@ impl Header {
         Ok(Self { name, size, kind, extended: kind == b'S' && block[482] != 0 })
     }
 
-    pub fn class(&self) -> Class {
+    pub fn kind(&self) -> MemberKind {
         match self.kind {
-            0 | b'0' | b'7' => Class::File,
-            b'5' => Class::Folder,
-            b'1' | b'2' => Class::Link,
-            b'3' | b'4' | b'6' => Class::Device,
-            b'S' => Class::Sparse,
-            _ => Class::UnknownType,
+            0 | b'0' | b'7' => MemberKind::File,
+            b'5' => MemberKind::Folder,
+            b'1' | b'2' => MemberKind::Link,
+            b'3' | b'4' | b'6' => MemberKind::Device,
+            b'S' => MemberKind::Sparse,
+            _ => MemberKind::UnknownType,
         }
     }
 

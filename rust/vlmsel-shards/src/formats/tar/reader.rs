@@ -1,6 +1,6 @@
 //! Walking a tar from member to member through one bounded buffer.
 
-use super::header::{BLOCK_BYTES, Class, Header, NotAHeader};
+use super::header::{BLOCK_BYTES, Header, MemberKind, NotAHeader};
 use crate::error::Result;
 use crate::storage::source::ReadAt;
 
@@ -8,13 +8,13 @@ use crate::storage::source::ReadAt;
 const MAX_EXTENDED_BYTES: u64 = 1 << 20;
 /// More extended headers than this before one member are damage.
 const MAX_EXTENDED_HEADERS: usize = 8;
-/// Longer names get their own class.
+/// Longer names get their own kind.
 const MAX_NAME_BYTES: usize = 4096;
 
 /// One member of a tar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// Its name, kept exactly; lossy only under [`Class::NameNotUtf8`].
+    /// Its name, kept exactly; lossy only under [`MemberKind::NameNotUtf8`].
     pub name: String,
     /// Where its first header block begins (a PAX or GNU long-name header counts as part of it).
     pub header_offset: u64,
@@ -23,7 +23,7 @@ pub struct Member {
     /// How many bytes of data the tar holds for it.
     pub size: u64,
     /// What it is.
-    pub class: Class,
+    pub kind: MemberKind,
 }
 
 /// How a tar that was read to its end ended.
@@ -171,7 +171,7 @@ impl<S: ReadAt> TarReader<S> {
     }
 
     fn finish_member(&mut self, first: u64, mut data: u64, header: &Header, pending: Vec<Overrides>) -> Result<Item> {
-        let mut class = header.class();
+        let mut kind = header.kind();
         let (mut name, mut size) = (header.name.clone(), if header.has_data() { header.size } else { 0 });
         let mut more = header.extended;
         while more {
@@ -187,25 +187,25 @@ impl<S: ReadAt> TarReader<S> {
             if let Some(said) = said.size.filter(|_| header.has_data()) {
                 size = said;
             }
-            if said.sparse && class == Class::File {
-                class = Class::Sparse;
+            if said.sparse && kind == MemberKind::File {
+                kind = MemberKind::Sparse;
             }
         }
         if self.size < data || self.size - data < padded(size) {
             let detail = format!("a member of {size} bytes at {data}, the file has {}", self.size);
             return Ok(damage(first, "truncated", &detail));
         }
-        if class == Class::Folder {
+        if kind == MemberKind::Folder {
             while name.ends_with(b"/") {
                 name.pop();
             }
         }
-        let name_class = classify_name(&name);
-        if !matches!(class, Class::Folder) {
-            class = match (class, name_class) {
+        let name_kind = classify_name(&name);
+        if !matches!(kind, MemberKind::Folder) {
+            kind = match (kind, name_kind) {
                 (_, Some(fault)) => fault,
-                (Class::File, None) if self.tricked => Class::PaxTrick,
-                (class, None) => class,
+                (MemberKind::File, None) if self.tricked => MemberKind::PaxTrick,
+                (kind, None) => kind,
             };
         }
         self.next_header = data + padded(size);
@@ -213,7 +213,7 @@ impl<S: ReadAt> TarReader<S> {
             Ok(name) => name,
             Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
         };
-        Ok(Item::Member(Member { name, header_offset: first, offset: data, size, class }))
+        Ok(Item::Member(Member { name, header_offset: first, offset: data, size, kind }))
     }
 
     /// Behind the first zero block: all zeros is the end, another archive is damage, anything else is trailing garbage.
@@ -266,20 +266,20 @@ fn padded(size: u64) -> u64 {
     size.div_ceil(BLOCK_BYTES) * BLOCK_BYTES
 }
 
-fn classify_name(name: &[u8]) -> Option<Class> {
+fn classify_name(name: &[u8]) -> Option<MemberKind> {
     if name.len() > MAX_NAME_BYTES {
-        return Some(Class::LongName);
+        return Some(MemberKind::LongName);
     }
     if name.is_empty() || name.contains(&0) {
-        return Some(Class::BadName);
+        return Some(MemberKind::BadName);
     }
     if name.starts_with(b"/") {
-        return Some(Class::AbsolutePath);
+        return Some(MemberKind::AbsolutePath);
     }
     if name.split(|&c| c == b'/').any(|part| part == b"..") {
-        return Some(Class::ParentPath);
+        return Some(MemberKind::ParentPath);
     }
-    std::str::from_utf8(name).is_err().then_some(Class::NameNotUtf8)
+    std::str::from_utf8(name).is_err().then_some(MemberKind::NameNotUtf8)
 }
 
 /// PAX records, `length key=value\n` each. Where a key comes twice the later one holds, as POSIX says.

@@ -47,9 +47,9 @@ fn members_that_are_no_files_have_classes() {
     bytes.extend(header("/etc/passwd", 0, b'0'));
     bytes.extend(header("..a/b..", 0, b'0'));
     bytes.resize(bytes.len() + 1024, 0);
-    use Class::{AbsolutePath, Device, File, Folder, Link, ParentPath, Sparse, UnknownType};
+    use MemberKind::{AbsolutePath, Device, File, Folder, Link, ParentPath, Sparse, UnknownType};
     let (members, end) = read_all(&bytes, 4096);
-    let classes: Vec<_> = members.iter().map(|m| m.class).collect();
+    let classes: Vec<_> = members.iter().map(|m| m.kind).collect();
     assert_eq!(
         classes,
         [Link, Link, Device, Device, Device, Folder, UnknownType, Sparse, ParentPath, AbsolutePath, File]
@@ -113,11 +113,11 @@ fn pax_headers_rename_and_resize_one_member_only() {
     assert_eq!((members[0].size, members[0].header_offset, members[0].offset), (512, 0, 1536));
     assert_eq!(members[1].name, "m");
     let (members, _) = read_all(&with("16 path=a/b.txt\n", b'g'), 4096);
-    assert!(members.iter().all(|m| m.class == Class::PaxTrick));
+    assert!(members.iter().all(|m| m.kind == MemberKind::PaxTrick));
     let (members, _) = read_all(&with("20 comment=0123456\n", b'g'), 4096);
-    assert!(members.iter().all(|m| m.class == Class::File));
+    assert!(members.iter().all(|m| m.kind == MemberKind::File));
     let (members, _) = read_all(&with("22 GNU.sparse.major=1\n", b'x'), 4096);
-    assert_eq!(members[0].class, Class::Sparse);
+    assert_eq!(members[0].kind, MemberKind::Sparse);
     for wrong in ["99 path=a\n", "0 path=a\n", "x", "10 size=-1\n", "9 path=a", "31 size=99999999999999999999999\n"] {
         assert_eq!(reason(&[header("o", 0, b'0'), with(wrong, b'x')].concat()), "bad_extended_header", "{wrong:?}");
     }

@@ -81,7 +81,7 @@ impl Format for Img2dataset {
 }
 
 /// What all samples of a tar share.
-struct Shared {
+struct Common {
     unit: String,
     has_sidecar: bool,
     id_field: Option<String>,
@@ -90,7 +90,7 @@ struct Shared {
 
 struct Reader {
     groups: Groups<LocalFile>,
-    shared: Arc<Shared>,
+    common: Arc<Common>,
     sidecar_unit: String,
     sidecar: Option<Sidecar>,
     passed: u64,
@@ -110,7 +110,7 @@ impl Reader {
             Err(error) => return Err(error),
         };
         let file = LocalFile::open(shard.path)?;
-        let shared = Shared {
+        let common = Common {
             unit: shard.unit.to_owned(),
             has_sidecar: sidecar.is_some(),
             id_field: shard.id_field.map(ToOwned::to_owned),
@@ -118,7 +118,7 @@ impl Reader {
         };
         Ok(Self {
             groups: Groups::new(file, shard.unit, shard.depth == Depth::Bodies, BUFFER_BYTES),
-            shared: Arc::new(shared),
+            common: Arc::new(common),
             sidecar_unit: shard.sidecar.map(|(unit, _)| unit.to_owned()).unwrap_or_default(),
             sidecar,
             passed: 0,
@@ -129,7 +129,7 @@ impl Reader {
 
     fn raw(&mut self, members: Members) -> RawMembers {
         let row = self.sidecar.as_mut().and_then(|sidecar| sidecar.take(&members.key));
-        RawMembers { members, row, shared: self.shared.clone() }
+        RawMembers { members, row, common: self.common.clone() }
     }
 }
 
@@ -138,7 +138,7 @@ impl SampleReader for Reader {
         if self.ended {
             return Ok(None);
         }
-        let mut batch = Batch { is_costly: self.shared.depth == Depth::Bodies, ..Batch::default() };
+        let mut batch = Batch { is_costly: self.common.depth == Depth::Bodies, ..Batch::default() };
         let mut held = 0;
         let begun = self.passed;
         while batch.records.len() < BATCH_RECORDS && held < BATCH_BYTES && self.passed - begun < BATCH_PASSED {
@@ -158,7 +158,7 @@ impl SampleReader for Reader {
                     let marker = ("end_marker".to_owned(), end.has_marker.into());
                     self.closing.detail.extend([marker, ignored(self.groups.ignored_members)]);
                     if !end.has_marker {
-                        let example = format!("{}: its writer may have been stopped", self.shared.unit);
+                        let example = format!("{}: its writer may have been stopped", self.common.unit);
                         self.closing.notes.push(Note { kind: "no_end_marker", count: 1, examples: vec![example] });
                     }
                 }
@@ -212,13 +212,13 @@ fn ignored(members: u64) -> (String, serde_json::Value) {
 struct RawMembers {
     members: Members,
     row: Option<Row>,
-    shared: Arc<Shared>,
+    common: Arc<Common>,
 }
 
 impl RawSample for RawMembers {
     fn take_apart(self: Box<Self>) -> Result<Taken> {
-        let Self { members, row, shared } = *self;
-        let Shared { unit, has_sidecar, id_field, depth } = &*shared;
+        let Self { members, row, common } = *self;
+        let Common { unit, has_sidecar, id_field, depth } = &*common;
         if let Some(fault) = members.fault {
             return Ok(Err(fault));
         }

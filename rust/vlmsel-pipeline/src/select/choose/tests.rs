@@ -5,6 +5,9 @@ use std::hash::{BuildHasherDefault, Hasher};
 use proptest::prelude::*;
 
 use super::*;
+use crate::select::collector::{Collector, LEAST_ROWS};
+use crate::select::row::KEY_BYTES;
+use vlmsel_core::cutoff::Limit;
 
 /// Tells nothing apart.
 #[derive(Default)]
