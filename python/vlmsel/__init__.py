@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlmsel._core import __version__ as __version__
+    from vlmsel._sheet.sheet import Sheet as Sheet
+    from vlmsel._sheet.sheet import sheet as sheet
     from vlmsel.doctoring import Diagnosis as Diagnosis
     from vlmsel.doctoring import doctor as doctor
     from vlmsel.indexing import Index as Index
@@ -29,6 +31,7 @@ _HOMES = {
     "Output": "vlmsel.outputs",
     "Selection": "vlmsel.selection",
     "Shards": "vlmsel.sharding",
+    "Sheet": "vlmsel._sheet.sheet",
     "__version__": "vlmsel._core",
     "doctor": "vlmsel.doctoring",
     "fingerprint": "vlmsel.outputs",
@@ -36,6 +39,7 @@ _HOMES = {
     "read_manifest": "vlmsel.outputs",
     "select": "vlmsel.selection",
     "shard": "vlmsel.sharding",
+    "sheet": "vlmsel._sheet.sheet",
     "verify": "vlmsel.outputs",
 }
 

@@ -16,8 +16,8 @@ from typing import Any
 from vlmsel import _core
 from vlmsel.errors import MismatchError, NotFoundError
 from vlmsel.files import check_folder, read_plain
+from vlmsel.types import PathLike, ProgressCallback
 
-PathLike = str | os.PathLike[str]
 # A manifest has a line for every file of an output; ten million shards fit.
 _MAX_MANIFEST_BYTES = 4 << 30
 
@@ -156,7 +156,7 @@ class Verification:
     problems: list[str]
 
 
-def verify(folder: PathLike, *, progress: Any = None) -> Verification:
+def verify(folder: PathLike, *, progress: ProgressCallback | None = None) -> Verification:
     """Re-read every byte of an output folder against its manifest.
 
     Raises NotFoundError without the folder and MismatchError if it is unfinished; damage is listed in ``problems``.
@@ -192,6 +192,12 @@ def read_manifest(folder: PathLike) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise MismatchError(f"{place}: not a manifest that vlmsel wrote (it is no JSON object)")
     return manifest
+
+
+def part_files(folder: PathLike, manifest: Mapping[str, Any]) -> list[Path]:
+    """The Parquet files of a finished output folder, in the order of its ``manifest``."""
+    names = [file["file"] for part in manifest["parts"] for file in part["files"]]
+    return [Path(folder) / name for name in names if name.endswith(".parquet")]
 
 
 def accept_losses(
