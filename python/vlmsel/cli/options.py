@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from vlmsel.running import RunOptions
+    from vlmsel._requests import RunOptions
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -131,9 +131,8 @@ def _keywords(common: Common, flags: dict[str, Any]) -> dict[str, Any]:
         max_bad_fraction=common.max_bad_fraction,
         allow_bad_files=common.allow_bad_files,
         overwrite=common.overwrite,
+        memory_limit=common.memory_limit,
     )
-    if common.memory_limit is not None:
-        keywords["memory_limit"] = common.memory_limit
     return keywords
 
 
