@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vlmsel.cli.help import Command
 from vlmsel.cli.options import Common, common_options
 from vlmsel.cli.sources import data_options
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from vlmsel.types import PathLike
 
 
-@click.command("doctor")
+@click.command("doctor", cls=Command)
 @data_options
 @common_options
 def command(common: Common, src: tuple[str, ...], named: dict[str, PathLike], image_root: Path | None) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vlmsel.cli.help import Command
 from vlmsel.cli.options import Common, common_options
 from vlmsel.cli.sources import data_options
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from vlmsel.types import PathLike
 
 
-@click.command("index")
+@click.command("index", cls=Command)
 @data_options
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Folder to write; index/ in the workspace by default."

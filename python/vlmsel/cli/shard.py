@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vlmsel.cli.help import Command
 from vlmsel.cli.options import COUNT, Common, common_options
 from vlmsel.cli.sources import image_root_option, named_option
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from vlmsel.types import PathLike
 
 
-@click.command("shard")
+@click.command("shard", cls=Command)
 @click.option(
     "--selection",
     type=click.Path(path_type=Path),

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from vlmsel.cli.help import Command
 from vlmsel.cli.options import Common, common_options
 
 
-@click.command("sheet", short_help="Draw contact sheets: the best, the cut, the worst.")
+@click.command("sheet", cls=Command, short_help="Draw contact sheets: the best, the cut, the worst.")
 @click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[SELECTION|SCORES]")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="The PNG to write; sheet.png by default."

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
+from vlmsel.cli.help import Command
 from vlmsel.cli.options import COUNT, Common, common_options
 from vlmsel.cli.progress import Progress as Bar
 from vlmsel.cli.progress import format_bytes
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 DEFAULTS = ScoreOptions()
 
 
-@click.command(name="score", short_help="Score every pair by its perplexity under a vision-language model.")
+@click.command("score", cls=Command, short_help="Score every pair by its perplexity under a vision-language model.")
 @click.option("--model", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Local model folder.")
 @click.option("--index", type=click.Path(path_type=Path), metavar="DIR", help="The index; index/ by default.")
 @click.option(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from vlmsel.cli.help import Command
 from vlmsel.cli.options import SIZE, Common, common_options_without_records
 from vlmsel.cli.report import Report
 
@@ -62,7 +63,7 @@ def _scored(function: Function) -> Function:
     return function
 
 
-@command.command("average")
+@command.command("average", cls=Command)
 @click.option("--weights", metavar="W1,W2,...", help="One weight per MODEL in the order given; equal without it.")
 @_common
 def average(models: tuple[Path, ...], weights: str | None, **options: Any) -> None:
@@ -76,7 +77,7 @@ def average(models: tuple[Path, ...], weights: str | None, **options: Any) -> No
     _run("average", models, {"weights": _parse_weights(weights)}, options)
 
 
-@command.command("maximum")
+@command.command("maximum", cls=Command)
 @click.option("--top", default=2, show_default=True, metavar="P", help="How many of the best models to average.")
 @click.option("--weights", metavar="W1,W2,...", help="One weight per MODEL in the order given; equal without it.")
 @_scored
@@ -90,7 +91,7 @@ def maximum(models: tuple[Path, ...], weights: str | None, top: int, **options: 
     _run("maximum", models, {"weights": _parse_weights(weights), "top": top}, options)
 
 
-@command.command("greedy")
+@command.command("greedy", cls=Command)
 @click.option(
     "--accept-margin", default=0.0, show_default=True, metavar="M", help="Gain that a model must bring to stay."
 )
