@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vlmsel import _core
-from vlmsel.running import PathLike, RunOptions, Watch, call, data_of
+from vlmsel._requests import call, data_of
+from vlmsel.types import PathLike, ProgressCallback
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class Diagnosis:
 def doctor(
     sources: PathLike | Iterable[PathLike] = (),
     *,
-    named_sources: dict[str, PathLike] | None = None,
+    named_sources: Mapping[str, PathLike] | None = None,
     image_root: PathLike | None = None,
     threads: int | None = None,
     memory_limit: int | None = None,
     dry_run: bool = False,
-    watch: Watch | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Diagnosis:
     """Read every byte of the sources and count what is wrong, with examples; nothing is written.
 
@@ -52,10 +53,25 @@ def doctor(
     of GIF, and WebP through a decoder. Damage in the middle of lossy WebP or arithmetic JPEG, which have no redundancy, can
     stay unseen. Images of more than 178,956,970 pixels or 64 MiB are ``huge_image``.
 
-    Raises NotFoundError and UsageError; damage in the data is a finding, not an error.
+    Args:
+        sources: Files, folders, patterns, braces or ``@list`` files.
+        named_sources: Sources with names of one's own.
+        image_root: The folder that image paths in JSON records are relative to; None: that of the JSON file.
+        threads: Threads to use; None: one per core.
+        memory_limit: Bytes to stay under; None: no limit. Under a low one, repeats are looked for in a sample.
+        dry_run: Count files and bytes alone.
+        progress: Called with the records and bytes read so far.
+
+    Returns:
+        What was read and found; damage in the data is a finding, not an error.
+
+    Raises:
+        NotFoundError, UsageError: What cannot be asked.
+        ResourceError: Memory or open files ran out.
     """
     request = {"data": data_of(sources, named_sources, image_root)}
-    run = RunOptions(threads=threads, memory_limit=memory_limit, dry_run=dry_run)
-    found = call(_core.doctor, request, run, watch)
+    found = call(
+        _core.doctor, request, {"threads": threads, "memory_limit": memory_limit, "dry_run": dry_run}, progress
+    )
     findings = {kind: Finding(**finding) for kind, finding in found.pop("findings").items()}
     return Diagnosis(findings=findings, **found)

@@ -13,6 +13,7 @@ __all__ = [
     "LockedError",
     "MismatchError",
     "NotFoundError",
+    "NotInstalledError",
     "ResourceError",
     "StrictError",
     "UnreadableError",
@@ -67,6 +68,12 @@ class MismatchError(VlmselError):
     """Other inputs or options than those of the run it would resume, an unfinished input, or mixed provenance."""
 
     exit_code: ClassVar[int] = 7
+
+
+class NotInstalledError(VlmselError, AttributeError):
+    """A function of a distribution that is not installed. An AttributeError, so that ``hasattr(vlmsel, "score")`` tells."""
+
+    exit_code: ClassVar[int] = 2
 
 
 def is_memory_shortage(error: BaseException) -> bool:

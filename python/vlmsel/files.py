@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from vlmsel.errors import NotFoundError, UsageError
-
-PathLike = str | os.PathLike[str]
+from vlmsel.types import PathLike
 
 MAX_CONFIG_BYTES = 256 << 20
 """More than any configuration, tokenizer or list of weights has."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Unpack
 
 from vlmsel import _core
-from vlmsel.running import PathLike, RunOptions, Watch, call, data_of
+from vlmsel._requests import call, data_of
+from vlmsel.types import PathLike, ProgressCallback
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Index:
     bytes: int
     damaged: list[str] = field(default_factory=list)
     """Files that could not be read to their end, and why."""
-    already_finished: bool = False
+    already_done: bool = False
+    """Whether it was there, of the same shards and options; nothing was touched then."""
     dry_run: bool = False
 
 
@@ -36,33 +37,69 @@ def index(
     sources: PathLike | Iterable[PathLike] = (),
     *,
     output: PathLike = "index",
-    named_sources: dict[str, PathLike] | None = None,
+    named_sources: Mapping[str, PathLike] | None = None,
     image_root: PathLike | None = None,
     id_column: str | None = None,
-    watch: Watch | None = None,
-    **run: Unpack[RunOptions],
+    threads: int | None = None,
+    memory_limit: int | None = None,
+    strict: bool = False,
+    max_bad_fraction: float = 0.001,
+    allow_bad_files: int = 0,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: ProgressCallback | None = None,
 ) -> Index:
     """Index WebDataset tars (with img2dataset's Parquet files beside them) and LLaVA or caption JSON.
 
-    ``sources`` are files, folders, patterns, braces or ``@list`` files; ``named_sources`` gives sources a name of one's
-    own. A Parquet file of img2dataset in a folder of tars whose tar is not there counts as a file that cannot be read. ``image_root`` is the folder that image paths in JSON records are relative to (by default that of the JSON file).
-    ``id_column`` names the JSON field (or img2dataset column) that holds an id of 32 hexadecimal characters; a field
-    ``uid`` of that form is always kept.
+    A second call with more shards reads only those. One part per shard; a killed run goes on where it was. A Parquet file of
+    img2dataset in a folder of tars whose tar is not there counts as a file that cannot be read.
 
-    A second call with more shards reads only those. One part per shard; a killed run goes on where it was. ``run`` takes
-    :class:`vlmsel.running.RunOptions`.
+    Args:
+        sources: Files, folders, patterns, braces or ``@list`` files.
+        output: The index folder to write.
+        named_sources: Sources with names of one's own.
+        image_root: The folder that image paths in JSON records are relative to; None: that of the JSON file.
+        id_column: JSON field (or img2dataset column) with ids of 32 hexadecimal characters. A field ``uid`` of that form is
+            always kept.
+        threads: Threads to use; None: one per core.
+        memory_limit: Bytes to stay under; None: no limit.
+        strict: End at the first bad record or file.
+        max_bad_fraction: Part of the records that may be unreadable.
+        allow_bad_files: Files that may be unreadable.
+        overwrite: Replace an index that was made with other options.
+        dry_run: Check everything and count, write nothing.
+        progress: Called with the records and bytes read so far.
 
-    Raises NotFoundError and UsageError for what cannot be asked, UnreadableError if more than ``max_bad_fraction`` of the
-    records or more than ``allow_bad_files`` files cannot be used, StrictError at the first one under ``strict``,
-    MismatchError if a shard of the finished index changed or is gone, LockedError, ResourceError.
+    Returns:
+        The index and its counts.
+
+    Raises:
+        NotFoundError, UsageError: What cannot be asked.
+        UnreadableError: More of the records or files cannot be used than is tolerated.
+        StrictError: The first of them, under ``strict``.
+        MismatchError: A shard of the finished index changed or is gone.
+        LockedError: Another process writes the index.
+        ResourceError: Disk or memory ran out.
     """
     request = {
         "data": data_of(sources, named_sources, image_root),
         "id_column": id_column,
         "output": os.fspath(output),
     }
-    summary = call(_core.index, request, run, watch)
-    summary.pop("output")  # Text; a path is bytes.
+    summary = call(
+        _core.index,
+        request,
+        {
+            "threads": threads,
+            "memory_limit": memory_limit,
+            "strict": strict,
+            "max_bad_fraction": max_bad_fraction,
+            "allow_bad_files": allow_bad_files,
+            "overwrite": overwrite,
+            "dry_run": dry_run,
+        },
+        progress,
+    )
     return Index(path=Path(output), **summary)
 
 

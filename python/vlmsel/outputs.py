@@ -16,8 +16,8 @@ from typing import Any
 from vlmsel import _core
 from vlmsel.errors import MismatchError, NotFoundError
 from vlmsel.files import check_folder, read_plain
+from vlmsel.types import PathLike, ProgressCallback
 
-PathLike = str | os.PathLike[str]
 # A manifest has a line for every file of an output; ten million shards fit.
 _MAX_MANIFEST_BYTES = 4 << 30
 
@@ -47,12 +47,22 @@ class Output:
         extend: bool = False,
         resume: bool = True,
     ) -> Output:
-        """Lock ``path`` and find out what is left to do.
+        """Lock an output folder and find out what is left to do.
 
-        ``inputs`` are records of :func:`fingerprint`; ``guarded`` are paths that the output must not touch.
+        Args:
+            path: The folder.
+            command: The command whose output it is.
+            config: What decides the content, as JSON can say it.
+            inputs: Records of :func:`fingerprint`.
+            guarded: Paths that the output must not touch.
+            overwrite: Replace an output of another configuration or other inputs.
+            extend: More inputs than those of a finished output are added to it.
+            resume: Go on with what an unfinished run left; without, it is begun anew.
 
-        Raises LockedError if another run holds it, MismatchError if another configuration was begun or finished there,
-        UsageError for a foreign folder or one that is, holds or lies inside a guarded path.
+        Raises:
+            LockedError: Another run holds the folder.
+            MismatchError: Another configuration was begun or finished there.
+            UsageError: A foreign folder, or one that is, holds or lies inside a guarded path.
         """
         inner = _core.Output.begin(
             os.fspath(path),
@@ -112,7 +122,15 @@ class Output:
         counts: Mapping[str, int] | None = None,
         detail: Mapping[str, Any] | None = None,
     ) -> None:
-        """Commit the unit whose files lie at their :meth:`temporary` places: fsync, hash, rename, record."""
+        """Commit a unit whose files lie at their :meth:`temporary` places: fsync, hash, rename, record.
+
+        Args:
+            unit: Its name, by which a resumed run knows it.
+            names: Its files, below the output.
+            rows: How many rows it has.
+            counts: Rows by class.
+            detail: What else its record in the manifest says.
+        """
         self._inner.commit(unit, list(names), rows, json.dumps(dict(counts or {})), json.dumps(dict(detail or {})))
 
     def finish(
@@ -123,7 +141,17 @@ class Output:
         provenance: Mapping[str, Any] | None = None,
         run: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Write the manifest, put the folder in its place, and return the manifest."""
+        """Write the manifest and put the folder in its place.
+
+        Args:
+            counts: Rows by class, ``input`` among them.
+            roots: Where sources lie.
+            provenance: What made the content, beyond the configuration.
+            run: What differs from run to run; it goes to ``run.json``, outside the checksums.
+
+        Returns:
+            The manifest.
+        """
         text = self._inner.finish(
             json.dumps(dict(counts)),
             json.dumps(dict(roots or {})),
@@ -156,16 +184,33 @@ class Verification:
     problems: list[str]
 
 
-def verify(folder: PathLike, *, progress: Any = None) -> Verification:
+def verify(folder: PathLike, *, progress: ProgressCallback | None = None) -> Verification:
     """Re-read every byte of an output folder against its manifest.
 
-    Raises NotFoundError without the folder and MismatchError if it is unfinished; damage is listed in ``problems``.
+    Args:
+        folder: The folder.
+        progress: Called with the files and bytes read so far.
+
+    Returns:
+        What was read, and each problem; damage is no error.
+
+    Raises:
+        NotFoundError: The folder is not there.
+        MismatchError: vlmsel did not finish it.
     """
     return Verification(*_core.verify(os.fspath(folder), progress))
 
 
 def fingerprint(path: PathLike, name: str | None = None) -> dict[str, Any]:
-    """Record of an input file or finished folder: ``{"name", "bytes", "fingerprint"}``; reads a small part of it."""
+    """What an output notes of an input; a small part of it is read.
+
+    Args:
+        path: A file, or a finished output folder.
+        name: What to call it; None: its file name.
+
+    Returns:
+        ``{"name", "bytes", "fingerprint"}``.
+    """
     name, size_bytes, mark = _core.fingerprint(os.fspath(path), Path(path).name if name is None else name)
     return {"name": name, "bytes": size_bytes, "fingerprint": mark}
 
@@ -173,8 +218,10 @@ def fingerprint(path: PathLike, name: str | None = None) -> dict[str, Any]:
 def read_manifest(folder: PathLike) -> dict[str, Any]:
     """The manifest of a finished output folder.
 
-    Raises NotFoundError without the folder, MismatchError if vlmsel did not finish it, and UsageError for what is no
-    plain file in the manifest's place.
+    Raises:
+        NotFoundError: The folder is not there.
+        MismatchError: vlmsel did not finish it.
+        UsageError: What lies in the manifest's place is no plain file.
     """
     path = Path(folder)
     check_folder(path)
@@ -194,12 +241,26 @@ def read_manifest(folder: PathLike) -> dict[str, Any]:
     return manifest
 
 
+def part_files(folder: PathLike, manifest: Mapping[str, Any]) -> list[Path]:
+    """The Parquet files of a finished output folder, in the order of its ``manifest``."""
+    names = [file["file"] for part in manifest["parts"] for file in part["files"]]
+    return [Path(folder) / name for name in names if name.endswith(".parquet")]
+
+
 def accept_losses(
     folder: PathLike, *, max_bad_fraction: float = 0.001, allow_bad_files: int = 0, strict: bool = False
 ) -> None:
-    """Refuse a folder whose run went without more of its input than this tolerates, for whoever reads it.
+    """Refuse a folder whose run went without more of its input than is tolerated, for whoever reads it.
 
-    Raises UnreadableError (StrictError under ``strict``), with what to accept it with.
+    Args:
+        folder: A finished output folder.
+        max_bad_fraction: Part of its records that it may have lost.
+        allow_bad_files: Files that it may have gone without.
+        strict: Refuse any loss.
+
+    Raises:
+        UnreadableError: It lost more; the message says what to accept it with.
+        StrictError: It lost anything, under ``strict``.
     """
     if read_manifest(folder).get("losses"):
         _core.accept_losses(os.fspath(folder), max_bad_fraction, allow_bad_files, strict)

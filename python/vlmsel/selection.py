@@ -8,29 +8,21 @@ and does not depend on the order of files or the number of threads.
 from __future__ import annotations
 
 import json
-import math
-import operator
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vlmsel import _core
+from vlmsel._select_request import Control, Number, SelectRequest
 from vlmsel.errors import UsageError
 from vlmsel.files import check_plain
+from vlmsel.types import PathLike, ProgressCallback, Scores
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-PathLike = str | os.PathLike[str]
-#: ``watch(records, records_total, bytes, bytes_total)``; a total of 0 is unknown.
-Watch = Callable[[int, int, int, int], None]
-
-DEFAULT_MEMORY_LIMIT = 4 << 30
-DEFAULT_OUTPUT = "selection"
 
 
 @dataclass(frozen=True)
@@ -47,6 +39,7 @@ class Selection:
     quarantined: int
     threshold: float | int | str | None
     already_done: bool = False
+    """Whether it was there, of the same inputs and options; nothing was touched then."""
     bad_files: list[str] = field(default_factory=list)
     controls: dict[str, Selection] = field(default_factory=dict)
     sample: list[float] = field(default_factory=list, repr=False)
@@ -79,155 +72,113 @@ class Selection:
         )
 
 
-def _paths(value: PathLike | Iterable[PathLike] | None) -> list[str]:
-    if value is None:
-        return []
-    if isinstance(value, (str, os.PathLike)):
-        return [os.fspath(value)]
-    return [os.fspath(item) for item in value]
-
-
-def _decimal_text(value: float | str | Decimal) -> str:
-    """A decimal as it was written: 0.29 is 29 of 100, which binary floating point would make 28."""
-    return value if isinstance(value, str) else str(value)
-
-
-def _controls(controls: str | Sequence[str], seed: int) -> list[tuple[str, int]]:
-    names = [controls] if isinstance(controls, str) else list(controls)
-    return [(name, seed if name == "random" else 0) for name in names]
-
-
-def _sources(scores: Any) -> tuple[list[str], list[tuple[str, Any]]]:
-    """Paths, and tables that are in memory with the names that messages use."""
-    # A mapping, or a data frame without the Arrow protocol, would give its column names.
-    whole = any(hasattr(scores, name) for name in ("__arrow_c_stream__", "__fspath__", "columns", "keys"))
-    several = isinstance(scores, Iterable) and not whole and not isinstance(scores, (str, bytes))
-    paths: list[str] = []
-    memory: list[tuple[str, Any]] = []
-    for item in scores if several else [scores]:
-        if hasattr(item, "__arrow_c_stream__"):
-            memory.append((f"table {len(memory) + 1} in memory", item))
-        elif isinstance(item, (str, os.PathLike)):
-            paths.append(os.fspath(item))
-        else:
-            hint = "; collect() it first" if hasattr(item, "collect") else ""
-            raise UsageError(
-                f"scores: a {type(item).__name__} is neither a path nor a table with __arrow_c_stream__{hint}"
-            )
-    if not paths and not memory:
-        raise UsageError("scores: an empty list; give paths or tables")
-    return paths, memory
-
-
-def _whole(name: str, value: Any) -> int | None:
-    """A count as the extension module takes it; numpy's integers are integers too."""
-    if value is None:
-        return None
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = -1
-    if isinstance(value, bool) or not 0 <= number < 1 << 64:
-        raise UsageError(f"{name}={value!r}: give a whole number that is not negative and below 2^64")
-    return number
-
-
-def _real(name: str, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(value, str) or math.isnan(number):
-        raise UsageError(f"{name}={value!r}: give a number")
-    return number
-
-
-def options(
-    scores: Any,
+def select(
+    scores: Scores,
     *,
-    output: PathLike = DEFAULT_OUTPUT,
+    output: PathLike = "selection",
     k: int | None = None,
-    fraction: float | str | Decimal | None = None,
+    fraction: Number | None = None,
     threshold: float | None = None,
-    band: str | tuple[Any, Any] | None = None,
+    band: str | tuple[Number, Number] | None = None,
     token_budget: int | None = None,
     id_column: str = "uid",
     score_column: str = "ppl",
-    order: str = "asc",
+    order: Literal["asc", "desc"] = "asc",
     non_negative: bool = False,
     min_tokens: int | None = None,
     max_tokens: int | None = None,
     include: PathLike | Iterable[PathLike] | None = None,
     exclude: PathLike | Iterable[PathLike] | None = None,
-    repeats: str = "drop",
-    keep_columns: Sequence[str] = (),
-    control: str | Sequence[str] = (),
+    repeats: Literal["drop", "keep"] = "drop",
+    keep_columns: str | Sequence[str] = (),
+    control: Control | Sequence[Control] = (),
     seed: int = 0,
+    mix_provenance: bool = False,
     threads: int | None = None,
-    memory_limit: int = DEFAULT_MEMORY_LIMIT,
+    memory_limit: int | None = None,
     strict: bool = False,
     max_bad_fraction: float = 0.001,
     allow_bad_files: int = 0,
-    mix_provenance: bool = False,
     overwrite: bool = False,
-) -> tuple[str, list[tuple[str, Any]]]:
-    """The request as the extension module takes it: options as JSON, and the tables that are in memory."""
-    paths, memory = _sources(scores)
-    if band is not None and not isinstance(band, str):
-        if len(band) != 2:
-            raise UsageError(f"band={band!r}: give two percentiles, such as (10, 30)")
-        band = f"{_decimal_text(band[0])}:{_decimal_text(band[1])}"
-    cut: float | str | None = None if threshold is None else _real("threshold", threshold)
-    if cut in (math.inf, -math.inf):
-        cut = str(cut)  # JSON has no infinities
-    size: dict[str, Any] = {
-        "k": _whole("k", k),
-        "fraction": None if fraction is None else _decimal_text(fraction),
-        "threshold": cut,
-        "band": band,
-        "token_budget": _whole("token_budget", token_budget),
-    }
-    request = {
-        "scores": paths,
-        "output": os.fspath(output),
-        "id_column": id_column,
-        "score_column": score_column,
-        "order": order,
-        "size": size,
-        "non_negative": non_negative,
-        "min_tokens": _whole("min_tokens", min_tokens),
-        "max_tokens": _whole("max_tokens", max_tokens),
-        "include": _paths(include),
-        "exclude": _paths(exclude),
-        "repeats": repeats,
-        "keep_columns": [keep_columns] if isinstance(keep_columns, str) else list(keep_columns),
-        "controls": _controls(control, _whole("seed", seed) or 0),
-        "threads": _whole("threads", threads) or os.cpu_count() or 1,
-        "memory_limit": _whole("memory_limit", memory_limit),
-        "strict": strict,
-        "max_bad_fraction": _real("max_bad_fraction", max_bad_fraction),
-        "allow_bad_files": _whole("allow_bad_files", allow_bad_files),
-        "mix_provenance": mix_provenance,
-        "overwrite": overwrite,
-    }
-    return json.dumps(request), memory
+    progress: ProgressCallback | None = None,
+) -> Selection:
+    """Select the best rows of score tables, and write them to a folder.
 
+    Exactly one of ``k``, ``fraction``, ``threshold``, ``band`` and ``token_budget`` says how many.
 
-def select(scores: Any, *, progress: Watch | None = None, **keywords: Any) -> Selection:
-    """Select the best rows of ``scores`` and write them to a folder.
+    Args:
+        scores: A path, a list of paths (files, folders, globs, braces, ``@list``; Parquet, JSON lines, CSV), anything with
+            ``__arrow_c_stream__`` (pyarrow, Polars, DuckDB), or a list of these.
+        output: The selection folder to write.
+        k: Keep so many distinct samples.
+        fraction: Keep this part of the eligible rows, from 0 to 1; a string or a Decimal is taken as it is written.
+        threshold: Keep scores up to this one (under ``order="desc"``, down to it).
+        band: Keep the rows between two percentiles of rank, ``(10, 30)`` or ``"10:30"``; 0 is best.
+        token_budget: Keep the best rows until the ``n_tokens`` of the next one do not fit in.
+        id_column: Column with the ids.
+        score_column: Column with the scores, of any numeric type.
+        order: Whether low (``"asc"``) or high scores are best.
+        non_negative: Scores below zero are bad; always so for the column ``ppl``.
+        min_tokens: Reject rows whose ``n_tokens`` is lower.
+        max_tokens: Reject rows whose ``n_tokens`` is higher.
+        include: Only these ids: text files, tables, or DataComp's ``.npy``.
+        exclude: None of these ids.
+        repeats: Whether an id counts once (``"drop"``) or each time.
+        keep_columns: Columns to carry into the selection.
+        control: Comparison sets of the same size to write beside the selection.
+        seed: Seed of the control ``"random"``.
+        mix_provenance: Rank scores that different models, prompts or dtypes made together.
+        threads: Threads to use; None: one per core. Never changes the result.
+        memory_limit: Bytes to stay under; None: 4 GiB. Never changes the result.
+        strict: End at the first bad record or file.
+        max_bad_fraction: Part of the records that may be unreadable.
+        allow_bad_files: Files that may be unreadable; they are left out and listed.
+        overwrite: Replace a selection that was made of other inputs or options.
+        progress: Called with the rows and bytes read so far.
 
-    ``scores`` is a path, a list of paths (files, folders, globs, braces, ``@list``; Parquet, JSON lines, CSV), or anything
-    with ``__arrow_c_stream__`` (pyarrow, Polars, DuckDB), or a list of these. Exactly one of ``k``, ``fraction``,
-    ``threshold``, ``band`` and ``token_budget`` says how many. The keywords are those of :func:`options`, which are the
-    flags of ``vlmsel select``.
+    Returns:
+        The committed folder and its counts, and those of its controls.
 
-    Raises UsageError (a ValueError) for wrong options, columns and types, NotFoundError (a FileNotFoundError),
-    UnreadableError, StrictError, LockedError, MismatchError and ResourceError; nothing is committed then.
+    Raises:
+        UsageError: An option, a column or a type that cannot be (a ValueError).
+        NotFoundError: A table that is not there (a FileNotFoundError).
+        UnreadableError: More is unreadable than is tolerated; nothing is committed, here and below.
+        StrictError: The first that is unreadable, under ``strict``.
+        LockedError: Another process writes the selection.
+        MismatchError: The folder holds a selection of other inputs or options; or provenance is mixed.
+        ResourceError: Disk or memory ran out.
     """
-    request, memory = options(scores, **keywords)
-    found = json.loads(_core.select(request, memory, progress))
+    request = SelectRequest(
+        output=output,
+        k=k,
+        fraction=fraction,
+        threshold=threshold,
+        band=band,
+        token_budget=token_budget,
+        id_column=id_column,
+        score_column=score_column,
+        order=order,
+        non_negative=non_negative,
+        min_tokens=min_tokens,
+        max_tokens=max_tokens,
+        include=include,
+        exclude=exclude,
+        repeats=repeats,
+        keep_columns=keep_columns,
+        control=control,
+        seed=seed,
+        mix_provenance=mix_provenance,
+        threads=threads,
+        memory_limit=memory_limit,
+        strict=strict,
+        max_bad_fraction=max_bad_fraction,
+        allow_bad_files=allow_bad_files,
+        overwrite=overwrite,
+    )
+    options, memory = request.encode(scores)
+    found = json.loads(_core.select(options, memory, progress))
     # Not from the report, which is text: a path is bytes.
-    path = Path(keywords.get("output", DEFAULT_OUTPUT))
+    path = Path(output)
     if not path.name or path.name == "..":
         path = path.resolve()
     controls = {
@@ -237,10 +188,72 @@ def select(scores: Any, *, progress: Watch | None = None, **keywords: Any) -> Se
     return _selection(path, found["selection"], controls)
 
 
-def plan(scores: Any, **keywords: Any) -> dict[str, Any]:
-    """What :func:`select` would read and need, without doing it; the same errors before any work."""
-    request, memory = options(scores, **keywords)
-    planned: dict[str, Any] = json.loads(_core.plan_select(request, memory))
+def plan(
+    scores: Scores,
+    *,
+    output: PathLike = "selection",
+    k: int | None = None,
+    fraction: Number | None = None,
+    threshold: float | None = None,
+    band: str | tuple[Number, Number] | None = None,
+    token_budget: int | None = None,
+    id_column: str = "uid",
+    score_column: str = "ppl",
+    order: Literal["asc", "desc"] = "asc",
+    non_negative: bool = False,
+    min_tokens: int | None = None,
+    max_tokens: int | None = None,
+    include: PathLike | Iterable[PathLike] | None = None,
+    exclude: PathLike | Iterable[PathLike] | None = None,
+    repeats: Literal["drop", "keep"] = "drop",
+    keep_columns: str | Sequence[str] = (),
+    control: Control | Sequence[Control] = (),
+    seed: int = 0,
+    mix_provenance: bool = False,
+    threads: int | None = None,
+    memory_limit: int | None = None,
+    strict: bool = False,
+    max_bad_fraction: float = 0.001,
+    allow_bad_files: int = 0,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """What :func:`select` would read and need, without doing it. The arguments are those of :func:`select`.
+
+    Returns:
+        ``files``, ``rows`` (None where only reading tells), ``bytes``, ``memory_bytes``, ``scratch_bytes`` and ``outputs``.
+
+    Raises:
+        VlmselError: What :func:`select` raises before any work.
+    """
+    request = SelectRequest(
+        output=output,
+        k=k,
+        fraction=fraction,
+        threshold=threshold,
+        band=band,
+        token_budget=token_budget,
+        id_column=id_column,
+        score_column=score_column,
+        order=order,
+        non_negative=non_negative,
+        min_tokens=min_tokens,
+        max_tokens=max_tokens,
+        include=include,
+        exclude=exclude,
+        repeats=repeats,
+        keep_columns=keep_columns,
+        control=control,
+        seed=seed,
+        mix_provenance=mix_provenance,
+        threads=threads,
+        memory_limit=memory_limit,
+        strict=strict,
+        max_bad_fraction=max_bad_fraction,
+        allow_bad_files=allow_bad_files,
+        overwrite=overwrite,
+    )
+    options, memory = request.encode(scores)
+    planned: dict[str, Any] = json.loads(_core.plan_select(options, memory))
     return planned
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
 
 from vlmsel import _core
-from vlmsel.running import PathLike, RunOptions, Watch, call, named_words, path_of
+from vlmsel._requests import call, named_words, path_of
+from vlmsel.types import PathLike, ProgressCallback
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Shards:
     shards_written: int
     """Tars that this call wrote; the others were there already."""
     bytes: int
-    already_finished: bool = False
+    already_done: bool = False
+    """Whether they were there, of the same selection and options; nothing was touched then."""
     dry_run: bool = False
 
 
@@ -36,23 +38,51 @@ def shard(
     output: PathLike = "shards",
     samples_per_shard: int = 10_000,
     shuffle: int | None = None,
-    named_sources: dict[str, PathLike] | None = None,
+    named_sources: Mapping[str, PathLike] | None = None,
     image_root: PathLike | None = None,
-    watch: Watch | None = None,
-    **run: Unpack[RunOptions],
+    threads: int | None = None,
+    memory_limit: int | None = None,
+    strict: bool = False,
+    max_bad_fraction: float = 0.001,
+    allow_bad_files: int = 0,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: ProgressCallback | None = None,
 ) -> Shards:
-    """Write the selected samples as WebDataset tars of ``samples_per_shard``, in the order of their ids or shuffled.
+    """Write the selected samples as WebDataset tars.
 
-    ``selection`` is a selection folder, a DataComp subset file (``.npy`` of dtype ``u8,u8``, repeats meaning repeats) or a
-    text file with one id of 32 hexadecimal characters a line. A sample's key in the new tars is its id; image bytes, text
-    and metadata are those of the original, checked against the index on their way. Beside the tars lie
-    ``NNNNNNNN_stats.json``, ``sizes.json``, ``meta.json`` and ``sample_ids.npy`` as DataComp's resharder leaves them.
-    ``named_sources`` and ``image_root`` say where data lies now if it moved since it was indexed. ``run`` takes
-    :class:`vlmsel.running.RunOptions`.
+    A sample's key in the new tars is its id; image bytes, text and metadata are those of the original, checked against the
+    index on their way. Beside the tars lie ``NNNNNNNN_stats.json``, ``sizes.json``, ``meta.json`` and ``sample_ids.npy`` as
+    DataComp's resharder leaves them.
 
-    Raises NotFoundError and UsageError for what cannot be asked, UnreadableError if more than ``max_bad_fraction`` of the
-    ids are not in the index, ResourceError before anything is written if the disk cannot hold it, MismatchError if the
-    data changed since it was indexed, LockedError.
+    Args:
+        selection: A selection folder, a DataComp subset file (``.npy`` of dtype ``u8,u8``, repeats meaning repeats) or a text
+            file with one id of 32 hexadecimal characters a line.
+        index: The index that says where the samples lie.
+        output: The folder of tars to write.
+        samples_per_shard: Samples in each tar but the last.
+        shuffle: Seed of the order; None: in the order of ids.
+        named_sources: Where sources lie now, by name, if they moved since they were indexed.
+        image_root: Where the images of JSON records lie now, if they moved.
+        threads: Threads to use; None: one per core.
+        memory_limit: Bytes to stay under; None: no limit.
+        strict: End at the first id that the index does not have.
+        max_bad_fraction: Part of the ids that may be missing from the index.
+        allow_bad_files: Files that the index may have gone without.
+        overwrite: Replace shards that were made of other inputs or options.
+        dry_run: Check everything and count, write nothing.
+        progress: Called with the samples and bytes written so far.
+
+    Returns:
+        The folder and its counts.
+
+    Raises:
+        NotFoundError, UsageError: What cannot be asked.
+        UnreadableError: More is missing than is tolerated.
+        StrictError: The first that is missing, under ``strict``.
+        MismatchError: The data changed since it was indexed.
+        LockedError: Another process writes the shards.
+        ResourceError: The disk cannot hold them, found out before anything is written; or memory ran out.
     """
     request = {
         "selection": os.fspath(selection),
@@ -63,6 +93,18 @@ def shard(
         "named_sources": named_words(named_sources),
         "image_root": path_of(image_root),
     }
-    summary = call(_core.shard, request, run, watch)
-    summary.pop("output")  # Text; a path is bytes.
+    summary = call(
+        _core.shard,
+        request,
+        {
+            "threads": threads,
+            "memory_limit": memory_limit,
+            "strict": strict,
+            "max_bad_fraction": max_bad_fraction,
+            "allow_bad_files": allow_bad_files,
+            "overwrite": overwrite,
+            "dry_run": dry_run,
+        },
+        progress,
+    )
     return Shards(path=Path(output), **summary)

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from vlmsel import _core
-
-PathLike = str | os.PathLike[str]
+from vlmsel.types import PathLike
 
 
 def _arguments(paths: PathLike | Iterable[PathLike]) -> list[str]:

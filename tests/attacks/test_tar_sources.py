@@ -69,7 +69,7 @@ def test_a_tar_that_grows_while_it_is_read_is_said_to_change(tmp_path: Path) -> 
             out.write(bytes(512))
 
     with pytest.raises(UnreadableError, match="changed while it was read"):
-        vlmsel.index(tmp_path / "p", output=tmp_path / "index", max_bad_fraction=1.0, watch=grow)
+        vlmsel.index(tmp_path / "p", output=tmp_path / "index", max_bad_fraction=1.0, progress=grow)
     assert not (tmp_path / "index").exists()
 
 

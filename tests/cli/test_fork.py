@@ -19,8 +19,6 @@ CHILD = """
 import hashlib, multiprocessing, os, signal, sys
 from pathlib import Path
 import vlmsel, vlmsel.tables
-from vlmsel.sheet import sheet
-from vlmsel.sheet_layout import Layout
 
 folder, deadline_s = Path(sys.argv[1]), int(sys.argv[2])
 
@@ -34,7 +32,7 @@ def everything(name):
     chosen = vlmsel.select(folder / "scores.parquet", k=40_000, output=out / "selection", threads=2, control="random")
     vlmsel.shard(folder / "ids.txt", index=out / "index", output=out / "shards", threads=2)
     rows = list(vlmsel.tables.rows(sorted((out / "index").glob("*.parquet")), ["uid", "text"]))
-    sheet(folder / "small", index=folder / "index", output=out / "sheet.png", layout=Layout(rows=1, columns=2))
+    vlmsel.sheet(folder / "small", index=folder / "index", output=out / "sheet.png", rows=1, columns=2)
     whole = [digest(out / part) for part in ("index", "selection", "selection-random-s0", "shards", "sheet.png")]
     (folder / f"{name}.txt").write_text("\\n".join([*whole, str(chosen.selected), repr(rows)]))
 

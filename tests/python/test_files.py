@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vlmsel import files
+from vlmsel._sheet.text_layout import Lettering
 from vlmsel.errors import MismatchError, NotFoundError, UsageError
-from vlmsel.lettering import Lettering
 from vlmsel.outputs import read_manifest
 from vlmsel.pictures import BadPicture, read_picture
 

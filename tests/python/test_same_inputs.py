@@ -227,7 +227,7 @@ def test_a_repaired_or_replaced_image_is_seen_in_a_finished_index(tmp_path: Path
         first.rename(tmp_path / "aside")
     again = {"output": tmp_path / "index", "max_bad_fraction": 0.5}
     vlmsel.index(source.file, **again)
-    assert vlmsel.index(source.file, **again).already_finished
+    assert vlmsel.index(source.file, **again).already_done
     before = snapshot(tmp_path / "index")
     if what == "repaired":
         (tmp_path / "aside").rename(first)
@@ -244,7 +244,7 @@ def test_a_touched_image_is_read_again_and_nothing_changes(tmp_path: Path) -> No
     vlmsel.index(source.file, output=tmp_path / "index")
     before, noted = snapshot(tmp_path / "index"), (tmp_path / ".index.identities").read_bytes()
     os.utime(source.images / "3.jpg", ns=(time.time_ns() - 10**10,) * 2)
-    assert vlmsel.index(source.file, output=tmp_path / "index").already_finished
+    assert vlmsel.index(source.file, output=tmp_path / "index").already_done
     assert snapshot(tmp_path / "index") == before
     assert (tmp_path / ".index.identities").read_bytes() != noted
 

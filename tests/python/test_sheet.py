@@ -23,13 +23,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from vlmsel import pictures, tables
+from vlmsel._sheet.bands import Reading, choose_bands
+from vlmsel._sheet.sheet import plan_sheet, sheet
+from vlmsel._sheet.text_layout import Lettering
 from vlmsel.cli.main import run
 from vlmsel.errors import MismatchError, NotFoundError, ResourceError, StrictError, UnreadableError, UsageError
-from vlmsel.lettering import Lettering
 from vlmsel.outputs import read_manifest
-from vlmsel.sheet import plan_sheet, sheet
-from vlmsel.sheet_bands import Reading, choose_bands
-from vlmsel.sheet_layout import Layout
 
 IMAGES = pa.list_(
     pa.struct(
@@ -52,7 +51,7 @@ INDEX = pa.schema(
         ("conversations", pa.string()),
     ]
 )
-SMALL = Layout(rows=1, columns=4, cell_px=64)
+SMALL = {"rows": 1, "columns": 4, "cell_px": 64}
 
 
 def uid(number: int) -> bytes:
@@ -137,8 +136,8 @@ class Workspace:
         )
 
     def draw(self, name: str = "sheet.png", **options: Any) -> Any:
-        options = {"index": self.index, "scores": self.scores, "layout": SMALL, **options}
-        return sheet(options.pop("target", self.selection), self.path / name, **options)
+        options = {"index": self.index, "scores": self.scores, **SMALL, **options}
+        return sheet(options.pop("target", self.selection), output=self.path / name, **options)
 
 
 @pytest.fixture
@@ -149,7 +148,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def scores_of(band: Any) -> list[float]:
-    return [entry.score for entry in band.entries]
+    return [cell.score for cell in band.cells]
 
 
 def test_selection_bands_are_best_drawn_cut_and_worst(workspace: Workspace) -> None:
@@ -157,7 +156,7 @@ def test_selection_bands_are_best_drawn_cut_and_worst(workspace: Workspace) -> N
     best, lot, cut, worst = drawn.bands
     assert scores_of(best) == [1, 2, 3, 4]
     assert scores_of(cut) == [49, 50, 51, 52]
-    assert [entry.kept for entry in cut.entries] == [True, True, False, False]
+    assert [cell.kept for cell in cut.cells] == [True, True, False, False]
     assert scores_of(worst) == [97, 98, 99, 100]
     assert len(set(scores_of(lot))) == 4
     assert max(scores_of(lot)) <= 50
@@ -193,7 +192,7 @@ def test_bands_of_scores_equal_sorting_them_all(
     )
     (best, lot, middle, worst), _ = choose_bands(folder, read_manifest(folder), None, Reading(cells))
     found = {
-        title: [(e.score, e.uid) for e in band.entries]
+        title: [(e.score, e.uid) for e in band.cells]
         for title, band in zip("blmw", (best, lot, middle, worst), strict=True)
     }
     half = len(ranked) // 2
@@ -202,6 +201,28 @@ def test_bands_of_scores_equal_sorting_them_all(
     assert found["m"] == ranked[max(0, half - cells // 2) : half + cells - cells // 2]
     assert len(found["l"]) == min(cells, len(ranked))
     assert set(found["l"]) <= set(ranked)
+
+
+def test_what_a_sheet_shows_is_plain_data_and_needs_no_pillow(workspace: Workspace) -> None:
+    """An HTML page can be made of the same contents: each cell says whose picture stands there, where it lies, and its caption."""
+    code = """
+import sys
+from vlmsel._sheet.bands import Reading
+from vlmsel._sheet.contents import read_contents
+from vlmsel.outputs import read_manifest
+target, index, scores = sys.argv[1:]
+contents = read_contents(target, read_manifest(target), index, read_manifest(index), scores, Reading(4))
+assert not any(name.partition(".")[0] == "PIL" for name in sys.modules)
+first = contents.bands[0].cells[0]
+print(first.uid.hex(), first.score, first.rank, first.kept, first.sample.caption, first.sample.source, first.sample.shard)
+print(first.sample.root["path"], first.sample.images[0]["offset"], len(contents.bands), contents.notes)
+"""
+    places = [workspace.selection, workspace.index, workspace.scores]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, places)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    first, place = done.stdout.splitlines()
+    assert first == f"{uid(0).hex()} 1.0 0 True caption 0 web a.tar"
+    assert place == f"{workspace.path / 'data'} 0 4 ()"
 
 
 def test_a_descending_selection_is_cut_at_its_lowest_score(workspace: Workspace) -> None:
@@ -216,7 +237,7 @@ def test_a_descending_selection_is_cut_at_its_lowest_score(workspace: Workspace)
     best, _, cut, worst = workspace.draw(target=workspace.path / "highest").bands
     assert scores_of(best) == [100, 99, 98, 97]
     assert scores_of(cut) == [52, 51, 50, 49]
-    assert [entry.kept for entry in cut.entries] == [True, True, False, False]
+    assert [cell.kept for cell in cut.cells] == [True, True, False, False]
     assert scores_of(worst) == [4, 3, 2, 1]
     # A control was not cut off at a score, so nothing was "just left out".
     for control in ("highest-random-s1", "highest-worst"):
@@ -247,7 +268,7 @@ def test_many_files_and_row_groups_are_one_table(tmp_path: Path) -> None:
         return choose_bands(folder, read_manifest(folder), None, Reading(7, seed=3, **how))[0]
 
     one = bands(write("one", 900, 900))
-    assert [(e.score, e.uid) for e in one[0].entries] == sorted(rows)[:7]
+    assert [(e.score, e.uid) for e in one[0].cells] == sorted(rows)[:7]
     many = write("many", 70, 11)
     assert bands(many, threads=1) == bands(many, threads=4) == bands(many, memory_limit=1) == one
 
@@ -340,12 +361,12 @@ def test_same_bytes_again_and_another_draw_by_seed(workspace: Workspace) -> None
     for seed in range(5):
         drawn = workspace.draw(f"{seed}.png", seed=seed)
         assert (drawn.bands[0], *drawn.bands[2:]) == (best, cut, worst)
-        draws.append(frozenset(entry.uid for entry in drawn.bands[1].entries))
+        draws.append(frozenset(cell.uid for cell in drawn.bands[1].cells))
     # Two of 230,300 possible draws of 4 out of 50 are hardly ever the same.
     assert len(set(draws)) == len(draws)
-    assert draws[0] == {entry.uid for entry in first.bands[1].entries}
+    assert draws[0] == {cell.uid for cell in first.bands[1].cells}
     # A draw of the whole is not the best by another name.
-    assert all(draw != {entry.uid for entry in best.entries} for draw in draws)
+    assert all(draw != {cell.uid for cell in best.cells} for draw in draws)
 
 
 HOSTILE = {
@@ -625,15 +646,15 @@ def test_scores_of_another_table_are_noticed(workspace: Workspace) -> None:
 
 
 def test_a_plan_counts_and_writes_nothing(workspace: Workspace) -> None:
-    places = {"index": workspace.index, "layout": SMALL}
-    plan = plan_sheet(workspace.selection, workspace.path / "sheet.png", scores=workspace.scores, **places)
+    places = {"index": workspace.index, "output": workspace.path / "sheet.png", **SMALL}
+    plan = plan_sheet(workspace.selection, scores=workspace.scores, **places)
     assert plan == {"rows_read": 150, "index_rows": 100, "bands": 4, "cells": 16}
-    plan = plan_sheet(workspace.scores, workspace.path / "sheet.png", **places)
+    plan = plan_sheet(workspace.scores, **places)
     assert plan == {"rows_read": 200, "index_rows": 100, "bands": 4, "cells": 16}
     assert not list(workspace.path.glob("*.png"))
     (workspace.path / "sheet.png").write_bytes(b"mine")
     with pytest.raises(UsageError, match="--overwrite"):
-        plan_sheet(workspace.selection, workspace.path / "sheet.png", **places)
+        plan_sheet(workspace.selection, **places)
 
 
 def vlmsel(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str, str]:

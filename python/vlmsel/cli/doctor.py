@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vlmsel.cli.help import Command
 from vlmsel.cli.options import Common, common_options
 from vlmsel.cli.sources import data_options
 
 if TYPE_CHECKING:
-    from vlmsel.running import PathLike
+    from vlmsel.types import PathLike
 
 
-@click.command("doctor")
+@click.command("doctor", cls=Command)
 @data_options
 @common_options
 def command(common: Common, src: tuple[str, ...], named: dict[str, PathLike], image_root: Path | None) -> None:
@@ -37,7 +38,7 @@ def command(common: Common, src: tuple[str, ...], named: dict[str, PathLike], im
             threads=common.threads,
             memory_limit=common.memory_limit,
             dry_run=common.dry_run,
-            watch=progress.update,
+            progress=progress.update,
         )
     if common.json:
         report.result(None, {"input": found.records, **asdict(found)})

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from vlmsel.cli.help import Command
 from vlmsel.cli.options import Common, common_options
 from vlmsel.cli.sources import data_options
 
 if TYPE_CHECKING:
-    from vlmsel.running import PathLike
+    from vlmsel.types import PathLike
 
 
-@click.command("index")
+@click.command("index", cls=Command)
 @data_options
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Folder to write; index/ in the workspace by default."
@@ -36,7 +36,7 @@ def command(
     Run again with more shards, it reads only those.
     """
     from vlmsel.cli.progress import Progress
-    from vlmsel.cli.report import Report
+    from vlmsel.cli.report import Report, fields_of
     from vlmsel.indexing import index
 
     report = Report("index", as_json=common.json, quiet=common.quiet)
@@ -47,12 +47,12 @@ def command(
             named_sources=named,
             image_root=image_root,
             id_column=id_column,
-            watch=progress.update,
+            progress=progress.update,
             **common.run_options(),
         )
     if done.dry_run:
         report.say(f"would index {done.shards:,} shards of {done.bytes:,} bytes into {done.path}")
-    elif done.already_finished:
+    elif done.already_done:
         report.say(f"{done.path} is up to date: {done.ok:,} pairs of {done.shards:,} shards; nothing was touched")
     else:
         report.say(
@@ -63,4 +63,4 @@ def command(
         report.warn(f"{done.quarantined:,} of {done.input:,} records put aside: {kinds}")
     for line in done.damaged[:10]:
         report.warn(f"not read to its end: {line}")
-    report.result(done.path, {key: value for key, value in asdict(done).items() if key != "path"})
+    report.result(done.path, fields_of(done))

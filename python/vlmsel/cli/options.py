@@ -2,7 +2,7 @@
 
 ``vlmsel-trainer`` uses these for its commands too, so that one word means one thing everywhere::
 
-    @click.command()
+    @click.command(cls=Command)
     @common_options
     def command(common: Common) -> None: ...
 """
@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from vlmsel.cli.help import CommonOption
+
 if TYPE_CHECKING:
-    from vlmsel.running import RunOptions
+    from vlmsel._requests import RunOptions
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -163,9 +165,11 @@ class Common:
 
 _FLAGS = tuple(field.name for field in fields(Common) if field.name != "workspace")
 
+_option = functools.partial(click.option, cls=CommonOption)
+
 _RECORD_OPTIONS = [
-    click.option("--strict", is_flag=True, help="Fail at the first bad record or file."),
-    click.option(
+    _option("--strict", is_flag=True, help="Fail at the first bad record or file."),
+    _option(
         "--max-bad-fraction",
         type=FRACTION,
         default="0.001",
@@ -173,7 +177,7 @@ _RECORD_OPTIONS = [
         metavar="F",
         help="Fail, and commit nothing, if more than this part of the records is unreadable.",
     ),
-    click.option(
+    _option(
         "--allow-bad-files",
         type=click.IntRange(0),
         default=0,
@@ -184,16 +188,16 @@ _RECORD_OPTIONS = [
 ]
 
 _OPTIONS = [
-    click.option(
+    _option(
         "-w", "--workspace", type=click.Path(path_type=Path), metavar="DIR", help="Folder of index/ scores/ selection/ shards/; here by default."
     ),
-    click.option("--json", "json", is_flag=True, help="Print one JSON object on stdout in place of the path."),
-    click.option("--dry-run", is_flag=True, help="Check everything, print the plan, write nothing."),
-    click.option("--threads", type=click.IntRange(1, 4096), metavar="N", help="Threads to use; one per core by default. Never changes the result."),
-    click.option("--memory-limit", type=SIZE, metavar="SIZE", help="Memory to stay under, such as 2GB or 512MiB. Never changes the result."),
+    _option("--json", "json", is_flag=True, help="Print one JSON object on stdout in place of the path."),
+    _option("--dry-run", is_flag=True, help="Check everything, print the plan, write nothing."),
+    _option("--threads", type=click.IntRange(1, 4096), metavar="N", help="Threads to use; one per core by default. Never changes the result."),
+    _option("--memory-limit", type=SIZE, metavar="SIZE", help="Memory to stay under, such as 2GB or 512MiB. Never changes the result."),
     *_RECORD_OPTIONS,
-    click.option("--overwrite", is_flag=True, help="Replace an output that vlmsel made of other inputs or options."),
-    click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors on stderr."),
+    _option("--overwrite", is_flag=True, help="Replace an output that vlmsel made of other inputs or options."),
+    _option("-q", "--quiet", is_flag=True, help="Only warnings and errors on stderr."),
 ]  # fmt: skip
 
 

@@ -14,8 +14,12 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 SCHEMA = 1
 """Version of the JSON object; it grows when a key changes its meaning or goes."""
@@ -115,6 +119,15 @@ class Report:
             raise RuntimeError(f"{self.command} has already written its result")
         self._given = True
         _write(printable(text, newlines=True))
+
+
+def fields_of(done: DataclassInstance) -> dict[str, Any]:
+    """What index and shard leave behind as the fields of a result, in order and without the path.
+
+    The key ``already_finished`` is older than the attribute ``already_done``; scripts read the key.
+    """
+    names = {"already_done": "already_finished"}
+    return {names.get(name, name): value for name, value in asdict(done).items() if name != "path"}
 
 
 def _talk(line: str) -> None:

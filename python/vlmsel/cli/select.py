@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from vlmsel.cli.help import Command
 from vlmsel.cli.options import COUNT, FRACTION, Common, common_options
 from vlmsel.cli.progress import Progress, format_bytes
 from vlmsel.cli.report import Report
@@ -16,7 +17,7 @@ from vlmsel.errors import NotFoundError
 SIZES = ("k", "fraction", "threshold", "band", "token_budget")
 
 
-@click.command("select")
+@click.command("select", cls=Command)
 @click.argument("scores", nargs=-1)
 @click.option(
     "-k", "--k", type=COUNT, metavar="N", help="Keep the N best distinct samples; 1_000_000 and 1M are N too."
@@ -131,9 +132,8 @@ def _keywords(common: Common, flags: dict[str, Any]) -> dict[str, Any]:
         max_bad_fraction=common.max_bad_fraction,
         allow_bad_files=common.allow_bad_files,
         overwrite=common.overwrite,
+        memory_limit=common.memory_limit,
     )
-    if common.memory_limit is not None:
-        keywords["memory_limit"] = common.memory_limit
     return keywords
 
 

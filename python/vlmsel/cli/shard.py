@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from vlmsel.cli.help import Command
 from vlmsel.cli.options import COUNT, Common, common_options
 from vlmsel.cli.sources import image_root_option, named_option
 
 if TYPE_CHECKING:
-    from vlmsel.running import PathLike
+    from vlmsel.types import PathLike
 
 
-@click.command("shard")
+@click.command("shard", cls=Command)
 @click.option(
     "--selection",
     type=click.Path(path_type=Path),
@@ -61,7 +61,7 @@ def command(
 ) -> None:
     """Copy the selected pairs into new tar shards, byte for byte."""
     from vlmsel.cli.progress import Progress
-    from vlmsel.cli.report import Report
+    from vlmsel.cli.report import Report, fields_of
     from vlmsel.sharding import shard
 
     report = Report("shard", as_json=common.json, quiet=common.quiet)
@@ -74,16 +74,16 @@ def command(
             shuffle=shuffle,
             named_sources=named,
             image_root=image_root,
-            watch=progress.update,
+            progress=progress.update,
             **common.run_options(),
         )
     size = f"{done.written:,} pairs in {done.shards:,} tars of {done.bytes:,} bytes"
     if done.dry_run:
         report.say(f"would write {size} into {done.path}")
-    elif done.already_finished:
+    elif done.already_done:
         report.say(f"{done.path} is up to date: {size}; nothing was touched")
     else:
         report.say(f"wrote {size} into {done.path}")
     if done.quarantined:
         report.warn(f"{done.quarantined:,} of {done.input:,} ids are not in the index")
-    report.result(done.path, {key: value for key, value in asdict(done).items() if key != "path"})
+    report.result(done.path, fields_of(done))

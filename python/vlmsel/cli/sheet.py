@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from vlmsel.cli.help import Command
 from vlmsel.cli.options import Common, common_options
 
 
-@click.command("sheet", short_help="Draw contact sheets: the best, the cut, the worst.")
+@click.command("sheet", cls=Command, short_help="Draw contact sheets: the best, the cut, the worst.")
 @click.argument("target", required=False, type=click.Path(path_type=Path), metavar="[SELECTION|SCORES]")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="The PNG to write; sheet.png by default."
@@ -54,11 +55,10 @@ def command(
     finished folder: by default selection/, or scores/ where there is no selection. Green frames were kept, red ones were not;
     a picture that cannot be shown is a marked cell (under --strict, an error).
     """
+    from vlmsel._sheet.destination import place_to_report
+    from vlmsel._sheet.sheet import plan_sheet, sheet
     from vlmsel.cli.progress import Progress
     from vlmsel.cli.report import Report
-    from vlmsel.outputs import accept_losses
-    from vlmsel.sheet import place_to_report, plan_sheet, sheet
-    from vlmsel.sheet_layout import Layout
 
     report = Report("sheet", as_json=common.json, quiet=common.quiet)
     if target is None:
@@ -68,17 +68,20 @@ def command(
     output = output or common.place("sheet.png")
     if scores is None and common.place("scores").is_dir():
         scores = common.place("scores")
-    for folder in (target, index, scores):
-        if folder is not None and folder.is_dir():
-            accept_losses(
-                folder,
-                max_bad_fraction=common.max_bad_fraction,
-                allow_bad_files=common.allow_bad_files,
-                strict=common.strict,
-            )
-    layout = Layout(rows=rows, columns=columns, cell_px=cell)
     if common.dry_run:
-        plan = plan_sheet(target, output, index=index, scores=scores, layout=layout, overwrite=common.overwrite)
+        plan = plan_sheet(
+            target,
+            output=output,
+            index=index,
+            scores=scores,
+            rows=rows,
+            columns=columns,
+            cell_px=cell,
+            strict=common.strict,
+            max_bad_fraction=common.max_bad_fraction,
+            allow_bad_files=common.allow_bad_files,
+            overwrite=common.overwrite,
+        )
         if common.json:
             report.result(place_to_report(output), {"dry_run": True, **plan})
         else:
@@ -90,17 +93,21 @@ def command(
     with Progress("sheet", quiet=common.quiet, unit="rows") as progress:
         drawn = sheet(
             target,
-            output,
+            output=output,
             index=index,
             scores=scores,
-            layout=layout,
+            rows=rows,
+            columns=columns,
+            cell_px=cell,
             seed=seed,
-            font=None if font is None else str(font),
-            threads=common.threads or 0,
-            memory_limit=common.memory_limit or 0,
-            overwrite=common.overwrite,
+            font=font,
+            threads=common.threads,
+            memory_limit=common.memory_limit,
             strict=common.strict,
-            watch=progress.update,
+            max_bad_fraction=common.max_bad_fraction,
+            allow_bad_files=common.allow_bad_files,
+            overwrite=common.overwrite,
+            progress=progress.update,
         )
     for note in drawn.notes:
         report.warn(note)
@@ -110,8 +117,8 @@ def command(
     report.result(
         drawn.path,
         {
-            "input": sum(len(band.entries) for band in drawn.bands),
-            "bands": [{"title": band.title, "cells": len(band.entries)} for band in drawn.bands],
+            "input": sum(len(band.cells) for band in drawn.bands),
+            "bands": [{"title": band.title, "cells": len(band.cells)} for band in drawn.bands],
             "width": drawn.width_px,
             "height": drawn.height_px,
             "bad_pictures": drawn.bad_pictures,

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from vlmsel.cli.help import Command
 from vlmsel.cli.options import Common, common_options
 from vlmsel.cli.progress import Progress, format_bytes
 from vlmsel.cli.report import Report
 from vlmsel.errors import UnreadableError
 
 
-@click.command("verify")
+@click.command("verify", cls=Command)
 @click.argument("folder", type=click.Path(path_type=Path))
 @common_options
 def command(folder: Path, common: Common) -> None:

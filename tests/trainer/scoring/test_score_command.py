@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import vlmsel
 from click.testing import CliRunner
 from small_index import Pair, draw_png, write_index
 from vlmsel.errors import UsageError
@@ -32,6 +33,20 @@ def test_stdout_is_the_path_alone(workspace: Path, family_folder: Callable[[str]
     assert done.stdout == f"{workspace / 'scores'}\n"
     assert "pairs/s" in done.stderr
     assert "tokens/s" in done.stderr
+
+
+def test_the_public_function_does_what_the_command_does(workspace: Path, family_folder: Callable[[str], Path]) -> None:
+    model = family_folder("llava_qwen2")
+    arguments = ["--model", str(model), "-w", str(workspace), "--threads", "1", "-q"]
+    assert CliRunner().invoke(command, arguments, catch_exceptions=False).exit_code == 0
+    calls: list[tuple[int, ...]] = []
+    places = {"index": workspace / "index", "output": workspace / "by-function"}
+    done = vlmsel.score(model, **places, threads=1, progress=lambda *numbers: calls.append(numbers))
+    assert (done.path, done.scored_rows, done.already_done) == (workspace / "by-function", 6, False)
+    assert calls[-1] == (6, 6, 0, 0)
+    manifests = [(workspace / name / "manifest.json").read_bytes() for name in ("scores", "by-function")]
+    assert manifests[0] == manifests[1]
+    assert vlmsel.score(model, **places).already_done
 
 
 def test_json_is_one_object(workspace: Path, family_folder: Callable[[str], Path]) -> None:

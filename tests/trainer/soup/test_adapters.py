@@ -76,7 +76,7 @@ def test_order_and_copies_do_not_matter(tmp_path: Path) -> None:
     two = read_model(make_soup(SoupOptions("average", (a, a), tmp_path / "s2")).path)
     assert same_state(one, two)
     ab = read_model(make_soup(SoupOptions("average", (a, b), tmp_path / "s3")).path)
-    ba = read_model(make_soup(SoupOptions("average", (b, a), tmp_path / "s4", n_threads=1)).path)
+    ba = read_model(make_soup(SoupOptions("average", (b, a), tmp_path / "s4", threads=1)).path)
     assert same_state(ab, ba)
     assert not same_state(one, ab)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import vlmsel
 from builders import (
     DTYPES,
     assert_rounded,
@@ -90,11 +91,11 @@ def test_soup_of_a_model_and_its_copy_is_that_model(models: list[Path], tmp_path
 
 
 def test_no_order_thread_count_or_memory_limit_changes_a_byte(models: list[Path], tmp_path: Path) -> None:
-    first = average(models, tmp_path / "a", n_threads=1)
+    first = average(models, tmp_path / "a", threads=1)
     for number, (order, threads, memory) in enumerate(
         [((2, 1, 0), 4, 64 << 20), ((1, 0, 2), 2, 8 << 20), ((0, 2, 1), 8, 1 << 30)]
     ):
-        other = average([models[n] for n in order], tmp_path / f"b{number}", n_threads=threads, memory_bytes=memory)
+        other = average([models[n] for n in order], tmp_path / f"b{number}", threads=threads, memory_limit=memory)
         assert same_folder(first, other)
 
 
@@ -225,11 +226,22 @@ def test_refuses_to_write_into_an_ingredient(models: list[Path], tmp_path: Path)
 def test_a_finished_soup_is_left_alone_and_another_refused(models: list[Path], tmp_path: Path) -> None:
     first = make_soup(SoupOptions("average", tuple(models[:2]), tmp_path / "soup"))
     again = make_soup(SoupOptions("average", (models[1], models[0]), tmp_path / "soup"))
-    assert first.fresh
-    assert not again.fresh
+    assert not first.already_done
+    assert again.already_done
     with pytest.raises(MismatchError):
         average(models, tmp_path / "soup")
-    assert make_soup(SoupOptions("average", tuple(models), tmp_path / "soup", overwrite=True)).fresh
+    assert not make_soup(SoupOptions("average", tuple(models), tmp_path / "soup", overwrite=True)).already_done
+
+
+def test_the_public_function_makes_the_same_soup(models: list[Path], tmp_path: Path) -> None:
+    calls: list[tuple[int, ...]] = []
+    made = vlmsel.soup(models, output=tmp_path / "soup", threads=2, progress=lambda *numbers: calls.append(numbers))
+    assert not made.already_done
+    assert same_folder(made.path, average(models, tmp_path / "engine"))
+    assert calls and calls[-1][2] == calls[-1][3] > 0 and calls[-1][:2] == (0, 0)
+    assert vlmsel.soup(models, output=tmp_path / "soup").already_done
+    with pytest.raises(UsageError, match="--top 9"):
+        vlmsel.soup(models, method="maximum", top=9, output=tmp_path / "other")
 
 
 def test_locked_output(models: list[Path], tmp_path: Path) -> None:
@@ -270,7 +282,7 @@ def test_a_disk_that_fills_up_names_path_and_bytes(monkeypatch: pytest.MonkeyPat
 
 def test_memory_limit_too_small_says_so(models: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="--memory-limit"):
-        average(models, tmp_path / "soup", memory_bytes=1 << 20)
+        average(models, tmp_path / "soup", memory_limit=1 << 20)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +357,7 @@ def test_a_run_that_dies_while_it_notes_its_files_can_be_resumed(
         patch.setattr(os, "fsync", die)
         with pytest.raises(KeyboardInterrupt):
             make_soup(options)
-    assert make_soup(options).fresh
+    assert not make_soup(options).already_done
     assert same_folder(tmp_path / "soup", average(models, tmp_path / "clean", max_shard_bytes=1_300_000))
 
 

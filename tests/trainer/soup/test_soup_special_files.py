@@ -31,7 +31,7 @@ def models(tmp_path: Path) -> tuple[Path, ...]:
 
 
 def soup(models: tuple[Path, ...], out: Path, **options: object) -> None:
-    make_soup(SoupOptions(method=options.pop("method", "average"), models=models, out=out, **options))  # type: ignore[arg-type]
+    make_soup(SoupOptions(method=options.pop("method", "average"), models=models, output=out, **options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
+from vlmsel.cli.help import Command
 from vlmsel.cli.options import COUNT, Common, common_options
 from vlmsel.cli.progress import Progress as Bar
 from vlmsel.cli.progress import format_bytes
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 DEFAULTS = ScoreOptions()
 
 
-@click.command(name="score", short_help="Score every pair by its perplexity under a vision-language model.")
+@click.command("score", cls=Command, short_help="Score every pair by its perplexity under a vision-language model.")
 @click.option("--model", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Local model folder.")
 @click.option("--index", type=click.Path(path_type=Path), metavar="DIR", help="The index; index/ by default.")
 @click.option(
@@ -115,37 +116,32 @@ def command(
     index = index or common.place("index")
     output = output or common.place("scores")
 
-    import torch
-
     from vlmsel_trainer.scoring import run
+    from vlmsel_trainer.scoring.threads import torch_threads
 
-    if common.threads is not None:
-        torch.set_num_threads(common.threads)
-    elif run.on_gpu(options):
-        # On the host only the decoding threads are left; sixteen of them with sixteen threads each would wait for each other.
-        torch.set_num_threads(1)
-    if common.dry_run:
-        _show_plan(run.plan(model, index, options, common.memory_limit), output, report)
-        return
-    began_s = time.monotonic()
-    with Bar("score", quiet=common.quiet, unit="pairs") as bar:
+    with torch_threads(common.threads, on_gpu=run.on_gpu(options)):
+        if common.dry_run:
+            _show_plan(run.plan(model, index, options, common.memory_limit), output, report)
+            return
+        began_s = time.monotonic()
+        with Bar("score", quiet=common.quiet, unit="pairs") as bar:
 
-        def show(progress: Progress) -> None:
-            rate = progress.tokens / max(time.monotonic() - began_s, 1e-9)
-            bar.update(progress.rows, progress.total_rows, note=f"{rate:,.0f} tokens/s")
+            def show(progress: Progress) -> None:
+                rate = progress.tokens / max(time.monotonic() - began_s, 1e-9)
+                bar.update(progress.rows, progress.total_rows, note=f"{rate:,.0f} tokens/s")
 
-        summary = run.score(
-            model,
-            index=index,
-            output=output,
-            options=options,
-            overwrite=common.overwrite,
-            strict=common.strict,
-            max_bad_fraction=common.max_bad_fraction,
-            allow_bad_files=common.allow_bad_files,
-            memory_limit=common.memory_limit,
-            on_progress=show,
-        )
+            summary = run.score(
+                model,
+                index=index,
+                output=output,
+                options=options,
+                overwrite=common.overwrite,
+                strict=common.strict,
+                max_bad_fraction=common.max_bad_fraction,
+                allow_bad_files=common.allow_bad_files,
+                memory_limit=common.memory_limit,
+                on_progress=show,
+            )
     _say(summary, report)
     fields = {
         **summary.counts,
@@ -176,7 +172,7 @@ def _show_plan(planned: Plan, output: Path, report: Report) -> None:
 
 def _say(summary: Summary, report: Report) -> None:
     if summary.scored_rows == 0:
-        report.say(f"nothing to do: {summary.output} has the scores of all {summary.counts['input']:,} rows")
+        report.say(f"nothing to do: {summary.path} has the scores of all {summary.counts['input']:,} rows")
         return
     rate, tokens = summary.scored_rows / summary.wall_s, summary.tokens / summary.wall_s
     report.say(f"{summary.scored_rows:,} pairs in {summary.wall_s:,.1f} s: {rate:,.1f} pairs/s, {tokens:,.0f} tokens/s")

@@ -5,12 +5,12 @@ Soups are arithmetic on files and need no torch at all; the engine is imported o
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from vlmsel.cli.help import Command
 from vlmsel.cli.options import SIZE, Common, common_options_without_records
 from vlmsel.cli.report import Report
 
@@ -63,7 +63,7 @@ def _scored(function: Function) -> Function:
     return function
 
 
-@command.command("average")
+@command.command("average", cls=Command)
 @click.option("--weights", metavar="W1,W2,...", help="One weight per MODEL in the order given; equal without it.")
 @_common
 def average(models: tuple[Path, ...], weights: str | None, **options: Any) -> None:
@@ -77,7 +77,7 @@ def average(models: tuple[Path, ...], weights: str | None, **options: Any) -> No
     _run("average", models, {"weights": _parse_weights(weights)}, options)
 
 
-@command.command("maximum")
+@command.command("maximum", cls=Command)
 @click.option("--top", default=2, show_default=True, metavar="P", help="How many of the best models to average.")
 @click.option("--weights", metavar="W1,W2,...", help="One weight per MODEL in the order given; equal without it.")
 @_scored
@@ -91,7 +91,7 @@ def maximum(models: tuple[Path, ...], weights: str | None, top: int, **options: 
     _run("maximum", models, {"weights": _parse_weights(weights), "top": top}, options)
 
 
-@command.command("greedy")
+@command.command("greedy", cls=Command)
 @click.option(
     "--accept-margin", default=0.0, show_default=True, metavar="M", help="Gain that a model must bring to stay."
 )
@@ -116,11 +116,10 @@ def _run(method: str, models: Sequence[Path], specific: dict[str, Any], options:
     common: Common = options["common"]
     output: Path = options["output"] or common.place("soup")
     report = Report("soup", as_json=common.json, quiet=common.quiet)
-    limits: dict[str, Any] = {} if common.memory_limit is None else {"memory_bytes": common.memory_limit}
     soup_options = SoupOptions(
         method=method,  # type: ignore[arg-type]
         models=tuple(models),
-        out=output,
+        output=output,
         keep=options["keep"],
         keep_from=options["keep_from"],
         base=options["base"],
@@ -130,10 +129,9 @@ def _run(method: str, models: Sequence[Path], specific: dict[str, Any], options:
         report_program=options["report_eval"],
         eval_timeout_s=options["eval_timeout"],
         max_shard_bytes=options["max_shard_size"],
-        # One more than there are cores: while one waits for the disk the others compute.
-        n_threads=common.threads or (os.cpu_count() or 1) + 1,
+        threads=common.threads,
+        memory_limit=common.memory_limit,
         overwrite=common.overwrite,
-        **limits,
         **specific,
     )
     with Soup(soup_options, ConsoleReporter(report, common.quiet)) as soup:
@@ -164,13 +162,15 @@ def _show_result(report: Report, result: SoupResult, output: Path) -> None:
     lineage = result.manifest["provenance"]
     members = [entry["label"] for entry in lineage["candidates"] if entry["in_soup"]]
     count = f"{len(members)} model{'s' if len(members) > 1 else ''}"
-    done = f"{count} in {result.wall_s:.1f} s" if result.fresh else "already made, nothing to do"
+    done = "already made, nothing to do" if result.already_done else f"{count} in {result.wall_s:.1f} s"
     report.say(f"{lineage['method']} soup of {', '.join(members)}: {done}")
     for row in (lineage["report"] or {}).get("scores", []):
         report.say(f"held-out score of {row['label']}: {row['score']:.6g}")
     facts = {key: lineage[key] for key in ("method", "content_hash", "candidates", "trials", "tensors", "report")}
     counts = result.manifest["counts"]
-    report.result(output, {**counts, "quarantined": 0, "fresh": result.fresh, **facts, "peak_bytes": result.peak_bytes})
+    report.result(
+        output, {**counts, "quarantined": 0, "fresh": not result.already_done, **facts, "peak_bytes": result.peak_bytes}
+    )
 
 
 def _parse_weights(text: str | None) -> tuple[float, ...] | None:

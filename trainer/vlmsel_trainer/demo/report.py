@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmsel.outputs import read_manifest
-from vlmsel.sheet_bands import part_files
+from vlmsel.outputs import part_files, read_manifest
 
 from vlmsel_trainer.demo.corpus import KIND_MEANINGS
 

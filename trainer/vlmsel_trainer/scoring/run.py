@@ -56,11 +56,13 @@ class Plan:
 class Summary:
     """What a run did. ``counts``: every input row by its status; ``scored_rows`` and the rates are of this run alone."""
 
-    output: Path
+    path: Path
     counts: dict[str, int]
     scored_rows: int
     wall_s: float
     tokens: int
+    already_done: bool = False
+    """Whether the scores were there, of the same model, options and index; nothing was touched then."""
 
     @property
     def failed(self) -> int:
@@ -142,7 +144,7 @@ def score(
             for part in out.manifest["parts"]:
                 failures.add(part["unit"], part["counts"])
             failures.check()
-            return Summary(out.path, dict(out.manifest["counts"]), 0, time.monotonic() - began, 0)
+            return Summary(out.path, dict(out.manifest["counts"]), 0, time.monotonic() - began, 0, already_done=True)
         work = _Run(planned, options, out, failures, on_progress)
         todo = _limited(planned.index.units(options.samples_per_unit), options.limit)
         work.progress.rows = sum(int(record["rows"]) for record in out.committed().values())

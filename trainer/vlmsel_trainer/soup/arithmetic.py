@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from vlmsel import blending
+from vlmsel import averaging
 
 Array = npt.NDArray[Any]
 
@@ -62,9 +62,9 @@ def mean(dtype: str, chunks: Sequence[Array], weights: Weights) -> Array:
 
     Falls back to long double where a finite sum overflows. Raises NonFiniteError if a chunk holds NaN or infinity.
     """
-    if dtype in blending.DTYPES:
+    if dtype in averaging.DTYPES:
         out = np.empty(chunks[0].size, STORAGE[dtype])
-        if blending.mean_into(out, dtype, chunks, weights.values):
+        if averaging.mean_into(out, dtype, chunks, weights.values):
             return out
         if any(count_nonfinite(dtype, chunk) for chunk in chunks):
             raise NonFiniteError

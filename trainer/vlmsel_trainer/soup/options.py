@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class SoupOptions:
 
     method: Method
     models: tuple[Path, ...]
-    out: Path
+    output: Path
     weights: tuple[float, ...] | None = None
     top: int = 2
     keep: tuple[str, ...] = ()
@@ -39,9 +40,21 @@ class SoupOptions:
     max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES
     base: Path | None = None
     companions_from: Path | None = None
-    n_threads: int = 3
-    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    threads: int | None = None
+    """None: one more than there are cores."""
+    memory_limit: int | None = None
+    """Bytes of buffers; None: 512 MiB."""
     overwrite: bool = False
+
+    @property
+    def n_threads(self) -> int:
+        """How many threads add: while one waits for the disk the others compute."""
+        return (os.cpu_count() or 1) + 1 if self.threads is None else self.threads
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the buffers may take."""
+        return DEFAULT_MEMORY_BYTES if self.memory_limit is None else self.memory_limit
 
     def check(self) -> None:
         """Raises UsageError for options that contradict each other or themselves."""

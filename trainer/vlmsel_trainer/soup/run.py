@@ -47,11 +47,11 @@ class SoupPlan:
 
 @dataclass(frozen=True, slots=True)
 class SoupResult:
-    """A finished soup: its folder and manifest; ``fresh`` is false if it was there already."""
+    """A finished soup: its folder and manifest; ``already_done`` if it was there, of the same models and options."""
 
     path: Path
     manifest: dict[str, Any]
-    fresh: bool
+    already_done: bool
     wall_s: float
     peak_bytes: int
 
@@ -96,7 +96,7 @@ class Soup(AbstractContextManager["Soup"]):
                     "start again with --overwrite, or choose another output with -o"
                 )
             if output.finished:
-                return self._result(output, fresh=False)
+                return self._result(output, already_done=True)
             self._check_disk()
             replace_file(self._files_place(output), self._files_json())
             return self._make_in(output)
@@ -108,14 +108,14 @@ class Soup(AbstractContextManager["Soup"]):
         except OSError as error:
             if isinstance(error, VlmselError) or error.errno is None:
                 raise
-            where = error.filename or self._options.out
+            where = error.filename or self._options.output
             raise ResourceError(f"{where}: {error.strerror}; free space or repair it and run again") from error
         finally:
             output.close()
 
     def _begin(self, resume: bool) -> Output:
         return Output.begin(
-            self._options.out,
+            self._options.output,
             command="soup",
             config=self._setup.config(),
             inputs=self._setup.inputs(),
@@ -148,7 +148,7 @@ class Soup(AbstractContextManager["Soup"]):
         n_left_out = len(setup.ingredients) - len(members)
         counts = {"in_soup": len(members), "input": len(setup.ingredients), "left_out": n_left_out}
         output.finish(counts=counts, provenance=lineage, run=run)
-        return self._result(output, fresh=True)
+        return self._result(output, already_done=False)
 
     def _write_shards(self, output: Output, blender: Blender) -> None:
         committed = output.committed()
@@ -169,7 +169,7 @@ class Soup(AbstractContextManager["Soup"]):
                 output.commit(shard.file_name, [shard.file_name], rows=len(record), counts=counts, detail=detail)
 
     def _partial_folder(self) -> Path:
-        return Path(f"{os.path.abspath(self._options.out)}.partial")
+        return Path(f"{os.path.abspath(self._options.output)}.partial")
 
     def _files_place(self, output: Output) -> Path:
         return output.scratch() / "files.json"
@@ -189,7 +189,7 @@ class Soup(AbstractContextManager["Soup"]):
         return [label for label, files in now.items() if before.get(label) != files]
 
     def _check_disk(self) -> None:
-        parent = Path(os.path.abspath(self._options.out)).parent
+        parent = Path(os.path.abspath(self._options.output)).parent
         while not parent.exists():
             parent = parent.parent
         soup_bytes = sum(shard.size_bytes for shard in self._setup.shards)
@@ -202,12 +202,12 @@ class Soup(AbstractContextManager["Soup"]):
                 f"{' (with one trial beside it)' if copies > 1 else ''}; free space or choose another place with -o"
             )
 
-    def _result(self, output: Output, fresh: bool) -> SoupResult:
-        return SoupResult(output.path, output.manifest, fresh, time.monotonic() - self._started_s, peak_bytes())
+    def _result(self, output: Output, already_done: bool) -> SoupResult:
+        return SoupResult(output.path, output.manifest, already_done, time.monotonic() - self._started_s, peak_bytes())
 
 
 def make_soup(options: SoupOptions, reporter: Reporter | None = None) -> SoupResult:
-    """Makes a soup of models on disk into ``options.out``.
+    """Makes a soup of models on disk into ``options.output``.
 
     Raises the family of :mod:`vlmsel.errors`: UsageError where models do not fit together or options make no sense,
     UnreadableError for damaged files and NaN, ResourceError for disk and memory, LockedError and MismatchError as every

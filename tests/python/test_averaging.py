@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vlmsel.blending import DTYPES, mean_into
+from vlmsel.averaging import DTYPES, mean_into
 from vlmsel.errors import UsageError
 
 ONE_TWO = struct.pack("<2f", 1.0, 2.0)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
+from vlmsel._sheet.cell_pictures import CellPictures
+from vlmsel._sheet.cells import Band, Cell
+from vlmsel._sheet.layout import Layout
+from vlmsel._sheet.text_layout import Lettering
 from vlmsel.errors import ResourceError, UsageError
-from vlmsel.lettering import Lettering
-from vlmsel.pictures import BadPicture, read_picture
-from vlmsel.sheet_bands import Band, Entry, uid_bytes
-from vlmsel.sheet_layout import Layout, caption_of
 
 _GAP_PX = 10
 _FRAME_PX = 2
@@ -27,7 +26,7 @@ class Drawing:
     """The sheet, and the uids (in hexadecimal) of pictures that could not be shown with the reason of each."""
 
     image: Image.Image
-    bad_pictures: dict[str, str] = field(default_factory=dict)
+    bad_pictures: dict[str, str]
 
 
 def letterings(layout: Layout, font: str | None) -> tuple[Lettering, Lettering]:
@@ -37,14 +36,9 @@ def letterings(layout: Layout, font: str | None) -> tuple[Lettering, Lettering]:
 
 
 def draw(
-    bands: Sequence[Band],
-    samples: Mapping[bytes, Mapping[str, Any]],
-    roots: Mapping[str, Mapping[str, Any]],
-    layout: Layout,
-    lettering: tuple[Lettering, Lettering],
-    memory_limit: int = 0,
+    bands: Sequence[Band], layout: Layout, lettering: tuple[Lettering, Lettering], memory_limit: int = 0
 ) -> Drawing:
-    """Draw `bands`, one below the other. `samples` are index rows by uid, `roots` where their sources lie.
+    """Draw `bands`, one below the other.
 
     Raises ResourceError for a sheet, or a picture on it, that takes more than `memory_limit` bytes (0: no limit).
     """
@@ -54,7 +48,7 @@ def draw(
     cell_height = layout.cell_px + 2 * _FRAME_PX + (layout.caption_lines + 1) * line_px + _GAP_PX
     cell_width = layout.cell_px + 2 * _FRAME_PX + _GAP_PX
     width = layout.columns * cell_width + _GAP_PX
-    height = sum(title_px + -(-len(band.entries) // layout.columns) * cell_height for band in bands) + _GAP_PX
+    height = sum(title_px + -(-len(band.cells) // layout.columns) * cell_height for band in bands) + _GAP_PX
     if width * height > _MAX_SHEET_PIXELS:
         raise UsageError(f"a sheet of {width:,} x {height:,} pixels is too large; lower --rows, --columns or --cell")
     sheet_bytes = width * height * _BYTES_PER_PIXEL
@@ -63,67 +57,51 @@ def draw(
             f"a sheet of {width:,} x {height:,} pixels takes {sheet_bytes:,} bytes, --memory-limit is {memory_limit:,}; "
             "raise it, or lower --rows, --columns or --cell"
         )
-    picture_limit = memory_limit and memory_limit - sheet_bytes
-    drawing = Drawing(Image.new("RGB", (width, height), _GROUND))
-    pen = ImageDraw.Draw(drawing.image)
+    pictures = CellPictures(layout.cell_px, memory_limit and memory_limit - sheet_bytes)
+    image = Image.new("RGB", (width, height), _GROUND)
+    pen = ImageDraw.Draw(image)
     top = 0
     for band in bands:
         title = large.wrap(band.title, width - 2 * _GAP_PX, 1)
         pen.text((_GAP_PX, top + _GAP_PX), title[0] if title else "", _INK, large.font)
         top += title_px
-        for number, entry in enumerate(band.entries):
+        for number, cell in enumerate(band.cells):
             row, column = divmod(number, layout.columns)
             corner = (_GAP_PX + column * cell_width, top + row * cell_height)
-            _draw_cell(drawing, pen, corner, entry, samples, roots, layout, small, picture_limit)
-        top += -(-len(band.entries) // layout.columns) * cell_height
-    return drawing
+            _draw_cell(image, pen, corner, cell, pictures, layout, small)
+        top += -(-len(band.cells) // layout.columns) * cell_height
+    return Drawing(image, pictures.bad)
 
 
 def _draw_cell(
-    drawing: Drawing,
+    image: Image.Image,
     pen: ImageDraw.ImageDraw,
     corner: tuple[int, int],
-    entry: Entry,
-    samples: Mapping[bytes, Mapping[str, Any]],
-    roots: Mapping[str, Mapping[str, Any]],
+    cell: Cell,
+    pictures: CellPictures,
     layout: Layout,
     small: Lettering,
-    picture_limit: int,
 ) -> None:
     left, top = corner
     side = layout.cell_px
-    uid = uid_bytes(entry.uid)
-    sample = None if uid is None else samples.get(uid)
     frame = (left, top, left + side + 2 * _FRAME_PX - 1, top + side + 2 * _FRAME_PX - 1)
-    pen.rectangle(frame, fill=_PANEL, outline=_FRAMES[entry.kept], width=_FRAME_PX)
+    pen.rectangle(frame, fill=_PANEL, outline=_FRAMES[cell.kept], width=_FRAME_PX)
     middle = (left + _FRAME_PX + side // 2, top + _FRAME_PX + side // 2)
-    shown = _find_picture(sample, roots, side, picture_limit)
+    shown = pictures.read(cell)
     if isinstance(shown, Image.Image):
-        drawing.image.paste(_enlarge(shown, side), _corner(shown, middle, side))
+        image.paste(_enlarge(shown, side), _corner(shown, middle, side))
     elif shown is None:
         pen.text(middle, "no image", _SOFT, small.font, anchor="mm")
     else:
-        if sample is not None:
-            drawing.bad_pictures[sample["uid"].hex()] = shown.reason
         _draw_mark(pen, middle, side, small.wrap(shown.reason, side - 8, 3), small)
     line_px = small.size_px + 3
     below = top + side + 2 * _FRAME_PX + 2
-    pen.text((left, below), small.wrap(_describe(entry, sample), side + 4, 1)[0], _SOFT, small.font)
-    caption = None if sample is None else caption_of(sample)
+    pen.text((left, below), small.wrap(_describe(cell), side + 4, 1)[0], _SOFT, small.font)
+    caption = None if cell.sample is None else cell.sample.caption
     words = "(no caption)" if caption is None else caption if caption.strip() else "(empty caption)"
     ink = _INK if words is caption else _SOFT
     for number, line in enumerate(small.wrap(words, side + 4, layout.caption_lines)):
         pen.text((left, below + (number + 1) * line_px), line, ink, small.font)
-
-
-def _find_picture(
-    sample: Mapping[str, Any] | None, roots: Mapping[str, Mapping[str, Any]], side: int, picture_limit: int
-) -> Image.Image | BadPicture | None:
-    if sample is None:
-        return BadPicture("not in the index")
-    if not sample["images"]:
-        return None
-    return read_picture(roots.get(sample["source"]), sample["shard"], sample["images"][0], side, picture_limit)
 
 
 def _enlarged_size(picture: Image.Image, side: int) -> tuple[int, int]:
@@ -154,15 +132,11 @@ def _draw_mark(
         pen.text(place, line, _FRAMES[False], small.font, anchor="ma")
 
 
-def _describe(entry: Entry, sample: Mapping[str, Any] | None) -> str:
+def _describe(cell: Cell) -> str:
     score = (
-        "no score"
-        if entry.score is None
-        else f"{entry.score:,}"
-        if isinstance(entry.score, int)
-        else f"{entry.score:.4g}"
+        "no score" if cell.score is None else f"{cell.score:,}" if isinstance(cell.score, int) else f"{cell.score:.4g}"
     )
-    rank = "" if entry.rank is None else f" (rank {entry.rank:,})"
-    n_more = 0 if sample is None else max(0, len(sample["images"] or ()) - 1)
+    rank = "" if cell.rank is None else f" (rank {cell.rank:,})"
+    n_more = 0 if cell.sample is None else max(0, len(cell.sample.images) - 1)
     more_images = f", {n_more} more images" if n_more else ""
     return f"{score}{rank}{more_images}"

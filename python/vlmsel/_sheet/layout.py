@@ -1,11 +1,8 @@
-"""How a contact sheet is laid out, and what stands under a picture."""
+"""How a contact sheet is laid out."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from vlmsel.errors import UsageError
 
@@ -31,17 +28,3 @@ class Layout:
     def cells(self) -> int:
         """Cells of one band."""
         return self.rows * self.columns
-
-
-def caption_of(sample: Mapping[str, Any]) -> str | None:
-    """What stands under a sample's picture: its text, or the turns of its conversation; None where it has neither."""
-    if sample["text"] is not None:
-        return str(sample["text"])
-    if sample["conversations"] is None:
-        return None
-    try:
-        turns = json.loads(sample["conversations"])
-        words = [turn.get("value", turn.get("content", "")) for turn in turns]
-        return " | ".join(word if isinstance(word, str) else json.dumps(word, ensure_ascii=False) for word in words)
-    except (ValueError, AttributeError, TypeError, RecursionError):
-        return str(sample["conversations"])

@@ -5,37 +5,18 @@ Rust reads the tables (`_core.pick_rows`); what is held here are the few rows th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vlmsel import _core, tables
+from vlmsel._sheet.cells import Band, Cell, uid_bytes
 from vlmsel.errors import UsageError
-from vlmsel.outputs import PathLike, read_manifest
-
-Watch = Callable[[int, int, int, int], object]
-"""`watch(records, records_total, bytes, bytes_total)`; a total of 0 is unknown."""
+from vlmsel.outputs import part_files, read_manifest
+from vlmsel.types import PathLike, ProgressCallback
 
 _Pick = tuple[str, int, int, tuple[float, bytes] | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One sample on the sheet. `kept` says whether the selection holds it; None where there is no selection."""
-
-    uid: Any
-    score: float | int | None
-    rank: int | None = None
-    kept: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Band:
-    """Cells that belong together, under a title."""
-
-    title: str
-    entries: tuple[Entry, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +27,7 @@ class Reading:
     seed: int = 0
     threads: int = 0
     memory_limit: int = 0
-    watch: Watch | None = field(default=None, repr=False)
+    progress: ProgressCallback | None = field(default=None, repr=False)
 
     def pick(self, kind: str, n: int | None = None, cut: tuple[float, bytes] | None = None) -> _Pick:
         """A pick of `_core.pick_rows`; as many rows as a band has cells unless `n` says otherwise."""
@@ -57,14 +38,14 @@ class Reading:
     ) -> tuple[int, list[list[dict[str, Any]]]]:
         """How many rows rank by the column `order`, and the rows of each pick."""
         paths = [str(file) for file in files]
-        limits = {"threads": self.threads, "memory_limit": self.memory_limit, "watch": self.watch}
+        limits = {"threads": self.threads, "memory_limit": self.memory_limit, "watch": self.progress}
         return _core.pick_rows(paths, columns, order, picks, **how, **limits)  # type: ignore[arg-type]
 
 
 def choose_bands(
     target: PathLike, manifest: Mapping[str, Any], scores: PathLike | None, reading: Reading
 ) -> tuple[list[Band], list[str]]:
-    """The bands of `target`, whose manifest is given, and notes for the user; see `vlmsel.sheet.sheet`."""
+    """The bands of `target`, whose manifest is given, and notes for the user; their samples are not looked up yet."""
     if manifest["command"] == "score":
         return _bands_of_scores(part_files(target, manifest), reading), []
     if manifest["command"] != "select":
@@ -79,7 +60,7 @@ def _bands_of_selection(
     columns = ["uid", "rank", "score"]
     n_kept, found = reading.pick_rows(part_files(target, manifest), columns, "rank", picks)
     best, drawn, last = (
-        tuple(Entry(row["uid"], row["score"], row["rank"], kept=True) for row in rows) for rows in found
+        tuple(Cell(row["uid"], row["score"], row["rank"], kept=True) for row in rows) for rows in found
     )
     bands = [
         Band(f"best of {n_kept:,} kept", best),
@@ -102,10 +83,10 @@ def _bands_of_selection(
         perplexities=True,
     )
 
-    def left_out(row: dict[str, Any]) -> Entry:
+    def left_out(row: dict[str, Any]) -> Cell:
         sign = -1 if descending else 1
         is_behind = (sign * row["ppl"], row["uid"]) > (sign * cut[0], cut[1])
-        return Entry(row["uid"], row["ppl"], kept=False if is_behind else None)
+        return Cell(row["uid"], row["ppl"], kept=False if is_behind else None)
 
     around = (*last[max(0, len(last) - half) :], *map(left_out, behind))
     bands.append(Band("around the cut: last kept, then first left out", around))
@@ -113,8 +94,8 @@ def _bands_of_selection(
     return bands, _notes_on_scores(scores, files, (*best, *last))
 
 
-def _notes_on_scores(scores: PathLike, files: Sequence[Path], shown: Sequence[Entry]) -> list[str]:
-    selected = {_id_bytes(entry.uid): entry.score for entry in shown}
+def _notes_on_scores(scores: PathLike, files: Sequence[Path], shown: Sequence[Cell]) -> list[str]:
+    selected = {_id_bytes(cell.uid): cell.score for cell in shown}
     for row in tables.rows(files, ["uid", "ppl"], uids=selected) if files else ():
         if selected[row["uid"]] != row["ppl"]:
             return [f"{scores} gives other scores than the selection has: it was made from another table"]
@@ -122,12 +103,12 @@ def _notes_on_scores(scores: PathLike, files: Sequence[Path], shown: Sequence[En
 
 
 def _bands_of_scores(files: Sequence[Path], reading: Reading) -> list[Band]:
-    def find(*picks: _Pick) -> tuple[int, list[tuple[Entry, ...]]]:
+    def find(*picks: _Pick) -> tuple[int, list[tuple[Cell, ...]]]:
         n_scored, found = reading.pick_rows(files, ["uid", "ppl"], "ppl", picks, perplexities=True)
-        return n_scored, [tuple(Entry(row["uid"], row["ppl"]) for row in rows) for rows in found]
+        return n_scored, [tuple(Cell(row["uid"], row["ppl"]) for row in rows) for rows in found]
 
     n_scored, (best, drawn, worst, median) = find(*map(reading.pick, ("first", "drawn", "last", "median")))
-    around: tuple[Entry, ...] = ()
+    around: tuple[Cell, ...] = ()
     if median:
         cut = (float(median[0].score or 0), _id_bytes(median[0].uid))
         half = reading.cells // 2
@@ -151,19 +132,3 @@ def _score_files(folder: PathLike) -> list[Path]:
 def _id_bytes(uid: Any) -> bytes:
     # A foreign table's own id is shown, though no index knows it.
     return uid_bytes(uid) or (uid if isinstance(uid, bytes) else str(uid).encode("utf-8", "surrogatepass"))
-
-
-def uid_bytes(uid: Any) -> bytes | None:
-    """A table's id as the 16 bytes that the index knows, or None for an id that is no uid."""
-    if isinstance(uid, bytes):
-        return uid if len(uid) == 16 else None
-    try:
-        return bytes.fromhex(uid) if isinstance(uid, str) and len(uid) == 32 else None
-    except ValueError:
-        return None
-
-
-def part_files(folder: PathLike, manifest: Mapping[str, Any]) -> list[Path]:
-    """The Parquet files that a manifest names, in its order."""
-    names = [file["file"] for part in manifest["parts"] for file in part["files"]]
-    return [Path(folder) / name for name in names if name.endswith(".parquet")]

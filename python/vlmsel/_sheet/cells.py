@@ -1,0 +1,61 @@
+"""What a contact sheet shows, as plain data: bands of cells, and what the index knows of the sample in each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A sample as the index has it; the pictures themselves are not read."""
+
+    source: str
+    shard: str
+    """Path of the shard below the source's root."""
+    root: Mapping[str, Any] | None
+    """Where the source lies: `{"path", "image_root"}`, an entry of the index manifest's `roots`; None for an unknown source."""
+    images: tuple[Mapping[str, Any], ...]
+    """Where its pictures lie, entries of the index's `images` with at least `file`, `offset` and `size`; the first is shown."""
+    caption: str | None
+    """What stands under the picture; None where the sample has no text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One row of a selection or of scores. `kept` says whether the selection holds it; None where there is no selection."""
+
+    uid: Any
+    """The id as the table has it; `uid_bytes` says what the index knows it by."""
+    score: float | int | None
+    rank: int | None = None
+    kept: bool | None = None
+    sample: Sample | None = None
+    """None for an id that the index does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Cells that belong together, under a title."""
+
+    title: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All that a sheet shows, from the top down, and notes for the user."""
+
+    bands: tuple[Band, ...]
+    notes: tuple[str, ...] = ()
+
+
+def uid_bytes(uid: Any) -> bytes | None:
+    """A table's id as the 16 bytes that the index knows, or None for an id that is no uid."""
+    if isinstance(uid, bytes):
+        return uid if len(uid) == 16 else None
+    try:
+        return bytes.fromhex(uid) if isinstance(uid, str) and len(uid) == 32 else None
+    except ValueError:
+        return None
