@@ -205,7 +205,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         vlmsel.nothing  # noqa: B018
 
 
-def test_progress_is_called_and_ends_a_run(tmp_path: Path) -> None:
+def test_a_limit_of_none_is_the_default_and_progress_has_four_numbers(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text("uid,ppl\n" + "".join(f"{n:032x},{n}\n" for n in range(1000)))
     folder = vlmsel.select(tmp_path / "s.csv", k=3, output=tmp_path / "selection", memory_limit=None).path
     calls: list[tuple[int, ...]] = []
