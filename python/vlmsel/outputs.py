@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from vlmsel import _core
 from vlmsel.errors import MismatchError, NotFoundError
@@ -20,6 +20,24 @@ from vlmsel.types import PathLike, ProgressCallback
 
 # A manifest has a line for every file of an output; ten million shards fit.
 _MAX_MANIFEST_BYTES = 4 << 30
+
+
+class UnitOfWork(Protocol):
+    """A unit as the manifest and other processes know it: `vlmsel.stage.Unit`."""
+
+    @property
+    def command(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def inputs(self) -> Sequence[str]: ...
+    @property
+    def range(self) -> tuple[int, int] | None: ...
+
+
+def _unit(unit: UnitOfWork) -> dict[str, Any]:
+    rows = None if unit.range is None else {"start": unit.range[0], "end": unit.range[1]}
+    return {"command": unit.command, "name": unit.name, "inputs": list(unit.inputs), "range": rows}
 
 
 class Output:
@@ -42,6 +60,7 @@ class Output:
         command: str,
         config: Mapping[str, Any],
         inputs: Sequence[Mapping[str, Any]],
+        units: Sequence[UnitOfWork] = (),
         guarded: Sequence[PathLike] = (),
         overwrite: bool = False,
         extend: bool = False,
@@ -54,6 +73,7 @@ class Output:
             command: The command whose output it is.
             config: What decides the content, as JSON can say it.
             inputs: Records of :func:`fingerprint`.
+            units: What is to be done; :meth:`left` says what is left of it. See :mod:`vlmsel.stage`.
             guarded: Paths that the output must not touch.
             overwrite: Replace an output of another configuration or other inputs.
             extend: More inputs than those of a finished output are added to it.
@@ -69,6 +89,7 @@ class Output:
             command,
             json.dumps(config),
             json.dumps(list(inputs)),
+            json.dumps([_unit(unit) for unit in units]),
             [os.fspath(p) for p in guarded],
             overwrite,
             extend,
@@ -108,6 +129,10 @@ class Output:
         """The committed units and their part records."""
         parts: dict[str, dict[str, Any]] = json.loads(self._inner.committed())
         return parts
+
+    def left(self) -> set[str]:
+        """Names of the units that are left to do, of those that it was begun with."""
+        return {unit["name"] for unit in json.loads(self._inner.left())}
 
     def temporary(self, name: str) -> Path:
         """Where to write the file that :meth:`commit` will name ``name`` (a relative path)."""
@@ -245,6 +270,16 @@ def part_files(folder: PathLike, manifest: Mapping[str, Any]) -> list[Path]:
     """The Parquet files of a finished output folder, in the order of its ``manifest``."""
     names = [file["file"] for part in manifest["parts"] for file in part["files"]]
     return [Path(folder) / name for name in names if name.endswith(".parquet")]
+
+
+def exceeds(
+    count: int, bad: int, files: int, *, max_bad_fraction: float = 0.001, allow_bad_files: int = 0, strict: bool = False
+) -> str | None:
+    """Whether ``bad`` of ``count`` records and so many bad files are more than is put up with: the policy of every command.
+
+    Returns ``"any"`` (under ``strict`` nothing may be bad), ``"files"``, ``"records"``, or None where it is not too much.
+    """
+    return _core.exceeds(count, bad, files, max_bad_fraction, allow_bad_files, strict)
 
 
 def accept_losses(

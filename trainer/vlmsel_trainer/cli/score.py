@@ -157,7 +157,7 @@ def command(
 def _show_plan(planned: Plan, output: Path, report: Report) -> None:
     lines = {
         "rows": f"{planned.rows:,}",
-        "units": f"{planned.units:,}",
+        "units": f"{len(planned.units):,}",
         "model": f"{planned.config['architecture']}, {format_bytes(planned.model_bytes)}, {planned.config['dtype']}",
         "memory": f"{format_bytes(planned.memory.weight_bytes)} of weights, {format_bytes(planned.memory.prefetch_bytes)} of rows ahead, "
         f"{format_bytes(planned.memory.decode_bytes)} of pictures under way",
@@ -166,7 +166,7 @@ def _show_plan(planned: Plan, output: Path, report: Report) -> None:
     report.say("\n".join(f"{name:>7}  {value}" for name, value in lines.items()))
     report.result(
         output,
-        {"dry_run": True, "input": planned.rows, "units": planned.units, "model_bytes": planned.model_bytes},
+        {"dry_run": True, "input": planned.rows, "units": len(planned.units), "model_bytes": planned.model_bytes},
     )
 
 

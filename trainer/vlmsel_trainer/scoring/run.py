@@ -12,7 +12,7 @@ import os
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import vlmsel
+from vlmsel import stage
 from vlmsel.errors import MismatchError, StrictError, UsageError
 from vlmsel.outputs import accept_losses
 
@@ -45,7 +46,7 @@ class Plan:
     """What a run will do: counted from the manifest and the model folder, before any weight is read."""
 
     rows: int
-    units: int
+    units: list[Unit]
     model_bytes: int
     memory: MemoryPlan
     config: dict[str, Any]
@@ -100,7 +101,7 @@ def plan(model: Path, index: Path, options: ScoreOptions, memory_limit: int | No
         "image_backend": options.image_backend,
     }
     model_bytes = sum(file.stat().st_size for file in files)
-    return Plan(sum(map(len, units)), len(units), model_bytes, memory, config, opened)
+    return Plan(sum(map(len, units)), units, model_bytes, memory, config, opened)
 
 
 def score(
@@ -130,62 +131,81 @@ def score(
     planned = plan(model, index, options, memory_limit)
     accept_losses(index, max_bad_fraction=max_bad_fraction, allow_bad_files=allow_bad_files, strict=strict)
     failures = Failures(Tolerance(strict, max_bad_fraction, allow_bad_files), planned.rows)
-    with vlmsel.Output.begin(
+    scoring = _Scoring(planned, model, options, failures, on_progress, began)
+    ended = stage.run(
+        scoring,
         output,
         command="score",
         config=planned.config,
         inputs=planned.index.inputs(),
+        units=scoring.stage_units(),
         guarded=[index, model, *planned.index.shards()],
         overwrite=overwrite,
         extend=True,
-    ) as out:
-        if out.finished:
-            # Made by a run that may have put up with more than this one does.
-            for part in out.manifest["parts"]:
-                failures.add(part["unit"], part["counts"])
-            failures.check()
-            return Summary(out.path, dict(out.manifest["counts"]), 0, time.monotonic() - began, 0, already_done=True)
-        work = _Run(planned, options, out, failures, on_progress)
-        todo = _limited(planned.index.units(options.samples_per_unit), options.limit)
-        work.progress.rows = sum(int(record["rows"]) for record in out.committed().values())
-        loaded = models.load(
-            model,
-            device=options.device,
-            dtype=planned.config["dtype"],
-            image_backend=options.image_backend,
-            trust_remote_code=options.trust_remote_code,
-        )
-        work.score_units(loaded, [unit for unit in todo if unit.name not in out.committed()])
-        return work.finish(began, str(loaded.device))
+    )
+    counts = dict(ended.manifest["counts"])
+    wall_s = time.monotonic() - began
+    return Summary(ended.path, counts, scoring.scored_rows, wall_s, scoring.progress.tokens, ended.already_done)
 
 
-class _Run:
-    """One run under way: counts, checks and commits."""
+class _Scoring:
+    """The stage: counts, checks, and the units scored one after the other while the next are read ahead."""
 
     def __init__(
         self,
         planned: Plan,
+        model: Path,
         options: ScoreOptions,
-        out: vlmsel.Output,
         failures: Failures,
         on_progress: Callable[[Progress], None] | None,
+        began: float,
     ) -> None:
         self._plan = planned
+        self._model = model
         self._options = options
-        self._out = out
         self._failures = failures
         self._on_progress = on_progress
-        self.progress = Progress(planned.rows)
+        self._began = began
+        self._units = {unit.name: unit for unit in planned.units}
         self._provenance: dict[str, Any] = {}
-        for name, record in out.committed().items():
-            failures.add(name, record["counts"])
-        self._n_before = failures.counts["input"]
+        self._device = ""
+        self.progress = Progress(planned.rows)
+        self.scored_rows = 0
 
-    def score_units(self, loaded: models.LoadedModel, units: list[Unit]) -> None:
+    def stage_units(self) -> list[stage.Unit]:
+        """The units as plain data: a part of the index, and its rows."""
+        units = self._units.values()
+        return [stage.Unit("score", unit.name, (unit.part.name,), (unit.start, unit.stop)) for unit in units]
+
+    def accept(self, standing: Mapping[str, Any]) -> None:
+        # Made by a run that may have put up with more than this one does.
+        for part in standing["parts"]:
+            self._failures.add(part["unit"], part["counts"])
+        self._failures.check()
+
+    def work(self, left: Sequence[stage.Unit], output: vlmsel.Output) -> Generator[tuple[stage.Unit, stage.Done]]:
+        committed = output.committed()
+        for name, record in committed.items():
+            self._failures.add(name, record["counts"])
+        self.progress.rows = sum(int(record["rows"]) for record in committed.values())
+        loaded = models.load(
+            self._model,
+            device=self._options.device,
+            dtype=self._plan.config["dtype"],
+            image_backend=self._options.image_backend,
+            trust_remote_code=self._options.trust_remote_code,
+        )
+        self._device = str(loaded.device)
         template = self._template(loaded)
         self._provenance = self._describe(loaded, template)
-        self._refuse_other_provenance()
+        self._refuse_other_provenance(output)
         self._failures.check()
+        named = {unit.name: unit for unit in left}
+        for planned in self._score(loaded, template, [self._units[unit.name] for unit in left]):
+            yield named[planned.unit.name], self._write(planned, output)
+            self._failures.check()
+
+    def _score(self, loaded: models.LoadedModel, template: ChatTemplate, units: list[Unit]) -> Generator[PlannedUnit]:
         preprocessor = Preprocessor(
             loaded,
             template,
@@ -216,31 +236,27 @@ class _Run:
                 if ready.is_last:
                     _fetch(ready.planned, pending)
                     pending.clear()
-                    self._commit(ready.planned)
+                    yield ready.planned
                     scorer.begin_unit()
 
-    def finish(self, began: float, device: str) -> Summary:
-        """Publishes the output."""
+    def conclude(self, output: vlmsel.Output) -> stage.Conclusion:
         self._failures.check()
-        wall_s = time.monotonic() - began
-        scored_rows = self._failures.counts["input"] - self._n_before
         counts = {"input": 0, OK: 0} | dict(sorted(self._failures.counts.items()))
         run = {
-            "wall_s": round(wall_s, 3),
-            "rows": scored_rows,
+            "wall_s": round(time.monotonic() - self._began, 3),
+            "rows": self.scored_rows,
             "tokens": self.progress.tokens,
             "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
+            "device": torch.cuda.get_device_name() if self._device.startswith("cuda") else self._device,
             "batch_tokens": self._options.batch_tokens,
         }
-        self._out.finish(counts=counts, provenance=self._provenance, run=run)
-        return Summary(self._out.path, counts, scored_rows, wall_s, self.progress.tokens)
+        return stage.Conclusion(counts, provenance=self._provenance, run=run)
 
-    def _commit(self, planned: PlannedUnit) -> None:
+    def _write(self, planned: PlannedUnit, output: vlmsel.Output) -> stage.Done:
         unit = planned.unit
         name = f"{unit.name}.parquet"
         write_part(
-            self._out.temporary(name),
+            output.temporary(name),
             [sample.uid for sample in planned.samples],
             [sample.source for sample in planned.samples],
             planned.scores,
@@ -250,6 +266,7 @@ class _Run:
         statuses = Counter(score.status for score in planned.scores)
         counts = {"input": len(unit)} | dict(sorted(statuses.items()))
         self._failures.add(unit.name, counts)
+        self.scored_rows += len(unit)
         for row, score_of_row in enumerate(planned.scores):
             if self._failures.tolerance.strict and self._failures.is_bad(score_of_row.status):
                 raise StrictError(
@@ -257,8 +274,7 @@ class _Run:
                     "without --strict it stays as a row with this status"
                 )
         mark = hashlib.sha256(provenance_of.encode(self._provenance)).hexdigest()
-        self._out.commit(unit.name, [name], rows=len(unit), counts=counts, detail={"provenance": mark})
-        self._failures.check()
+        return stage.Done([name], len(unit), counts, {"provenance": mark})
 
     def _template(self, loaded: models.LoadedModel) -> ChatTemplate:
         try:
@@ -287,13 +303,13 @@ class _Run:
             "software": {name: ".".join(version(name).split(".")[:2]) for name in ("torch", "transformers", "pillow")},
         }
 
-    def _refuse_other_provenance(self) -> None:
+    def _refuse_other_provenance(self, output: vlmsel.Output) -> None:
         """A run may go on only where its scores can stand beside those that are there already."""
         mark = hashlib.sha256(provenance_of.encode(self._provenance)).hexdigest()
-        others = [unit for unit, record in self._out.committed().items() if record["detail"].get("provenance") != mark]
+        others = [unit for unit, record in output.committed().items() if record["detail"].get("provenance") != mark]
         if others:
             raise MismatchError(
-                f"{self._out.path}: {len(others)} units ({others[0]}, ...) were scored under other conditions than now "
+                f"{output.path}: {len(others)} units ({others[0]}, ...) were scored under other conditions than now "
                 f"({self._provenance}); their Parquet metadata says which. Go back to those versions, or --overwrite"
             )
 

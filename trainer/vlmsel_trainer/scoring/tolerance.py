@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vlmsel.errors import StrictError, UnreadableError
+from vlmsel.outputs import exceeds
 
 from vlmsel_trainer.vlm.records import OK
 
@@ -51,12 +52,20 @@ class Failures:
         """Raises UnreadableError where too many rows failed, StrictError under ``strict`` where one did."""
         bad = {status: n for status, n in sorted(self.counts.items()) if n and self.is_bad(status)}
         statuses = ", ".join(f"{n} {status}" for status, n in bad.items())
-        if self.tolerance.strict and bad:
+        # Shards whose files are gone count by their rows: those of the allowed ones are not bad.
+        excess = exceeds(
+            self.n_rows,
+            sum(bad.values()),
+            0,
+            max_bad_fraction=self.tolerance.max_bad_fraction,
+            strict=self.tolerance.strict,
+        )
+        if excess == "any":
             raise StrictError(
                 f"{sum(bad.values())} of {self.n_rows} rows could not be scored ({statuses}); "
                 "without --strict they stay as rows with this status"
             )
-        if sum(bad.values()) > self.tolerance.max_bad_fraction * self.n_rows:
+        if excess == "records":
             raise UnreadableError(
                 f"{sum(bad.values())} of {self.n_rows} rows could not be scored ({statuses}), more than --max-bad-fraction "
                 f"{self.tolerance.max_bad_fraction}; `vlmsel doctor` says what is wrong with the data, and with a larger "

@@ -128,7 +128,7 @@ impl LocalFile {
     fn error(&self, source: std::io::Error) -> Error {
         match source.kind() {
             std::io::ErrorKind::UnexpectedEof => {
-                Error::unreadable(&self.path, "the file became shorter while it was read")
+                Error::unreadable(&self.path, "the file became shorter while it was read; is it still being written?")
             }
             _ => Error::Io { action: "read", path: self.path.clone(), source },
         }
