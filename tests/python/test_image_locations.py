@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import xxhash
 from vlmsel import _core, images
 from vlmsel.errors import MismatchError, NotFoundError, ResourceError, UnreadableError, UsageError
 from vlmsel.images import ByteReader, ImageError, ImageLocation, image_path, locate, open_image, read_image
@@ -249,3 +252,32 @@ def test_errors_of_the_family_pass_through_an_open_image() -> None:
     with pytest.raises(ImageError) as error, open_image(picture, max_decode_pixels=0):
         pass
     assert (error.value.status, error.value.reason) == ("image_too_large", "too large: 1 x 1 px")
+
+
+@pytest.mark.parametrize("in_list", [False, True], ids=["cell", "list"])
+@pytest.mark.parametrize("form", ["binary", "bytes-path", "path-bytes"])
+def test_a_real_table_gives_its_images(tmp_path: Path, form: str, in_list: bool) -> None:
+    pictures = [f"picture {n}".encode() * 50 for n in range(7)]
+    if form == "binary":
+        cells: list[Any] = list(pictures)
+    else:
+        order = form.split("-")
+        cells = [{name: {"bytes": data, "path": f"{n}.png"}[name] for name in order} for n, data in enumerate(pictures)]
+    table = pa.table({"n": range(7), "image": [[cells[0], cell] for cell in cells] if in_list else cells})
+    path = tmp_path / "0.parquet"
+    pq.write_table(table, path, row_group_size=3)
+    root = {"path": str(tmp_path), "image_root": None}
+    for row, data in enumerate(pictures):
+        image = {"file": None, "offset": 0, "size": len(data), "row": row, "item": 1 if in_list else None}
+        image["hash"] = xxhash.xxh3_128_digest(data)
+        location = images.locate(root, "0.parquet", image)
+        assert images.read_image(location) == data
+        changed = images.locate(root, "0.parquet", image | {"hash": b"\0" * 16})
+        with pytest.raises(images.ImageError, match="image_changed"):
+            images.read_image(changed)
+    behind = images.locate(root, "0.parquet", image | {"row": 7})
+    with pytest.raises(images.ImageError, match="image_unreadable"):
+        images.read_image(behind)
+    gone = images.locate(root, "1.parquet", image)
+    with pytest.raises(images.ImageError, match="image_missing"):
+        images.read_image(gone)
