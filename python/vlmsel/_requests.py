@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypedDict
 
-from vlmsel.types import PathLike, ProgressCallback
+from vlmsel.types import KeyUntil, PathLike, ProgressCallback
 
 
 class RunOptions(TypedDict, total=False):
@@ -47,6 +47,11 @@ def data_of(
         "named": named_words(named),
         "image_root": path_of(image_root),
     }
+
+
+def read_of(id_column: str | None, caption_column: str | None, key_until: KeyUntil) -> dict[str, Any]:
+    """How to read data, as the extension module takes it."""
+    return {"id_column": id_column, "caption_column": caption_column, "key_until": key_until}
 
 
 def named_words(sources: Mapping[str, PathLike] | None) -> list[str]:

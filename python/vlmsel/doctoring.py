@@ -6,16 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vlmsel import _core
-from vlmsel._requests import call, data_of
-from vlmsel.types import PathLike, ProgressCallback
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One kind of trouble: how often, and where for the first few."""
-
-    count: int
-    examples: list[str]
+from vlmsel._requests import call, data_of, read_of
+from vlmsel.findings import Finding, Skipped
+from vlmsel.types import KeyUntil, PathLike, ProgressCallback
 
 
 @dataclass(frozen=True)
@@ -27,6 +20,10 @@ class Diagnosis:
     records: int
     images: int
     texts: int
+    classes: dict[str, dict[str, int]]
+    """Samples by source and class: unsupported, conversation, multi-image, pair, text-only, image-only."""
+    skipped: Skipped
+    """Files in the folders that look like data and are not read."""
     findings: dict[str, Finding]
     repeats_sampled: int
     """Repeats were looked for among one in so many distinct pictures; 1 means all."""
@@ -38,6 +35,8 @@ def doctor(
     *,
     named_sources: Mapping[str, PathLike] | None = None,
     image_root: PathLike | None = None,
+    caption_column: str | None = None,
+    key_until: KeyUntil = "first-dot",
     threads: int | None = None,
     memory_limit: int | None = None,
     dry_run: bool = False,
@@ -57,6 +56,8 @@ def doctor(
         sources: Files, folders, patterns, braces or ``@list`` files.
         named_sources: Sources with names of one's own.
         image_root: The folder that image paths in JSON records are relative to; None: that of the JSON file.
+        caption_column: Column of Parquet tables that holds the captions; None: ``caption``, else ``text``.
+        key_until: The dot of a tar member's name that its key ends at: WebDataset's ``first-dot``, or ``last-dot``.
         threads: Threads to use; None: one per core.
         memory_limit: Bytes to stay under; None: no limit. Under a low one, repeats are looked for in a sample.
         dry_run: Count files and bytes alone.
@@ -69,9 +70,9 @@ def doctor(
         NotFoundError, UsageError: What cannot be asked.
         ResourceError: Memory or open files ran out.
     """
-    request = {"data": data_of(sources, named_sources, image_root)}
+    request = {"data": data_of(sources, named_sources, image_root), "read": read_of(None, caption_column, key_until)}
     found = call(
         _core.doctor, request, {"threads": threads, "memory_limit": memory_limit, "dry_run": dry_run}, progress
     )
     findings = {kind: Finding(**finding) for kind, finding in found.pop("findings").items()}
-    return Diagnosis(findings=findings, **found)
+    return Diagnosis(findings=findings, skipped=Skipped(**found.pop("skipped")), **found)

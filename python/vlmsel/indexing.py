@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlmsel import _core
-from vlmsel._requests import call, data_of
-from vlmsel.types import PathLike, ProgressCallback
+from vlmsel._requests import call, data_of, read_of
+from vlmsel.findings import Finding, Skipped
+from vlmsel.types import KeyUntil, PathLike, ProgressCallback
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,14 @@ class Index:
     quarantined: int
     reasons: dict[str, int]
     """Quarantined records by reason."""
+    unsupported: int
+    """Records indexed whose picture or other medium is of a kind that is not read; they count as bad."""
+    classes: dict[str, dict[str, int]]
+    """Samples by source and class: unsupported, conversation, multi-image, pair, text-only, image-only."""
+    notes: dict[str, Finding]
+    """What to know of the data although it can be read, by kind."""
+    skipped: Skipped
+    """Files in the folders that look like data and are not read."""
     shards: int
     shards_read: int
     """Shards that this call read; the others were in the index already."""
@@ -40,6 +49,8 @@ def index(
     named_sources: Mapping[str, PathLike] | None = None,
     image_root: PathLike | None = None,
     id_column: str | None = None,
+    caption_column: str | None = None,
+    key_until: KeyUntil = "first-dot",
     threads: int | None = None,
     memory_limit: int | None = None,
     strict: bool = False,
@@ -49,7 +60,7 @@ def index(
     dry_run: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Index:
-    """Index WebDataset tars (with img2dataset's Parquet files beside them) and LLaVA or caption JSON.
+    """Index WebDataset tars (with img2dataset's Parquet files beside them), JSON of many forms, and Parquet with images in it.
 
     A second call with more shards reads only those. One part per shard; a killed run goes on where it was. A Parquet file of
     img2dataset in a folder of tars whose tar is not there counts as a file that cannot be read.
@@ -59,8 +70,10 @@ def index(
         output: The index folder to write.
         named_sources: Sources with names of one's own.
         image_root: The folder that image paths in JSON records are relative to; None: that of the JSON file.
-        id_column: JSON field (or img2dataset column) with ids of 32 hexadecimal characters. A field ``uid`` of that form is
-            always kept.
+        id_column: JSON field (or column of a table) with ids of 128 bits: 32 hexadecimal characters, or a UUID. A field ``uid``
+            of that form is always kept.
+        caption_column: Column of Parquet tables that holds the captions; None: ``caption``, else ``text``.
+        key_until: The dot of a tar member's name that its key ends at: WebDataset's ``first-dot``, or ``last-dot``.
         threads: Threads to use; None: one per core.
         memory_limit: Bytes to stay under; None: no limit.
         strict: End at the first bad record or file.
@@ -83,7 +96,7 @@ def index(
     """
     request = {
         "data": data_of(sources, named_sources, image_root),
-        "id_column": id_column,
+        "read": read_of(id_column, caption_column, key_until),
         "output": os.fspath(output),
     }
     summary = call(
@@ -100,7 +113,8 @@ def index(
         },
         progress,
     )
-    return Index(path=Path(output), **summary)
+    notes = {kind: Finding(**note) for kind, note in summary.pop("notes").items()}
+    return Index(path=Path(output), notes=notes, skipped=Skipped(**summary.pop("skipped")), **summary)
 
 
 @dataclass(frozen=True)

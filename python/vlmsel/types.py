@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -24,3 +24,6 @@ class ArrowStream(Protocol):
 
 Scores: TypeAlias = PathLike | ArrowStream | Iterable[PathLike | ArrowStream]
 """Tables of scores: a path (file, folder, glob, braces, ``@list``), a table in memory, or several of either."""
+
+KeyUntil = Literal["first-dot", "last-dot"]
+"""The dot of a tar member's name that its key ends at."""

@@ -13,13 +13,20 @@ from vlmsel.cli.options import Common, common_options
 from vlmsel.cli.sources import data_options
 
 if TYPE_CHECKING:
-    from vlmsel.types import PathLike
+    from vlmsel.types import KeyUntil, PathLike
 
 
 @click.command("doctor", cls=Command)
 @data_options
 @common_options
-def command(common: Common, src: tuple[str, ...], named: dict[str, PathLike], image_root: Path | None) -> None:
+def command(
+    common: Common,
+    src: tuple[str, ...],
+    named: dict[str, PathLike],
+    image_root: Path | None,
+    caption_column: str | None,
+    key_until: KeyUntil,
+) -> None:
     """Say what is wrong with a data set before a long run does.
 
     Reads every byte of SRC and writes nothing. Counts and examples per kind of trouble; under --strict any is exit 5.
@@ -28,6 +35,7 @@ def command(common: Common, src: tuple[str, ...], named: dict[str, PathLike], im
     from vlmsel.cli.report import Report
     from vlmsel.doctoring import doctor
     from vlmsel.errors import StrictError
+    from vlmsel.findings import ADVICE, skipped_line
 
     report = Report("doctor", as_json=common.json, quiet=common.quiet)
     with Progress("doctor", quiet=common.quiet, unit="pairs") as progress:
@@ -35,6 +43,8 @@ def command(common: Common, src: tuple[str, ...], named: dict[str, PathLike], im
             src,
             named_sources=named,
             image_root=image_root,
+            caption_column=caption_column,
+            key_until=key_until,
             threads=common.threads,
             memory_limit=common.memory_limit,
             dry_run=common.dry_run,
@@ -49,8 +59,14 @@ def command(common: Common, src: tuple[str, ...], named: dict[str, PathLike], im
             f"{found.records:,} records in {found.files:,} files of {format_bytes(found.bytes)}",
             f"{found.images:,} images, {found.texts:,} texts",
         ]
+        for source, counts in sorted(found.classes.items()):
+            lines.append(f"{source}: " + ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items())))
+        if found.skipped.count:
+            lines.append(skipped_line(found.skipped))
         for kind, finding in sorted(found.findings.items(), key=lambda item: (-item[1].count, item[0])):
             lines.append(f"{finding.count:>10,}  {kind}")
+            if kind in ADVICE:
+                lines.append(f"{'':12}({ADVICE[kind]})")
             lines.extend(f"{'':12}{example}" for example in finding.examples)
         if found.repeats_sampled > 1:
             lines.append(f"repeats were looked for among one in {found.repeats_sampled:,} pictures (memory limit)")

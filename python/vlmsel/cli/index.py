@@ -12,7 +12,7 @@ from vlmsel.cli.options import Common, common_options
 from vlmsel.cli.sources import data_options
 
 if TYPE_CHECKING:
-    from vlmsel.types import PathLike
+    from vlmsel.types import KeyUntil, PathLike
 
 
 @click.command("index", cls=Command)
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Folder to write; index/ in the workspace by default."
 )
-@click.option("--id-column", metavar="NAME", help="JSON field or Parquet column with ids of 32 hexadecimal characters.")
+@click.option("--id-column", metavar="NAME", help="JSON field or Parquet column with ids of 128 bits: 32 hexadecimal characters, or UUIDs.")
 @common_options
 def command(
     common: Common,
@@ -29,14 +29,18 @@ def command(
     named: dict[str, PathLike],
     image_root: Path | None,
     id_column: str | None,
+    caption_column: str | None,
+    key_until: KeyUntil,
 ) -> None:
-    """List the pairs of tar and JSONL shards in index/.
+    """List the samples of tar, JSON(L) and Parquet shards in index/.
 
-    SRC is a WebDataset tar, a LLaVA or caption JSON(L) file, a folder, a pattern ('data/{00000..00099}.tar'), or @list.
+    SRC is a WebDataset tar, a JSON(L) file (LLaVA, messages, captions), Parquet with images in it, a folder, a pattern
+    ('data/{00000..00099}.tar'), or @list.
     Run again with more shards, it reads only those.
     """
     from vlmsel.cli.progress import Progress
     from vlmsel.cli.report import Report, fields_of
+    from vlmsel.findings import skipped_line, told
     from vlmsel.indexing import index
 
     report = Report("index", as_json=common.json, quiet=common.quiet)
@@ -47,6 +51,8 @@ def command(
             named_sources=named,
             image_root=image_root,
             id_column=id_column,
+            caption_column=caption_column,
+            key_until=key_until,
             progress=progress.update,
             **common.run_options(),
         )
@@ -58,9 +64,24 @@ def command(
         report.say(
             f"indexed {done.ok:,} pairs of {done.shards:,} shards ({done.shards_read:,} read now) into {done.path}"
         )
+    if not done.dry_run:
+        report.say(_by_class(done.classes))
     if done.quarantined:
         kinds = ", ".join(f"{count:,} {reason}" for reason, count in sorted(done.reasons.items()))
         report.warn(f"{done.quarantined:,} of {done.input:,} records put aside: {kinds}")
+    for kind, note in sorted(done.notes.items()):
+        report.warn(told(kind, note))
+    if done.skipped.count:
+        report.warn(skipped_line(done.skipped))
     for line in done.damaged[:10]:
         report.warn(f"not read to its end: {line}")
     report.result(done.path, fields_of(done))
+
+
+def _by_class(classes: dict[str, dict[str, int]]) -> str:
+    """Samples by class, over all sources where there is one, else for each."""
+    lines = []
+    for source, counts in sorted(classes.items()):
+        shown = ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()) if count) or "no samples"
+        lines.append(f"{source}: {shown}")
+    return "\n".join(lines)

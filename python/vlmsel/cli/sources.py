@@ -38,7 +38,17 @@ def image_root_option(text: str) -> Callable[[Function], Function]:
 
 
 def data_options(function: Function) -> Function:
-    """SRC, ``--source`` and ``--image-root`` of a command that reads data for the first time."""
+    """SRC, ``--source``, ``--image-root`` and how to read, of a command that reads data for the first time."""
+    function = click.option(
+        "--key-until",
+        type=click.Choice(["first-dot", "last-dot"]),
+        default="first-dot",
+        show_default=True,
+        help="The dot of a tar member's name that its key ends at; WebDataset takes the first.",
+    )(function)
+    function = click.option(
+        "--caption-column", metavar="NAME", help="Parquet column with the captions; caption or text by default."
+    )(function)
     function = image_root_option("Folder that image paths in JSON records are relative to.")(function)
     function = named_option("A source with a name of your own; repeatable.")(function)
     return click.argument("src", nargs=-1)(function)

@@ -9,15 +9,16 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use vlmsel_shards::formats::reader::ReadOptions;
 use vlmsel_shards::storage::identity::Identity;
 
-pub use self::findings::Finding;
-use self::findings::{EXAMPLES, Seen};
+use self::findings::Seen;
 use self::repeated_pairs::Pairs;
 use crate::error::Result;
+use crate::finding::Finding;
 use crate::progress::Progress;
 use crate::run_options::RunOptions;
-use crate::sources::{SourceOptions, resolve};
+use crate::sources::{Classes, Skipped, SourceOptions, resolve};
 
 /// Pairs of hashes kept while looking for one picture under many captions, unless a memory limit says otherwise.
 const DEFAULT_PAIR_BYTES: u64 = 2 << 30;
@@ -28,6 +29,9 @@ const DEFAULT_PAIR_BYTES: u64 = 2 << 30;
 pub struct DoctorOptions {
     /// The data.
     pub data: SourceOptions,
+    /// How to read it.
+    #[serde(default)]
+    pub read: ReadOptions,
     /// Options that every command has.
     #[serde(default)]
     pub run: RunOptions,
@@ -46,6 +50,10 @@ pub struct Findings {
     pub images: u64,
     /// Captions and conversations.
     pub texts: u64,
+    /// Samples by source and class.
+    pub classes: Classes,
+    /// Files that look like data and are not read.
+    pub skipped: Skipped,
     /// By kind of trouble.
     pub findings: BTreeMap<String, Finding>,
     /// One of so many distinct pictures and captions was followed to find repeats; 1 means all.
@@ -67,7 +75,8 @@ pub fn doctor(options: &DoctorOptions, progress: &Progress) -> Result<Findings> 
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
     let bytes = sources.shards.iter().map(|shard| size(&shard.path)).sum();
     progress.expect(0, bytes);
-    let mut findings = Findings { files: sources.shards.len() as u64, bytes, ..Findings::default() };
+    let (files, skipped) = (sources.shards.len() as u64, sources.skipped.clone());
+    let mut findings = Findings { files, bytes, skipped, ..Findings::default() };
     if options.run.dry_run {
         return Ok(findings);
     }
@@ -80,23 +89,24 @@ pub fn doctor(options: &DoctorOptions, progress: &Progress) -> Result<Findings> 
     RunOptions::each(pool.current_num_threads(), &sources.shards, |number, shard| {
         progress.check()?;
         let before = Identity::at(&shard.path).ok();
-        let mut found = file::look_at(shard, &sources.image_root(shard, &options.data), &context)?;
+        let mut found = file::look_at(shard, &sources.image_root(shard, &options.data), &options.read, &context)?;
         if let Some(Err(changed)) = before.map(|before| before.check_unchanged(&shard.path)) {
             found.note("changed_while_read", || changed.to_string());
         }
         *seen[number].lock().unwrap_or_else(PoisonError::into_inner) = found;
         Ok(())
     })?;
-    for one in seen {
+    for (shard, one) in sources.shards.iter().zip(seen) {
         let one = one.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for (class, count) in one.classes {
+            *findings.classes.entry(shard.source.clone()).or_default().entry(class.name().to_owned()).or_default() +=
+                count;
+        }
         findings.records += one.records;
         findings.images += one.images;
         findings.texts += one.texts;
         for (kind, found) in one.findings {
-            let all = findings.findings.entry(kind).or_default();
-            all.count += found.count;
-            all.examples.extend(found.examples);
-            all.examples.truncate(EXAMPLES);
+            findings.findings.entry(kind).or_default().merge(found);
         }
     }
     let pairs = pairs.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -10,7 +10,8 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use vlmsel_shards::formats::reader::READER_VERSION;
+use vlmsel_shards::formats::reader::{READER_VERSION, ReadOptions};
+use vlmsel_shards::formats::sample::SampleClass;
 use vlmsel_shards::storage::paths;
 use vlmsel_shards::workspace::fingerprint::fingerprint;
 use vlmsel_shards::workspace::manifest::{InputRecord, Losses, Manifest, PartRecord};
@@ -18,9 +19,10 @@ use vlmsel_shards::workspace::noted::Noted;
 use vlmsel_shards::workspace::output::{Output, OutputSpec, Summary};
 
 use crate::error::{Error, Result};
+use crate::finding::Finding;
 use crate::progress::Progress;
 use crate::run_options::RunOptions;
-use crate::sources::{ShardFile, SourceOptions, Sources, resolve};
+use crate::sources::{Classes, ShardFile, Skipped, SourceOptions, Sources, resolve};
 use crate::stage::{self, Done, Stage, Unit};
 
 /// What to index, and how.
@@ -29,9 +31,9 @@ use crate::stage::{self, Done, Stage, Unit};
 pub struct IndexOptions {
     /// The data.
     pub data: SourceOptions,
-    /// JSON field (or img2dataset column) that holds an id of 32 hexadecimal characters.
+    /// How to read it.
     #[serde(default)]
-    pub id_column: Option<String>,
+    pub read: ReadOptions,
     /// The output folder.
     #[serde(deserialize_with = "paths::json::path")]
     pub output: PathBuf,
@@ -54,6 +56,17 @@ pub struct IndexSummary {
     pub quarantined: u64,
     /// The same by reason.
     pub reasons: BTreeMap<String, u64>,
+    /// Of the records indexed, those whose picture or other medium is of a kind that is not read.
+    pub unsupported: u64,
+    /// Samples by source and class.
+    pub classes: Classes,
+    /// What a user should know, by kind: how often, and where for the first few.
+    pub notes: BTreeMap<String, Finding>,
+    /// Files that look like data and are not read.
+    pub skipped: Skipped,
+    /// Of the quarantined, those that went with the damage of a file.
+    #[serde(skip)]
+    pub lost_with_files: u64,
     /// Shards in the index.
     pub shards: u64,
     /// Shards that this run read.
@@ -87,12 +100,13 @@ pub fn index(options: &IndexOptions, progress: &Progress) -> Result<IndexSummary
     if options.run.dry_run {
         let shards = sources.shards.len() as u64;
         let output = options.output.clone();
-        return Ok(IndexSummary { output, shards, bytes, dry_run: true, ..IndexSummary::default() });
+        let skipped = sources.skipped.clone();
+        return Ok(IndexSummary { output, shards, bytes, skipped, dry_run: true, ..IndexSummary::default() });
     }
     let spec = OutputSpec {
         path: options.output.clone(),
         command: "index".to_owned(),
-        config: json!({ "id_column": options.id_column, "reader_version": READER_VERSION }),
+        config: config(&options.read),
         inputs,
         guarded: sources.guarded.clone(),
         overwrite: options.run.overwrite,
@@ -115,6 +129,17 @@ pub fn index(options: &IndexOptions, progress: &Progress) -> Result<IndexSummary
     summary.bytes =
         if ended.already_finished { ended.manifest.inputs.iter().map(|input| input.bytes).sum() } else { bytes };
     Ok(summary)
+}
+
+/// What decides the content, beside the inputs.
+fn config(read: &ReadOptions) -> Value {
+    let ReadOptions { id_column, caption_column, key_until } = read;
+    json!({
+        "id_column": id_column,
+        "caption_column": caption_column,
+        "key_until": key_until,
+        "reader_version": READER_VERSION,
+    })
 }
 
 /// One unit for each shard.
@@ -155,9 +180,23 @@ impl Indexing<'_> {
 
     fn judge<'a>(&self, parts: impl IntoIterator<Item = &'a PartRecord>) -> Result<IndexSummary> {
         let summary = summarise(self.options, parts);
-        let reasons: Vec<String> = summary.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         let tolerance = self.options.run.tolerance();
-        tolerance.judge(summary.input, summary.quarantined, &summary.damaged, &reasons.join(", "))?;
+        self.refuse_a_wrong_root(&summary)?;
+        let mut reasons: Vec<String> =
+            summary.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        if summary.unsupported > 0 {
+            reasons.push(format!("{} of kinds that are not read", summary.unsupported));
+        }
+        // What is lost with a damaged file is judged with the file.
+        let bad = summary.quarantined - summary.lost_with_files + summary.unsupported;
+        tolerance.judge(summary.input, bad, &summary.damaged, &reasons.join(", "))?;
+        if let (true, Some(note)) = (tolerance.strict, summary.notes.get("no_end_marker")) {
+            return Err(Error::Strict(format!(
+                "{} tar(s) without an end marker, which may have been cut short ({}); without --strict this is a warning",
+                note.count,
+                note.examples.join("; ")
+            )));
+        }
         if summary.input != summary.ok + summary.quarantined {
             return Err(Error::Bug(format!(
                 "{} records in, {} indexed and {} put aside",
@@ -165,6 +204,23 @@ impl Indexing<'_> {
             )));
         }
         Ok(summary)
+    }
+}
+
+impl Indexing<'_> {
+    /// Where not one image is found below the root, it is another root that is wanted, not more tolerance.
+    fn refuse_a_wrong_root(&self, summary: &IndexSummary) -> Result<()> {
+        let missing = summary.reasons.get("missing_image").copied().unwrap_or(0);
+        let found = summary.classes.values().flatten().any(|(class, count)| class != "text-only" && *count > 0);
+        if missing == 0 || found {
+            return Ok(());
+        }
+        let names_files = |shard: &&ShardFile| shard.format.names_files();
+        let root = self.sources.shards.iter().find(names_files).map(|shard| self.image_root_of(shard));
+        Err(Error::TooMuchUnreadable(format!(
+            "none of the images that {missing} records name is below {}; say with --image-root which folder their paths begin in",
+            root.unwrap_or_default().display()
+        )))
     }
 }
 
@@ -185,8 +241,8 @@ impl Stage for Indexing<'_> {
         if !shard.format.names_files() {
             return Ok(true);
         }
-        let id_field = self.options.id_column.as_deref();
-        let now = sameness::named_files(shard, &self.image_root_of(shard), id_field, self.pool, self.progress)?;
+        let (root, read) = (self.image_root_of(shard), &self.options.read);
+        let now = sameness::named_files(shard, &root, read, self.pool, self.progress)?;
         Ok(now.is_some() && before.is_some_and(|before| before.named_files == now))
     }
 
@@ -201,12 +257,18 @@ impl Stage for Indexing<'_> {
     fn conclude(&self, done: u64, output: &Output) -> Result<Summary> {
         let parts = output.committed();
         let summary = self.judge(parts.values())?;
-        let counts = [("input", summary.input), ("ok", summary.ok), ("quarantined", summary.quarantined)];
+        let mut counts: BTreeMap<String, u64> =
+            SampleClass::ALL.iter().map(|class| (format!("class.{}", class.name()), 0)).collect();
+        for (class, count) in summary.classes.values().flatten() {
+            *counts.entry(format!("class.{class}")).or_default() += count;
+        }
+        let main = [("input", summary.input), ("ok", summary.ok), ("quarantined", summary.quarantined)];
+        counts.extend(main.map(|(name, count)| (name.to_owned(), count)));
         let bad_files = parts.values().filter(|part| is_damaged(part)).map(|part| part.unit.clone()).collect();
         let tolerated = self.options.run.tolerance().tolerated;
         Ok(Summary {
-            counts: counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
-            roots: self.sources.to_json(self.image_root),
+            counts,
+            roots: self.sources.to_json(self.image_root, &summary.classes),
             provenance: json!({}),
             run: json!({ "shards_read": done }),
             losses: Losses::of(summary.input, summary.quarantined, bad_files, tolerated),
@@ -289,6 +351,24 @@ fn summarise<'a>(options: &IndexOptions, parts: impl IntoIterator<Item = &'a Par
             for (reason, n) in reasons {
                 *summary.reasons.entry(reason.clone()).or_default() += n.as_u64().unwrap_or(0);
             }
+        }
+        if let Some(Value::Object(classes)) = part.detail.get("classes") {
+            let source = part.unit.split('/').next().unwrap_or_default().to_owned();
+            let of_source = summary.classes.entry(source).or_default();
+            for (class, n) in classes {
+                *of_source.entry(class.clone()).or_default() += n.as_u64().unwrap_or(0);
+            }
+            summary.unsupported += classes.get(SampleClass::Unsupported.name()).and_then(Value::as_u64).unwrap_or(0);
+        }
+        if let Some(notes) = part.detail.get("notes") {
+            // Written by us; what cannot be read says nothing.
+            let notes: BTreeMap<String, Finding> = serde_json::from_value(notes.clone()).unwrap_or_default();
+            for (kind, note) in notes {
+                summary.notes.entry(kind).or_default().merge(note);
+            }
+        }
+        if is_damaged(part) {
+            summary.lost_with_files += part.detail.get("lost_with_file").and_then(Value::as_u64).unwrap_or(0);
         }
         if let Some(damage) = part.detail.get("damage").and_then(Value::as_str) {
             summary.damaged.push(format!("{}: {damage}", part.unit));

@@ -7,6 +7,7 @@ mod arena;
 pub mod doctor;
 pub mod error;
 mod external_sort;
+pub mod finding;
 mod id_set;
 pub mod index;
 pub mod pick_rows;

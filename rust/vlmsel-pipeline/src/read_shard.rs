@@ -2,7 +2,7 @@
 
 use rayon::ThreadPool;
 use rayon::prelude::*;
-use vlmsel_shards::formats::reader::{Batch, Closing, Damage, Depth, Record, Shard};
+use vlmsel_shards::formats::reader::{Batch, Closing, Damage, Depth, ReadOptions, Record, Shard};
 use vlmsel_shards::formats::sample::Taken;
 use vlmsel_shards::workspace::quarantine::Quarantined;
 
@@ -26,7 +26,7 @@ pub enum Found {
 pub fn read_shard(
     file: &ShardFile,
     image_root: &std::path::Path,
-    id_field: Option<&str>,
+    options: &ReadOptions,
     depth: Depth,
     pool: &ThreadPool,
     take: &mut dyn FnMut(Found) -> Result<()>,
@@ -37,7 +37,7 @@ pub fn read_shard(
     }
     let (unit, sidecar_unit) = (file.unit(), file.sidecar_unit());
     let sidecar = file.sidecar.as_deref().map(|path| (sidecar_unit.as_str(), path));
-    let shard = Shard { unit: &unit, path: &file.path, sidecar, image_root, id_field, depth };
+    let shard = Shard { unit: &unit, path: &file.path, sidecar, image_root, options, depth };
     let mut reader = match file.format.open(&shard) {
         Ok(reader) => reader,
         Err(error) if error.is_of_file() => return only(Damage::unreadable(error)),

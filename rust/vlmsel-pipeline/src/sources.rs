@@ -1,14 +1,15 @@
 //! From the SRC arguments to named roots and the shards below them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vlmsel_shards::formats::FORMATS;
-use vlmsel_shards::formats::reader::Format;
+use vlmsel_shards::formats::reader::{EXAMPLES, Format};
 use vlmsel_shards::storage::paths::{self, real_place, text_of};
 use vlmsel_shards::workspace::inputs::{Check, InputFile, expand, unlisted};
 
@@ -104,6 +105,18 @@ impl ShardFile {
     }
 }
 
+/// Samples by source and class.
+pub type Classes = BTreeMap<String, BTreeMap<String, u64>>;
+
+/// Files in the folders that look like data and are not read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Skipped {
+    /// How many.
+    pub count: u64,
+    /// The first few.
+    pub first: Vec<String>,
+}
+
 /// All roots and shards of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
@@ -113,6 +126,8 @@ pub struct Sources {
     pub shards: Vec<ShardFile>,
     /// What the user named: outputs must not touch it.
     pub guarded: Vec<PathBuf>,
+    /// What lies beside and is not read.
+    pub skipped: Skipped,
 }
 
 impl Sources {
@@ -123,13 +138,13 @@ impl Sources {
     }
 
     /// The manifest's `roots`.
-    pub fn to_json(&self, image_root: Option<&Path>) -> Value {
+    pub fn to_json(&self, image_root: Option<&Path>, classes: &Classes) -> Value {
         let image_root = image_root.map(text_of);
-        self.roots
-            .iter()
-            .map(|root| (root.name.clone(), json!({ "path": text_of(&root.path), "image_root": image_root })))
-            .collect::<serde_json::Map<_, _>>()
-            .into()
+        let of = |root: &Root| {
+            let path = text_of(&root.path);
+            json!({ "path": path, "image_root": image_root, "classes": classes.get(&root.name) })
+        };
+        self.roots.iter().map(|root| (root.name.clone(), of(root))).collect::<serde_json::Map<_, _>>().into()
     }
 }
 
@@ -159,7 +174,15 @@ pub fn resolve(options: &SourceOptions, check: Check<'_>) -> Result<Sources> {
     let (mut sources, mut seen) = (Sources::default(), HashSet::new());
     for (name, argument) in asked {
         let root = root_of(&argument);
-        let files = expand(std::slice::from_ref(&argument), "tar or JSONL file", &|path| formats.accepts(path), check)?;
+        let passed_over = RefCell::new(BTreeSet::new());
+        let accept = |path: &Path| {
+            let accepts = formats.accepts(path);
+            if !accepts && looks_like_data(path) {
+                passed_over.borrow_mut().insert(path.to_path_buf());
+            }
+            accepts
+        };
+        let files = expand(std::slice::from_ref(&argument), "file of samples", &accept, check)?;
         let is_primary = |file: &InputFile| formats.of(&file.path).is_some_and(|format| !format.is_secondary());
         let has_primary = files.iter().any(is_primary);
         let is_folder = Path::new(&argument).is_dir();
@@ -189,6 +212,9 @@ pub fn resolve(options: &SourceOptions, check: Check<'_>) -> Result<Sources> {
         for file in files {
             let format = formats.of(&file.path).ok_or_else(|| wrong_kind(&file.path, *formats))?;
             if is_folder && has_primary && format.is_secondary() {
+                if !format.belongs_to_another(&file.path) {
+                    passed_over.borrow_mut().insert(file.path.clone());
+                }
                 continue;
             }
             check()?;
@@ -204,6 +230,12 @@ pub fn resolve(options: &SourceOptions, check: Check<'_>) -> Result<Sources> {
             let fault = file.check_name().err().map(|error| error.to_string());
             let source = name.clone();
             sources.shards.push(ShardFile { source, name: below, path: file.path, format, sidecar, fault });
+        }
+        for path in passed_over.into_inner() {
+            sources.skipped.count += 1;
+            if sources.skipped.first.len() < EXAMPLES {
+                sources.skipped.first.push(text_of(&path));
+            }
         }
     }
     sources.roots = roots.into_iter().map(|(name, path)| Root { name, path }).collect();
@@ -269,9 +301,21 @@ fn root_of(argument: &OsStr) -> PathBuf {
     real_place(&folder)
 }
 
+/// Whether a file that is not read looks as if somebody kept samples in it.
+fn looks_like_data(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    COMPRESSED_TARS
+        .iter()
+        .chain(&[".zip", ".arrow", ".lance", ".mds", ".tfrecord", ".csv", ".tsv"])
+        .any(|end| name.ends_with(end))
+}
+
+/// Endings of tars that cannot be read by range.
+const COMPRESSED_TARS: [&str; 6] = [".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".tar.lz4"];
+
 fn wrong_kind(path: &Path, formats: Formats) -> Error {
     let name = path.to_string_lossy().to_lowercase();
-    let advice = if [".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz"].iter().any(|end| name.ends_with(end)) {
+    let advice = if COMPRESSED_TARS.iter().any(|end| name.ends_with(end)) {
         "a compressed tar has no byte ranges to read samples by; decompress it first".to_owned()
     } else {
         format!("expected {}", formats.endings())

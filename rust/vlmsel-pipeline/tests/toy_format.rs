@@ -12,11 +12,11 @@ use vlmsel_pipeline::run_options::RunOptions;
 use vlmsel_pipeline::sources::{Formats, SourceOptions};
 use vlmsel_shards::formats::FORMATS;
 use vlmsel_shards::formats::location::ImageLocation;
-use vlmsel_shards::formats::reader::{Batch, Closing, Format, RawSample, Record, SampleReader, Shard};
-use vlmsel_shards::formats::sample::{Bad, ImageRow, Position, Sample, SampleImage, Taken};
+use vlmsel_shards::formats::reader::{Batch, Closing, Format, RawSample, ReadOptions, Record, SampleReader, Shard};
+use vlmsel_shards::formats::sample::{ImageRow, Position, Sample, SampleImage, Taken};
 use vlmsel_shards::images::header::read_header;
 use vlmsel_shards::parquet::table::ParquetTable;
-use vlmsel_shards::workspace::quarantine::Quarantined;
+use vlmsel_shards::workspace::quarantine::{Bad, Quarantined};
 use vlmsel_shards::{Error, Result};
 
 struct Pairs;
@@ -82,7 +82,7 @@ impl RawSample for Line {
         let hash = found.as_ref().ok().map(|row| row.hash);
         sample.images.push(SampleImage { name: file.to_owned(), hash, found });
         sample.key = Some(key.to_owned());
-        sample.text = Some(caption.to_owned());
+        sample.said.text = Some(caption.to_owned());
         Ok(Ok(sample))
     }
 }
@@ -110,7 +110,8 @@ fn index_reads_it() {
     let output = folder.path().join("index");
     let run = RunOptions { max_bad_fraction: 1.0, ..RunOptions::default() };
     let summary =
-        index(&IndexOptions { data, id_column: None, output: output.clone(), run }, &Progress::default()).unwrap();
+        index(&IndexOptions { data, read: ReadOptions::default(), output: output.clone(), run }, &Progress::default())
+            .unwrap();
     assert_eq!((summary.input, summary.ok, summary.shards), (3, 1, 1));
     let reasons: Vec<_> = summary.reasons.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
     assert_eq!(reasons, [("bad_line", 1), ("missing_image", 1)]);
@@ -122,7 +123,9 @@ fn index_reads_it() {
 #[test]
 fn doctor_reads_it() {
     let (_folder, data) = data();
-    let found = doctor(&DoctorOptions { data, run: RunOptions::default() }, &Progress::default()).unwrap();
+    let found =
+        doctor(&DoctorOptions { data, read: ReadOptions::default(), run: RunOptions::default() }, &Progress::default())
+            .unwrap();
     assert_eq!((found.records, found.images, found.texts), (3, 2, 2));
     let example = |kind: &str| found.findings[kind].examples[0].clone();
     assert_eq!(example("missing_image"), "data/0.pairs, line 1, key b, b.gif");
@@ -135,6 +138,8 @@ fn without_its_line_nobody_knows_it() {
     let (folder, mut data) = data();
     data.formats = Formats::default();
     data.sources = vec![folder.path().join("data/0.pairs").into_os_string()];
-    let error = doctor(&DoctorOptions { data, run: RunOptions::default() }, &Progress::default()).unwrap_err();
+    let error =
+        doctor(&DoctorOptions { data, read: ReadOptions::default(), run: RunOptions::default() }, &Progress::default())
+            .unwrap_err();
     assert!(error.to_string().contains("expected .tar, .jsonl, .jsonl.gz, .jsonl.zst or .json"), "{error}");
 }

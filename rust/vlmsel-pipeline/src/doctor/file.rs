@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use vlmsel_core::hash::{Hash128, image_hash, text_hash};
-use vlmsel_shards::formats::reader::{Closing, Depth};
-use vlmsel_shards::formats::sample::{Bad, Sample};
+use vlmsel_shards::formats::reader::{Closing, Depth, ReadOptions};
+use vlmsel_shards::formats::sample::Sample;
+use vlmsel_shards::workspace::quarantine::Bad;
 
 use super::Context;
 use super::findings::Seen;
@@ -14,7 +15,12 @@ use crate::error::Result;
 use crate::read_shard::{Found, read_shard};
 use crate::sources::ShardFile;
 
-pub(super) fn look_at(shard: &ShardFile, image_root: &Path, context: &Context<'_>) -> Result<Seen> {
+pub(super) fn look_at(
+    shard: &ShardFile,
+    image_root: &Path,
+    options: &ReadOptions,
+    context: &Context<'_>,
+) -> Result<Seen> {
     let mut look = Look {
         unit: shard.unit(),
         keys_repeat: shard.format.keys_repeat(),
@@ -22,7 +28,7 @@ pub(super) fn look_at(shard: &ShardFile, image_root: &Path, context: &Context<'_
         keys: HashSet::new(),
         found: Vec::new(),
     };
-    let closing = read_shard(shard, image_root, None, Depth::Bodies, context.pool, &mut |found| {
+    let closing = read_shard(shard, image_root, options, Depth::Bodies, context.pool, &mut |found| {
         if let Found::Passed(bytes, records) = found {
             Pairs::remember(context.pairs, &mut look.found);
             return Ok(context.progress.add(records, bytes)?);
@@ -82,14 +88,18 @@ impl Look {
             let shown = if detail.is_empty() { String::new() } else { format!(": {detail}") };
             seen.note(reason, || place(&shown));
         }
-        seen.note_text(sample.said(), &place);
+        if let Some(class) = sample.class() {
+            *seen.classes.entry(class).or_default() += 1;
+        }
+        seen.note_text(sample.text(), &place);
         for image in &sample.images {
-            seen.images += 1;
+            // What is not there is no image.
+            seen.images += u64::from(image.hash.is_some());
             match &image.found {
                 Err(bad) => seen.note(bad.reason, || place(&format!(", {}", bad.detail))),
                 Ok(row) => seen.note_size(row.width, row.height, &|detail| place(&format!(", {}{detail}", image.name))),
             }
-            if let (Some(hash), Some(said)) = (image.hash, sample.said()) {
+            if let (Some(hash), Some(said)) = (image.hash, sample.text()) {
                 self.found.push((hash, text_hash(said)));
             }
         }

@@ -2,36 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
 use vlmsel_core::hash::normalise_text;
-pub(super) use vlmsel_shards::formats::reader::EXAMPLES;
+use vlmsel_shards::formats::sample::SampleClass;
+
+use crate::finding::Finding;
 
 /// A picture smaller than this on a side has little to say to a vision tower.
 const TINY_PIXELS: u32 = 32;
-
-/// One kind of trouble.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// How often.
-    pub count: u64,
-    /// Where, for the first few in the order of file and place.
-    pub examples: Vec<String>,
-}
-
-impl Finding {
-    pub(super) fn add(&mut self, count: u64, example: impl FnOnce() -> String) {
-        self.count += count;
-        if self.examples.len() < EXAMPLES {
-            self.examples.push(example());
-        }
-    }
-}
 
 #[derive(Default)]
 pub(super) struct Seen {
     pub records: u64,
     pub images: u64,
     pub texts: u64,
+    pub classes: BTreeMap<SampleClass, u64>,
     pub findings: BTreeMap<String, Finding>,
 }
 
@@ -46,10 +30,7 @@ impl Seen {
 
     /// What was counted elsewhere, with its examples.
     pub fn note_all(&mut self, kind: &str, count: u64, examples: Vec<String>) {
-        let finding = self.findings.entry(kind.to_owned()).or_default();
-        finding.count += count;
-        finding.examples.extend(examples);
-        finding.examples.truncate(EXAMPLES);
+        self.findings.entry(kind.to_owned()).or_default().merge(Finding { count, examples });
     }
 
     pub fn note_size(&mut self, width: u32, height: u32, place: &dyn Fn(&str) -> String) {

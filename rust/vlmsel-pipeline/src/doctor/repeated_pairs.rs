@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use vlmsel_core::hash::{Hash128, to_hex};
 
-use super::Finding;
+use crate::finding::Finding;
 
 /// Hashes of pictures and their captions, thinned by the picture's hash so that each picture is followed wholly or not at all.
 pub(super) struct Pairs {

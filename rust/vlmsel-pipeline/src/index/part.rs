@@ -7,8 +7,8 @@ use std::io::BufWriter;
 use serde_json::{Map, Value, json};
 use vlmsel_core::hash::{Hash128, image_hash, text_hash, uid};
 use vlmsel_shards::error::IoContext;
-use vlmsel_shards::formats::reader::Depth;
-use vlmsel_shards::formats::sample::{ImageRow, Sample};
+use vlmsel_shards::formats::reader::{Depth, Note};
+use vlmsel_shards::formats::sample::{ImageRow, Position, Sample, SampleClass};
 use vlmsel_shards::tables::index::{IndexRow, IndexTableWriter};
 use vlmsel_shards::workspace::noted::Noted;
 use vlmsel_shards::workspace::output::Output;
@@ -17,6 +17,7 @@ use vlmsel_shards::workspace::quarantine::{LISTED, Quarantined, to_json_lines};
 use super::sameness::{NamedFiles, check_unchanged};
 use super::{Indexing, root_text};
 use crate::error::{Error, Result};
+use crate::finding::Finding;
 use crate::progress::Progress;
 use crate::read_shard::{Found, read_shard};
 use crate::sources::ShardFile;
@@ -43,13 +44,23 @@ pub(super) fn make(stage: &Indexing<'_>, shard: &ShardFile, mut noted: Noted, ou
         reasons: BTreeMap::new(),
         bad: 0,
         rows: 0,
+        lost_with_file: 0,
+        classes: BTreeMap::new(),
+        notes: BTreeMap::new(),
+        text_only: Finding::default(),
     };
     let root = stage.image_root_of(shard);
-    let id_field = options.id_column.as_deref();
-    let closing = read_shard(shard, &root, id_field, Depth::Headers, pool, &mut |found| part.take(found))?;
+    let closing = read_shard(shard, &root, &options.read, Depth::Headers, pool, &mut |found| part.take(found))?;
     for lost in closing.lost {
         part.put_aside(lost)?;
     }
+    for Note { kind, count, examples } in closing.notes {
+        // Told by the counts of the manifest.
+        if !matches!(kind, "failed_download" | "repeated_row_key") {
+            part.notes.entry(kind.to_owned()).or_default().merge(Finding { count, examples });
+        }
+    }
+    part.note_text_among_pairs();
     let mut damage = closing.damage.last().map(ToString::to_string);
     if shard.format.names_files() {
         noted.named_files = part.named.finish().filter(|_| damage.is_none());
@@ -57,7 +68,7 @@ pub(super) fn make(stage: &Indexing<'_>, shard: &ShardFile, mut noted: Noted, ou
     if let Err(changed) = check_unchanged(shard, &noted) {
         damage.get_or_insert(changed.to_string());
     }
-    let Part { table, quarantined, reasons, bad, rows, .. } = part;
+    let Part { table, quarantined, reasons, bad, rows, classes, notes, lost_with_file, .. } = part;
     let (written, writer) = table.finish()?;
     writer.into_inner().map_err(std::io::IntoInnerError::into_error).at("write", &path)?;
     if written != rows {
@@ -78,6 +89,10 @@ pub(super) fn make(stage: &Indexing<'_>, shard: &ShardFile, mut noted: Noted, ou
     detail.insert("sidecar".to_owned(), shard.sidecar.is_some().into());
     detail.insert("reasons".to_owned(), json!(reasons));
     detail.insert("damage".to_owned(), json!(damage));
+    detail.insert("lost_with_file".to_owned(), lost_with_file.into());
+    let classes: BTreeMap<&str, u64> = classes.iter().map(|(class, count)| (class.name(), *count)).collect();
+    detail.insert("classes".to_owned(), json!(classes));
+    detail.insert("notes".to_owned(), json!(notes));
     // What names files, and could not say which, is looked at again.
     let noted = Some(noted).filter(|noted| noted.named_files.is_some() || !shard.format.names_files());
     Ok(Done { files, rows, counts, detail: detail.into(), noted })
@@ -106,7 +121,16 @@ struct Part<'a> {
     reasons: BTreeMap<String, u64>,
     bad: u64,
     rows: u64,
+    /// Of the bad, those that went with the damage of the file.
+    lost_with_file: u64,
+    classes: BTreeMap<SampleClass, u64>,
+    notes: BTreeMap<String, Finding>,
+    /// Samples of text alone.
+    text_only: Finding,
 }
+
+/// Notes on samples that say nothing about whether they are whole.
+const QUIET: [&str; 2] = ["no_image", "member_without_row"];
 
 impl Part<'_> {
     fn take(&mut self, found: Found) -> Result<()> {
@@ -134,8 +158,25 @@ impl Part<'_> {
     }
 
     fn add(&mut self, sample: Sample) -> Result<()> {
+        let class = sample.class();
+        for note in sample.notes.iter().filter(|note| !QUIET.contains(&note.reason)) {
+            let Position { unit, number } = sample.position;
+            let shard = &self.shard;
+            let place = || format!("{}, {unit} {number}: {}", shard.unit(), note.detail);
+            self.notes.entry(note.reason.to_owned()).or_default().add(1, place);
+        }
+        if class == Some(SampleClass::TextOnly) && !self.shard.format.names_files() {
+            let key = sample.key.clone().unwrap_or_default();
+            self.text_only.add(1, || format!("{}: {key}", self.shard.unit()));
+        }
+        if let Some(class) = class {
+            *self.classes.entry(class).or_default() += 1;
+        }
+        if class == Some(SampleClass::Unsupported) {
+            self.note_unsupported(&sample)?;
+        }
         // A record without a key is known by its number.
-        let said = sample.said().map(text_hash);
+        let hashed = sample.text().map(text_hash);
         let key = sample.key.unwrap_or_else(|| sample.position.number.to_string());
         let ordinal = if sample.uid.is_none() && self.shard.format.keys_repeat() {
             let next = self.ordinals.entry(image_hash(key.as_bytes())).or_default();
@@ -152,17 +193,40 @@ impl Part<'_> {
             key,
             images,
             members: sample.members,
-            text: sample.text,
-            conversations: sample.conversations,
-            n_turns: sample.n_turns,
-            text_hash: said,
+            text: sample.said.text,
+            conversations: sample.said.conversations,
+            n_turns: sample.said.n_turns,
+            text_hash: hashed,
+            class: class.map(SampleClass::name),
             metadata: sample.metadata,
         })?)
+    }
+
+    /// A medium of a kind that is not read: a row, and counted like what could not be read.
+    fn note_unsupported(&mut self, sample: &Sample) -> Result<()> {
+        let bad = sample.images.iter().find_map(|image| image.found.as_ref().err());
+        let Some(bad) = bad else { return Ok(()) };
+        let Position { unit, number } = sample.position;
+        let record = Quarantined::new(&self.shard.unit(), unit, Some(number), bad.reason, &bad.detail);
+        self.tolerance.refuse(&record)?;
+        let place = format!("{}, {unit} {number}: {}", self.shard.unit(), bad.detail);
+        self.notes.entry(bad.reason.to_owned()).or_default().add(1, || place);
+        Ok(())
+    }
+
+    /// Among samples with pictures, one of text alone may have lost its own.
+    fn note_text_among_pairs(&mut self) {
+        let has_pictures =
+            self.classes.keys().any(|class| !matches!(class, SampleClass::TextOnly | SampleClass::Unsupported));
+        if self.text_only.count > 0 && has_pictures {
+            self.notes.insert("text_without_picture".to_owned(), std::mem::take(&mut self.text_only));
+        }
     }
 
     fn put_aside(&mut self, record: Quarantined) -> Result<()> {
         self.tolerance.refuse(&record)?;
         self.bad += 1;
+        self.lost_with_file += u64::from(record.is_of_tar());
         *self.reasons.entry(record.reason.clone()).or_default() += 1;
         if self.quarantined.len() < LISTED {
             self.quarantined.push(record);

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rayon::ThreadPool;
 use vlmsel_shards::Error;
-use vlmsel_shards::formats::reader::Depth;
+use vlmsel_shards::formats::reader::{Depth, ReadOptions};
 use vlmsel_shards::storage::identity::Identity;
 use vlmsel_shards::workspace::noted::{Noted, NotedFile};
 
@@ -82,12 +82,12 @@ impl NamedFiles {
 pub(super) fn named_files(
     shard: &ShardFile,
     image_root: &Path,
-    id_field: Option<&str>,
+    options: &ReadOptions,
     pool: &ThreadPool,
     progress: &Progress,
 ) -> Result<Option<String>> {
     let mut named = NamedFiles::new();
-    let closing = read_shard(shard, image_root, id_field, Depth::Names, pool, &mut |found| {
+    let closing = read_shard(shard, image_root, options, Depth::Names, pool, &mut |found| {
         match found {
             Found::Passed(..) => progress.check()?,
             Found::Record(Ok(sample)) => {

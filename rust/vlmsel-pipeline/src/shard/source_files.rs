@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::Value;
 use vlmsel_shards::Error as ShardError;
 use vlmsel_shards::formats::location::{ImageLocation, open_image};
+use vlmsel_shards::formats::table_images::OpenTables;
 use vlmsel_shards::storage::paths::below;
 use vlmsel_shards::storage::source::{LocalFile, ReadAt, most_open_files};
 use vlmsel_shards::workspace::manifest::Manifest;
@@ -76,6 +77,7 @@ pub(super) struct SourceFiles<'a> {
     /// Bytes of each shard when it was indexed, by unit.
     sizes: HashMap<&'a str, u64>,
     open: Mutex<HashMap<u32, Arc<LocalFile>>>,
+    tables: OpenTables,
     most: usize,
 }
 
@@ -83,7 +85,14 @@ impl<'a> SourceFiles<'a> {
     pub fn new(roots: &'a Roots, names: ShardNames, index: &'a Manifest) -> Self {
         let sizes = index.inputs.iter().map(|input| (input.name.as_str(), input.bytes)).collect();
         // Outputs, the index and the interpreter need files too.
-        Self { roots, names, sizes, open: Mutex::default(), most: (most_open_files() / 2).clamp(1, 4096) as usize }
+        Self {
+            roots,
+            names,
+            sizes,
+            open: Mutex::default(),
+            tables: OpenTables::default(),
+            most: (most_open_files() / 2).clamp(1, 4096) as usize,
+        }
     }
 
     fn name(&self, shard: u32) -> Result<&(String, String)> {
@@ -125,6 +134,6 @@ impl<'a> SourceFiles<'a> {
     pub fn image(&self, shard: u32, location: &ImageLocation) -> Result<Box<dyn ReadAt>> {
         let root = self.roots.image_root(&self.name(shard)?.0)?;
         let place = self.roots.shard(&self.name(shard)?.0, &self.name(shard)?.1)?;
-        Ok(open_image(location, &|| Ok(Arc::new(LocalFile::open(&place)?)), root)?)
+        Ok(open_image(location, &|| Ok(Arc::new(LocalFile::open(&place)?)), root, &self.tables)?)
     }
 }

@@ -39,7 +39,7 @@ fn read(json: &[u8]) {
             assert!(
                 !record.images.iter().any(|path| path.starts_with('/') || path.split('/').any(|part| part == ".."))
             );
-            assert!(record.conversations.is_some() == (record.n_turns > 0));
+            assert!(record.said.conversations.is_some() == (record.said.n_turns > 0));
         }
     }
 }

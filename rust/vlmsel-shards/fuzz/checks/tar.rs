@@ -1,5 +1,6 @@
 //! No bytes make the tar reader panic, loop, or point outside the file; and a scan accounts for all of it.
 
+use vlmsel_shards::formats::reader::KeyUntil;
 use vlmsel_shards::formats::tar::{Item, TarReader};
 use vlmsel_shards::formats::webdataset::{Content, Group, Groups};
 use vlmsel_shards::images::check::check_image;
@@ -14,7 +15,7 @@ pub fn check(bytes: &[u8]) {
         assert!(member.offset >= member.header_offset + 512 && member.header_offset >= last);
         last = member.offset + member.size;
     }
-    let mut groups = Groups::new(&bytes, "fuzz.tar", true, 4096);
+    let mut groups = Groups::new(&bytes, "fuzz.tar", true, KeyUntil::FirstDot, 4096);
     let mut position = 0;
     loop {
         match groups.next().expect("memory does not fail") {

@@ -3,18 +3,16 @@
 //! The tar is in order of arrival and failed downloads have no member, so row n of the table is not sample n of the tar.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float32Type, Float64Type, Int32Type, Int64Type};
-use arrow_array::{Array, ArrayRef, RecordBatch, StringViewArray};
-use arrow_cast::display::{ArrayFormatter, FormatOptions};
+use arrow_array::{Array, RecordBatch, StringViewArray};
 use arrow_schema::DataType;
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 use vlmsel_core::hash::{Hash128, parse_uid};
 
 use crate::error::{Error, Result};
+use crate::formats::cell_json::{Room, json_of};
 use crate::parquet::table::ParquetTable;
 
 /// A table of more rows than this belongs to no tar (img2dataset puts 10,000 samples into one). All rows are held, and a
@@ -74,7 +72,7 @@ impl Sidecar {
             return Err(Error::unreadable(path, text));
         }
         let names: Vec<&str> = names.into_iter().collect();
-        let (mut sidecar, mut room) = (Self::default(), Room(MAX_JSON_BYTES));
+        let (mut sidecar, mut room) = (Self::default(), Room::new(MAX_JSON_BYTES, "a table beside a tar"));
         for group in 0..table.groups() {
             for batch in table.rows_of(group, None, &names, MAX_JSON_BYTES as u64)? {
                 sidecar.add(&batch?, &mut room).map_err(|error| Error::unreadable(path, error))?;
@@ -126,64 +124,4 @@ impl Sidecar {
         rest.sort_by(|a, b| a.0.cmp(&b.0));
         rest
     }
-}
-
-/// Bytes of JSON that may still be made. Run-length coding lets a small file hold one long value many times.
-struct Room(usize);
-
-impl Room {
-    fn take(&mut self, bytes: usize) -> std::result::Result<(), String> {
-        let left = self.0.checked_sub(bytes);
-        self.0 = left.ok_or_else(|| {
-            format!("its rows take more than {MAX_JSON_BYTES} bytes as JSON, which is no table beside a tar")
-        })?;
-        Ok(())
-    }
-
-    /// Text of anything that can be shown, as long as there is room for it.
-    fn text_of(&mut self, shown: impl std::fmt::Display) -> std::result::Result<String, String> {
-        struct Bounded<'a>(&'a mut Room, String, Option<String>);
-        impl Write for Bounded<'_> {
-            fn write_str(&mut self, text: &str) -> std::fmt::Result {
-                self.2 = self.0.take(text.len()).err();
-                self.1.push_str(text);
-                if self.2.is_none() { Ok(()) } else { Err(std::fmt::Error) }
-            }
-        }
-        let mut out = Bounded(self, String::new(), None);
-        match write!(out, "{shown}") {
-            Ok(()) => Ok(out.1),
-            Err(_) => Err(out.2.unwrap_or_else(|| "a value that cannot be shown".to_owned())),
-        }
-    }
-}
-
-fn json_of(column: &ArrayRef, i: usize, room: &mut Room) -> std::result::Result<Value, String> {
-    // A number, and what stands around it.
-    room.take(8)?;
-    if column.is_null(i) {
-        return Ok(Value::Null);
-    }
-    let float = |x: f64| Number::from_f64(x).map_or(Value::Null, Value::Number);
-    Ok(match column.data_type() {
-        DataType::Utf8View => {
-            let text = column.as_string_view().value(i);
-            room.take(text.len())?;
-            Value::from(text)
-        }
-        DataType::Boolean => Value::from(column.as_boolean().value(i)),
-        DataType::Int32 => Value::from(column.as_primitive::<Int32Type>().value(i)),
-        DataType::Int64 => Value::from(column.as_primitive::<Int64Type>().value(i)),
-        DataType::Float32 => float(f64::from(column.as_primitive::<Float32Type>().value(i))),
-        DataType::Float64 => float(column.as_primitive::<Float64Type>().value(i)),
-        DataType::List(_) => {
-            let items = column.as_list::<i32>().value(i);
-            Value::Array((0..items.len()).map(|j| json_of(&items, j, room)).collect::<std::result::Result<_, _>>()?)
-        }
-        _ => {
-            let options = FormatOptions::default();
-            let formatter = ArrayFormatter::try_new(column, &options).map_err(|error| error.to_string())?;
-            Value::from(room.text_of(formatter.value(i))?)
-        }
-    })
 }

@@ -27,8 +27,12 @@ pub enum Value {
 }
 
 enum Form {
+    /// One value a line.
     Lines,
+    /// One list.
     List,
+    /// One value after the other, over several lines each.
+    Values,
 }
 
 /// Reads the values of a file in order.
@@ -39,10 +43,26 @@ pub struct JsonValues {
     row: u64,
 }
 
+/// How the names end that [`JsonValues::open`] reads.
+pub const JSON_ENDINGS: [&str; 9] =
+    [".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz", ".json.zst", ".ndjson", ".ndjson.gz", ".ndjson.zst"];
+
 /// Whether the name is one that [`JsonValues::open`] reads.
 pub fn is_json_name(path: &Path) -> bool {
     let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
-    [".json", ".jsonl", ".jsonl.gz", ".jsonl.zst"].iter().any(|end| name.ends_with(end))
+    JSON_ENDINGS.iter().any(|end| name.ends_with(end))
+}
+
+/// Whether the first line of what follows is no whole value, so that values go over several lines. A line longer than the
+/// buffer is taken for a whole one.
+fn goes_over_lines(input: &mut impl BufRead, path: &Path) -> Result<bool> {
+    let buffer = input.fill_buf().map_err(|error| damaged(path, &error))?;
+    let Some(end) = buffer.iter().position(|&c| c == b'\n') else { return Ok(false) };
+    let mut scanner = Scanner::default();
+    buffer[..end].iter().for_each(|&c| {
+        scanner.ends_before(c);
+    });
+    Ok(scanner.depth > 0)
 }
 
 impl JsonValues {
@@ -63,7 +83,15 @@ impl JsonValues {
         let mut input: Box<dyn BufRead + Send> = Box::new(BufReader::with_capacity(1 << 18, stream));
         skip(&mut input, path, b"\xef\xbb\xbf")?;
         let first = skip_space(&mut input, path)?;
-        let form = if first == Some(b'[') { Form::List } else { Form::Lines };
+        let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
+        let form = match first {
+            Some(b'[') => Form::List,
+            // A pretty-printed object, or several.
+            Some(b'{') if name.contains(".json") && !name.contains(".jsonl") && goes_over_lines(&mut input, path)? => {
+                Form::Values
+            }
+            _ => Form::Lines,
+        };
         if matches!(form, Form::List) {
             input.consume(1);
         }
@@ -78,6 +106,7 @@ impl JsonValues {
         let value = match self.form {
             Form::Lines => self.next_line()?,
             Form::List => self.next_element()?,
+            Form::Values => self.next_object()?,
         };
         Ok(value.map(|value| {
             self.row += 1;
@@ -123,6 +152,37 @@ impl JsonValues {
         }
     }
 
+    fn next_object(&mut self) -> Result<Option<Value>> {
+        let path = &self.path;
+        match skip_space(&mut self.input, path)? {
+            None => return Ok(None),
+            Some(b'{') => {}
+            Some(other) => {
+                let text = format!("{:?} where record {} should begin", char::from(other), self.row);
+                return Err(Error::unreadable(path, text));
+            }
+        }
+        let (mut value, mut scanner) = (Vec::new(), Scanner::default());
+        loop {
+            let buffer = self.input.fill_buf().map_err(|error| damaged(path, &error))?;
+            if buffer.is_empty() {
+                return Err(Error::unreadable(path, "ends inside an object: the file is cut short"));
+            }
+            let end = buffer.iter().position(|&c| {
+                scanner.ends_before(c);
+                scanner.depth == 0 && !scanner.in_string
+            });
+            let taken = end.map_or(buffer.len(), |end| end + 1);
+            if value.len() <= MAX_VALUE_BYTES {
+                value.extend_from_slice(&buffer[..taken]);
+            }
+            self.input.consume(taken);
+            if end.is_some() {
+                return Ok(Some(as_value(value, scanner.deepest)));
+            }
+        }
+    }
+
     fn next_element(&mut self) -> Result<Option<Value>> {
         let path = &self.path;
         let cut = |what: &str| Error::unreadable(path, format!("the JSON list {what}"));
@@ -160,13 +220,17 @@ impl JsonValues {
                 break;
             }
         }
-        Ok(Some(if value.len() > MAX_VALUE_BYTES {
-            Value::Refused("line_too_long")
-        } else if scanner.deepest > MAX_DEPTH {
-            Value::Refused("json_too_deep")
-        } else {
-            Value::Json(value.trim_ascii().to_vec())
-        }))
+        Ok(Some(as_value(value, scanner.deepest)))
+    }
+}
+
+fn as_value(value: Vec<u8>, deepest: u32) -> Value {
+    if value.len() > MAX_VALUE_BYTES {
+        Value::Refused("line_too_long")
+    } else if deepest > MAX_DEPTH {
+        Value::Refused("json_too_deep")
+    } else {
+        Value::Json(value.trim_ascii().to_vec())
     }
 }
 
@@ -207,7 +271,8 @@ impl Scanner {
     }
 }
 
-fn depth_of(value: &[u8]) -> u32 {
+/// How deep the lists and objects of a value lie in each other, told without parsing them.
+pub fn depth_of(value: &[u8]) -> u32 {
     let mut scanner = Scanner::default();
     for &c in value {
         scanner.ends_before(c);
@@ -319,6 +384,20 @@ mod tests {
         assert_eq!(read("a.jsonl.zst", &zstd::encode_all(lines.as_bytes(), 1).unwrap()).unwrap(), json(&values));
         assert_eq!(read("a.json", b"[]").unwrap(), []);
         assert_eq!(read("a.jsonl", b"").unwrap(), []);
+    }
+
+    #[test]
+    fn objects_may_go_over_lines() {
+        let pretty = "{\n  \"a\": \"} {\",\n  \"b\": [1,\n 2]\n}\n";
+        let one = json(&[pretty.trim()]);
+        assert_eq!(read("a.json", pretty.as_bytes()).unwrap(), one);
+        assert_eq!(read("a.json", pretty.repeat(2).as_bytes()).unwrap(), [&one[..], &one].concat());
+        // Lines of whole objects stay lines, whatever is wrong with one.
+        assert_eq!(read("a.json", b"{\"a\": 1}\n{\"a\":\n").unwrap().len(), 2);
+        assert_eq!(read("a.ndjson", b"{\"a\": 1}\n{}").unwrap().len(), 2);
+        for wrong in ["{\n", "{\n}\n,{\n}", "{\n}]"] {
+            assert!(read("a.json", wrong.as_bytes()).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -5,57 +5,53 @@ use vlmsel_core::hash::{Hash128, parse_uid};
 use crate::formats::json_fields::{Fields, fields};
 use crate::formats::json_stream::with_nulls;
 use crate::formats::location::path_fault;
+use crate::formats::said::{Captions, FIELDS, KEPT, Reason, Said, bad_json, shown, string};
+use crate::workspace::quarantine::Bad;
 
 mod lists;
 pub mod reader;
 
-use self::lists::{Paths, Turns};
+use self::lists::Paths;
 
 /// A record, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Record {
     /// `id` as text; `None` where the record has none.
     pub key: Option<String>,
-    /// An id of 32 hexadecimal characters that the record declares.
+    /// An id of 128 bits that the record declares.
     pub uid: Option<Hash128>,
     /// Paths below the image root, in order.
     pub images: Vec<String>,
-    /// `caption` or `text`.
-    pub text: Option<String>,
-    /// `conversations`, as JSON, as it was.
-    pub conversations: Option<String>,
-    /// Turns of the conversation.
-    pub n_turns: u32,
-    /// The turns' values joined by line feeds.
-    pub spoken: Option<String>,
-    /// The whole record as it was, if it has fields beside these.
+    /// Media of other kinds that it names, which are not read.
+    pub others: Vec<Bad>,
+    /// What it says.
+    pub said: Said,
+    /// The whole record as it was, if it has fields that the index has no columns for.
     pub metadata: Option<Vec<u8>>,
 }
 
-const KNOWN: [&str; 7] = ["id", "uid", "image", "images", "caption", "text", "conversations"];
-
-/// Why a record is put aside, and what was found.
-type Bad = (&'static str, String);
+/// Fields that the index has columns for.
+const KEPT_HERE: [&str; 4] = ["id", "uid", "image", "images"];
+/// Fields that name media which are not read.
+const OTHER_MEDIA: [&str; 4] = ["video", "videos", "audio", "audios"];
 
 /// Takes a record apart; the error is the reason it is quarantined for, with what was found.
-pub fn parse(bytes: &[u8], id_field: Option<&str>) -> Result<Record, Bad> {
-    let mut names = KNOWN.to_vec();
-    let foreign = id_field.filter(|field| !KNOWN.contains(field));
-    names.extend(foreign);
+pub fn parse(bytes: &[u8], id_field: Option<&str>) -> Result<Record, Reason> {
+    let known = [&KEPT_HERE[..], &FIELDS, &OTHER_MEDIA].concat();
+    let foreign = id_field.filter(|field| !known.contains(field));
+    let names: Vec<&str> = known.iter().copied().chain(foreign).collect();
     let read = |json: &[u8]| {
         fields(json, &names).map(|found| {
-            let has_more = found.has_others || foreign.is_some_and(|field| found.get(field).is_some());
+            let is_more =
+                |name: &&&str| !KEPT_HERE.contains(*name) && !KEPT.contains(*name) && found.get(name).is_some();
+            let has_more = found.has_others || names.iter().any(|name| is_more(&name));
             take_apart(&found, id_field, has_more.then_some(bytes))
         })
     };
     with_nulls(bytes, read).map_err(|error| bad_json(&error))?
 }
 
-fn bad_json(error: &serde_json::Error) -> Bad {
-    ("bad_json", error.to_string())
-}
-
-fn take_apart(fields: &Fields<'_, '_>, id_field: Option<&str>, metadata: Option<&[u8]>) -> Result<Record, Bad> {
+fn take_apart(fields: &Fields<'_, '_>, id_field: Option<&str>, metadata: Option<&[u8]>) -> Result<Record, Reason> {
     fields.check_keys()?;
     let get = |name: &str| fields.get(name).filter(|raw| *raw != "null");
     let mut record = Record::default();
@@ -73,49 +69,48 @@ fn take_apart(fields: &Fields<'_, '_>, id_field: Option<&str>, metadata: Option<
     }
     if let (Some(field), None) = (id_field, record.uid) {
         let found = declared.map_or_else(|| "absent".to_owned(), shown);
-        return Err(("bad_id", format!("{field} is no id of 32 hexadecimal characters: {found}")));
+        return Err(("bad_id", format!("{field} is no id of 128 bits: {found}")));
     }
+    let mut said = Said::read(fields, Captions::Strict)?;
     for name in ["image", "images"] {
         match get(name) {
             None => {}
+            Some("\"\"") => said.notes.push(Bad::new("empty_image_path", format!("{name} is an empty string"))),
             Some(path) if path.starts_with('"') => record.images.push(string(path)?),
             Some(list) => Paths::add(name, list, &mut record.images)?,
         }
     }
+    if record.images.is_empty() {
+        record.images = std::mem::take(&mut said.images);
+    }
     for path in &record.images {
-        if let Some(reason) = path_fault(path) {
+        // What lies elsewhere is no path; it is told when the image is looked at.
+        if let Some(reason) = path_fault(path).filter(|_| !is_remote(path)) {
             return Err((reason, path.clone()));
         }
     }
-    for name in ["caption", "text"] {
-        match get(name) {
-            None => {}
-            Some(text) if text.starts_with('"') => {
-                let text = string(text)?;
-                record.text.get_or_insert(text);
-            }
-            Some(other) => return Err(("bad_text", format!("{name} is {}", shown(other)))),
+    for name in OTHER_MEDIA {
+        if let Some(found) = get(name).filter(|raw| !matches!(*raw, "\"\"" | "[]")) {
+            record.others.push(Bad::new("unsupported_medium", format!("{name}: {}", shown(found))));
         }
     }
-    if let Some(turns) = get("conversations") {
-        let Turns { count, spoken, .. } = Turns::read(turns)?;
-        (record.n_turns, record.spoken) = (count, Some(spoken));
-        record.conversations = Some(turns.to_owned());
+    if record.images.is_empty() && record.others.is_empty() && said.is_empty() {
+        let unread: Vec<&str> = said.notes.iter().map(|note| note.detail.as_str()).collect();
+        let text = if unread.is_empty() {
+            "neither image, caption, text nor conversation".to_owned()
+        } else {
+            format!("nothing that is read: {}", unread.join(", "))
+        };
+        return Err(("no_content", text));
     }
-    if record.images.is_empty() && record.text.is_none() && record.conversations.is_none() {
-        return Err(("no_content", "neither image, caption, text nor conversations".to_owned()));
-    }
+    record.said = said;
     record.metadata = metadata.map(ToOwned::to_owned);
     Ok(record)
 }
 
-fn string(raw: &str) -> Result<String, Bad> {
-    serde_json::from_str(raw).map_err(|error| bad_json(&error))
-}
-
-/// As much as a message shows of what may be many megabytes.
-fn shown(raw: &str) -> String {
-    raw.chars().take(200).collect()
+/// Whether an image lies somewhere else than in a file below the root: at a URL, or in the record itself.
+pub fn is_remote(path: &str) -> bool {
+    ["http://", "https://", "s3://", "gs://", "hf://", "data:"].iter().any(|start| path.starts_with(start))
 }
 
 #[cfg(test)]
@@ -130,12 +125,12 @@ mod tests {
     fn the_forms_that_people_write() {
         let single = parse(br#"{"id": 12345678901234567890123, "image": "a/b.jpg", "conversations": [{"from":"human","value":"<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}]}"#, None).unwrap();
         assert_eq!(single.key.as_deref(), Some("12345678901234567890123"));
-        assert_eq!((single.images.len(), single.n_turns), (1, 2));
-        assert_eq!(single.spoken.as_deref(), Some("<image>\nWhat?\nA cat."));
-        assert!(single.conversations.unwrap().starts_with(r#"[{"from":"human""#));
+        assert_eq!((single.images.len(), single.said.n_turns), (1, 2));
+        assert_eq!(single.said.spoken.as_deref(), Some("<image>\nWhat?\nA cat."));
+        assert!(single.said.conversations.unwrap().starts_with(r#"[{"from":"human""#));
         assert_eq!(single.metadata, None);
         let many = parse(br#"{"id": "x", "image": ["a.jpg", "b.jpg"], "caption": "two", "score": 1}"#, None).unwrap();
-        assert_eq!((many.images.len(), many.text.as_deref()), (2, Some("two")));
+        assert_eq!((many.images.len(), many.said.text.as_deref()), (2, Some("two")));
         assert!(many.metadata.is_some());
         let text_only = parse(br#"{"image": null, "text": "t"}"#, None).unwrap();
         assert_eq!((text_only.images.len(), text_only.key), (0, None));
@@ -170,8 +165,8 @@ mod tests {
     fn of_a_key_that_comes_twice_the_last_one_holds() {
         let json = br#"{"text": 3, "id": 1, "text": "t", "id": "x", "conversations": [{"value": 1, "from": null, "value": "v", "more": []}]}"#;
         let record = parse(json, None).unwrap();
-        assert_eq!((record.key.as_deref(), record.text.as_deref()), (Some("x"), Some("t")));
-        assert_eq!((record.n_turns, record.spoken.as_deref(), record.metadata), (1, Some("v"), None));
+        assert_eq!((record.key.as_deref(), record.said.text.as_deref()), (Some("x"), Some("t")));
+        assert_eq!((record.said.n_turns, record.said.spoken.as_deref(), record.metadata), (1, Some("v"), None));
     }
 
     #[test]
@@ -185,7 +180,7 @@ mod tests {
     #[test]
     fn constants_that_python_writes_are_null() {
         let record = parse(br#"{"text": "NaN", "caption": NaN, "score": -Infinity}"#, None).unwrap();
-        assert_eq!(record.text.as_deref(), Some("NaN"));
+        assert_eq!(record.said.text.as_deref(), Some("NaN"));
         assert!(record.metadata.unwrap().ends_with(b"-Infinity}"));
     }
 
@@ -203,6 +198,6 @@ mod tests {
         // Turns cost what is spoken.
         let turns = many(1_000_000, &|_| r#"{"from":0,"value":""}"#.to_owned());
         let record = parse(format!(r#"{{"conversations": [{turns}]}}"#).as_bytes(), None).unwrap();
-        assert_eq!((record.n_turns, record.spoken.map(|spoken| spoken.len())), (1_000_000, Some(999_999)));
+        assert_eq!((record.said.n_turns, record.said.spoken.map(|spoken| spoken.len())), (1_000_000, Some(999_999)));
     }
 }

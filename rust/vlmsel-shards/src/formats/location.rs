@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::formats::table_images::TableImages;
+use crate::formats::table_images::OpenTables;
 use crate::images::MAX_IMAGE_BYTES;
 use crate::storage::paths::below;
 use crate::storage::source::{ByteRange, LocalFile, ReadAt};
@@ -93,7 +93,7 @@ pub fn join(root: &Path, path: &str) -> Result<PathBuf> {
 }
 
 /// Opens an image's bytes, to be read by range. `shard` opens the shard, where it is needed; `image_root` the folder that files of its source lie
-/// below. Of a file or a row, all bytes that are there now, which need not be as many as were indexed.
+/// below; tables stay open in `tables`. Of a file or a row, all bytes that are there now, which need not be as many as were indexed.
 ///
 /// # Errors
 /// [`Error::Io`] where a file is not there; [`Error::Unreadable`] for a path that leaves its root, a range that the shard does not
@@ -102,6 +102,7 @@ pub fn open_image(
     location: &ImageLocation,
     shard: &dyn Fn() -> Result<Arc<dyn ReadAt>>,
     image_root: &Path,
+    tables: &OpenTables,
 ) -> Result<Box<dyn ReadAt>> {
     Ok(match location {
         ImageLocation::Range { offset, size } => Box::new(ByteRange::of(shard()?, *offset, *size)?),
@@ -111,7 +112,7 @@ pub fn open_image(
                 Some(file) => join(image_root, file)?,
                 None => shard()?.path().to_path_buf(),
             };
-            Box::new(TableImages::open(&table)?.read(*row, *item)?)
+            Box::new(tables.get(&table)?.read(*row, *item)?)
         }
     })
 }
@@ -124,9 +125,10 @@ pub fn read_image(
     location: &ImageLocation,
     shard: &dyn Fn() -> Result<Arc<dyn ReadAt>>,
     image_root: &Path,
+    tables: &OpenTables,
 ) -> Result<Vec<u8>> {
     let size = location.size();
-    let image = open_image(location, shard, image_root)?;
+    let image = open_image(location, shard, image_root, tables)?;
     let wrong = |text: String| Error::unreadable(image.path(), text);
     if size > MAX_IMAGE_BYTES {
         return Err(wrong(format!("an image of {size} bytes, more than {MAX_IMAGE_BYTES}")));
@@ -164,7 +166,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.jpg"), b"picture").unwrap();
         let shard = || Ok(Arc::new(b"..range..".to_vec()) as Arc<dyn ReadAt>);
-        let read = |location: ImageLocation| read_image(&location, &shard, folder.path());
+        let read = |location: ImageLocation| read_image(&location, &shard, folder.path(), &OpenTables::default());
         assert_eq!(read(ImageLocation::File { file: "a.jpg".into(), size: 7 }).unwrap(), b"picture");
         assert_eq!(read(ImageLocation::Range { offset: 2, size: 5 }).unwrap(), b"range");
         assert!(matches!(read(ImageLocation::File { file: "b.jpg".into(), size: 7 }), Err(Error::Io { .. })));

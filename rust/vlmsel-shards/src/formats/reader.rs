@@ -7,6 +7,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::Result;
@@ -14,7 +15,7 @@ use crate::formats::sample::Taken;
 use crate::workspace::quarantine::Quarantined;
 
 /// Stands in the fingerprint of an index: it rises whenever a reader makes something else of the same bytes.
-pub const READER_VERSION: u32 = 1;
+pub const READER_VERSION: u32 = 2;
 /// Longer images are not held whole, and so not looked at under [`Depth::Bodies`].
 pub const MAX_CHECKED_BYTES: u64 = 64 << 20;
 /// A batch ends behind so many records,
@@ -33,6 +34,29 @@ pub enum Depth {
     Bodies,
 }
 
+/// Where the key of a tar's member ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyUntil {
+    /// At the first dot of its last part, as WebDataset has it.
+    #[default]
+    FirstDot,
+    /// At the last dot.
+    LastDot,
+}
+
+/// What a user says of how to read.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReadOptions {
+    /// Field or column that holds an id of 128 bits.
+    pub id_column: Option<String>,
+    /// Column of a table that holds the captions.
+    pub caption_column: Option<String>,
+    /// Where the key of a tar's member ends.
+    pub key_until: KeyUntil,
+}
+
 /// A shard as a reader opens it.
 #[derive(Debug, Clone, Copy)]
 pub struct Shard<'a> {
@@ -44,8 +68,8 @@ pub struct Shard<'a> {
     pub sidecar: Option<(&'a str, &'a Path)>,
     /// Folder that paths in its records are relative to.
     pub image_root: &'a Path,
-    /// Field or column that holds an id of 128 bits.
-    pub id_field: Option<&'a str>,
+    /// What the user says of how to read.
+    pub options: &'a ReadOptions,
     /// How much to look at.
     pub depth: Depth,
 }
@@ -68,6 +92,11 @@ pub trait Format: Sync {
 
     /// Whether its files are no data in a folder that also holds shards of a form for which this is false.
     fn is_secondary(&self) -> bool {
+        false
+    }
+
+    /// Whether a file of this form belongs to a shard of another, and is read with that.
+    fn belongs_to_another(&self, _path: &Path) -> bool {
         false
     }
 

@@ -3,25 +3,10 @@
 use vlmsel_core::hash::Hash128;
 
 use crate::formats::location::ImageLocation;
+use crate::formats::said::Said;
 use crate::images::header::Fault;
 use crate::storage::identity::Identity;
-use crate::workspace::quarantine::Quarantined;
-
-/// Why a record, or a part of it, cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bad {
-    /// One of the documented reasons, in snake case.
-    pub reason: &'static str,
-    /// What was found.
-    pub detail: String,
-}
-
-impl Bad {
-    /// A reason with what was found.
-    pub fn new(reason: &'static str, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
-    }
-}
+use crate::workspace::quarantine::{Bad, Quarantined};
 
 /// Where a record begins in its shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,14 +76,8 @@ pub struct Sample {
     pub images: Vec<SampleImage>,
     /// Every member in tar order; empty where the shard is no tar.
     pub members: Vec<MemberRow>,
-    /// The caption.
-    pub text: Option<String>,
-    /// The conversation as JSON, as it was.
-    pub conversations: Option<String>,
-    /// Turns of the conversation.
-    pub n_turns: u32,
-    /// The turns' values joined by line feeds.
-    pub spoken: Option<String>,
+    /// What it says.
+    pub said: Said,
     /// The user's own JSON, as it was.
     pub metadata: Option<Vec<u8>>,
     /// Why it cannot be used, images apart.
@@ -118,10 +97,7 @@ impl Sample {
             uid: None,
             images: Vec::new(),
             members: Vec::new(),
-            text: None,
-            conversations: None,
-            n_turns: 0,
-            spoken: None,
+            said: Said::default(),
             metadata: None,
             faults: Vec::new(),
             notes: Vec::new(),
@@ -129,15 +105,71 @@ impl Sample {
         }
     }
 
-    /// The first reason why it cannot be used: an image's, else its own.
+    /// The first reason why it cannot be used: an image's, else its own. Images of kinds that are named and not read are no
+    /// such reason: they make its class.
     pub fn fault(&self) -> Option<&Bad> {
-        self.images.iter().find_map(|image| image.found.as_ref().err()).or_else(|| self.faults.first())
+        let of_images = self.images.iter().filter_map(|image| image.found.as_ref().err());
+        of_images.filter(|bad| !is_unsupported(bad.reason)).chain(&self.faults).next()
     }
 
-    /// What it says: its caption, else what is spoken.
-    pub fn said(&self) -> Option<&str> {
-        self.text.as_deref().or(self.spoken.as_deref())
+    /// The text that it is known by: its caption, else what is spoken.
+    pub fn text(&self) -> Option<&str> {
+        self.said.text.as_deref().or(self.said.spoken.as_deref())
     }
+
+    /// What kind of sample it is; `None` where it has neither images nor text.
+    pub fn class(&self) -> Option<SampleClass> {
+        let is_unread = |image: &SampleImage| image.found.as_ref().is_err_and(|bad| is_unsupported(bad.reason));
+        match (self.images.len(), self.said.conversations.is_some(), self.said.text.is_some()) {
+            _ if self.images.iter().any(is_unread) => Some(SampleClass::Unsupported),
+            (_, true, _) => Some(SampleClass::Conversation),
+            (2.., ..) => Some(SampleClass::MultiImage),
+            (1, _, true) => Some(SampleClass::Pair),
+            (0, _, true) => Some(SampleClass::TextOnly),
+            (1, _, false) => Some(SampleClass::ImageOnly),
+            (0, _, false) => None,
+        }
+    }
+}
+
+/// What kind of sample one is: the first that fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SampleClass {
+    /// A picture or another medium was meant, of a kind that is named and not read. Never scored as text.
+    Unsupported,
+    /// Turns, with any number of images.
+    Conversation,
+    /// Several images.
+    MultiImage,
+    /// One image and a caption.
+    Pair,
+    /// A caption alone.
+    TextOnly,
+    /// One image alone.
+    ImageOnly,
+}
+
+impl SampleClass {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Unsupported, Self::Conversation, Self::MultiImage, Self::Pair, Self::TextOnly, Self::ImageOnly];
+
+    /// As the index and reports name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unsupported => "unsupported",
+            Self::Conversation => "conversation",
+            Self::MultiImage => "multi-image",
+            Self::Pair => "pair",
+            Self::TextOnly => "text-only",
+            Self::ImageOnly => "image-only",
+        }
+    }
+}
+
+/// Whether a reason names something that is known and not read, rather than something broken.
+pub fn is_unsupported(reason: &str) -> bool {
+    matches!(reason, "unsupported_image_format" | "unsupported_medium" | "remote_image")
 }
 
 /// What taking a record apart came to: a sample, or a record of which nothing can be used.

@@ -2,48 +2,86 @@
 //!
 //! The column is a binary, a struct with a field `bytes` (beside `path`, in either order), or a list of one of these.
 
-use std::path::Path;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef};
-use arrow_schema::{DataType, Field};
+use arrow_schema::{DataType, Field, Schema};
 
 use crate::error::{Error, Result};
 use crate::images::MAX_IMAGE_BYTES;
+use crate::parquet::batches::Batches;
 use crate::parquet::table::ParquetTable;
 
 /// A row group that takes more than this, decompressed, is not read for one image.
 const MAX_GROUP_BYTES: u64 = 4 << 30;
 
-/// A table, opened, whose column of images is known.
+/// Names by which a column of images goes, best first.
+const USUAL_NAMES: [&str; 8] = ["image", "images", "jpg", "png", "jpeg", "webp", "img", "picture"];
+/// Decoded stretches of a table that are kept for rows near them.
+const KEPT_BATCHES: usize = 4;
+/// A row farther ahead than this is sought anew.
+const NEAR_ROWS: u64 = 4096;
+
+/// The column of a table that holds its images, and others that might.
+///
+/// # Errors
+/// Where several may and none has a usual name.
+pub fn image_column(schema: &Schema) -> std::result::Result<Option<(String, Vec<String>)>, String> {
+    let found: Vec<&str> = schema
+        .fields()
+        .iter()
+        .filter(|field| holds_images(field.data_type()))
+        .map(|field| field.name().as_str())
+        .collect();
+    let structs = schema.fields().iter().filter(|field| holds_structs(field.data_type()));
+    let structs: Vec<&str> = structs.map(|field| field.name().as_str()).collect();
+    let usual = USUAL_NAMES.iter().copied().find(|name| found.contains(name));
+    let chosen = match (usual, structs.as_slice(), found.as_slice()) {
+        (Some(name), ..) => name,
+        (None, [name], _) | (None, _, [name]) => name,
+        (None, _, []) => return Ok(None),
+        (None, _, several) => return Err(format!("has several columns that may hold images: {}", several.join(", "))),
+    };
+    let others = structs.iter().filter(|name| **name != chosen).map(|name| (*name).to_owned()).collect();
+    Ok(Some((chosen.to_owned(), others)))
+}
+
+/// A table, opened, whose column of images is known. Rows near each other cost one decoding.
 #[derive(Debug)]
 pub struct TableImages {
     table: ParquetTable,
     column: String,
+    near: Mutex<Near>,
+}
+
+/// What was decoded last.
+#[derive(Default)]
+struct Near {
+    /// First row and rows of each.
+    batches: VecDeque<(u64, ArrayRef)>,
+    /// What comes next, and its first row.
+    ahead: Option<(u64, u64, Batches)>,
+}
+
+impl std::fmt::Debug for Near {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Near({} batches)", self.batches.len())
+    }
 }
 
 impl TableImages {
     /// Opens a table.
     ///
     /// # Errors
-    /// [`Error::Unreadable`] where it is damaged, or has no column of images or several of which none is called `image` or
-    /// `images`.
+    /// [`Error::Unreadable`] where it is damaged, or has no column of images or several of which none has a usual name.
     pub fn open(path: &Path) -> Result<Self> {
         let table = ParquetTable::open(path, &path.to_string_lossy())?;
-        let fields = table.schema().fields();
-        let found: Vec<&str> =
-            fields.iter().filter(|field| holds_images(field.data_type())).map(|field| field.name().as_str()).collect();
-        let usual = found.iter().copied().find(|name| matches!(*name, "image" | "images"));
-        let column = match (usual, found.as_slice()) {
-            (Some(name), _) => name.to_owned(),
-            (None, [name]) => (*name).to_owned(),
-            (None, []) => return Err(Error::unreadable(path, "has no column of images")),
-            (None, several) => {
-                let text = format!("has several columns that may hold images: {}", several.join(", "));
-                return Err(Error::unreadable(path, text));
-            }
-        };
-        Ok(Self { table, column })
+        let found = image_column(table.schema()).map_err(|error| Error::unreadable(path, error))?;
+        let (column, _) = found.ok_or_else(|| Error::unreadable(path, "has no column of images"))?;
+        Ok(Self { table, column, near: Mutex::default() })
     }
 
     /// The bytes of the image in `row`, counted from 0 through the whole table; in a column of lists that of `item`.
@@ -52,18 +90,13 @@ impl TableImages {
     /// [`Error::Unreadable`] for damage, and where there is no such row, item or image.
     pub fn read(&self, row: u64, item: Option<u32>) -> Result<Vec<u8>> {
         let wrong = |what: &str| Error::unreadable(&self.table.path, format!("row {row} of {}: {what}", self.column));
-        let group = (0..self.table.groups()).find(|&group| {
-            let (first, rows) = self.table.group_rows(group);
-            (first..first + rows as u64).contains(&row)
-        });
-        let group = group.ok_or_else(|| wrong("the table has no such row"))?;
-        let at = (row - self.table.group_rows(group).0) as u32;
-        let mut batches = self.table.rows_of(group, Some(&[at]), &[&self.column], MAX_GROUP_BYTES)?;
-        let batch = batches.next().ok_or_else(|| wrong("the table has no such row"))??;
-        let cell = batch.column(0);
-        let bytes = match (list_at(cell), item) {
-            (None, None) => bytes_of(cell, 0),
-            (Some(items), Some(item)) if (item as usize) < items.len() => bytes_of(&items, item as usize),
+        let mut near = self.near.lock().unwrap_or_else(PoisonError::into_inner);
+        let (cells, at) = self.cells(&mut near, row)?.ok_or_else(|| wrong("the table has no such row"))?;
+        let bytes = match (list_at(&cells, at), item) {
+            (None, None) => bytes_of(&cells, at).map(<[u8]>::to_vec),
+            (Some(items), Some(item)) if (item as usize) < items.len() => {
+                bytes_of(&items, item as usize).map(<[u8]>::to_vec)
+            }
             (Some(_), Some(item)) => return Err(wrong(&format!("its list has no item {item}"))),
             (Some(_), None) => return Err(wrong("it holds a list, and no item was named")),
             (None, Some(_)) => return Err(wrong("it holds no list, and an item was named")),
@@ -74,9 +107,85 @@ impl TableImages {
         }
         Ok(bytes)
     }
+
+    /// The decoded stretch that a row lies in, and its place there.
+    fn cells(&self, near: &mut Near, row: u64) -> Result<Option<(ArrayRef, usize)>> {
+        let inside = |(first, cells): &(u64, ArrayRef)| (*first..*first + cells.len() as u64).contains(&row);
+        if let Some((first, cells)) = near.batches.iter().find(|batch| inside(batch)) {
+            return Ok(Some((cells.clone(), (row - first) as usize)));
+        }
+        let is_near = |next: u64, end: u64| (next..end.min(next + NEAR_ROWS)).contains(&row);
+        if !near.ahead.as_ref().is_some_and(|(next, end, _)| is_near(*next, *end)) {
+            let group = (0..self.table.groups()).find(|&group| {
+                let (first, rows) = self.table.group_rows(group);
+                (first..first + rows as u64).contains(&row)
+            });
+            let Some(group) = group else { return Ok(None) };
+            let (first, rows) = self.table.group_rows(group);
+            // Pages before the row are passed over, those behind it are decoded as they are asked for.
+            let wanted: Vec<u32> = ((row - first) as u32..rows as u32).collect();
+            let batches = self.table.rows_of(group, Some(&wanted), &[&self.column], MAX_GROUP_BYTES)?;
+            near.ahead = Some((row, first + rows as u64, batches));
+        }
+        loop {
+            let Some((next, end, batches)) = &mut near.ahead else { return Ok(None) };
+            let Some(batch) = batches.next().transpose()? else {
+                near.ahead = None;
+                return Ok(None);
+            };
+            let (first, cells) = (*next, batch.column(0).clone());
+            *next += cells.len() as u64;
+            if *next >= *end {
+                near.ahead = None;
+            }
+            if near.batches.len() >= KEPT_BATCHES {
+                near.batches.pop_front();
+            }
+            near.batches.push_back((first, cells.clone()));
+            if row < first + cells.len() as u64 {
+                return Ok(Some((cells, (row - first) as usize)));
+            }
+        }
+    }
 }
 
-fn holds_images(data_type: &DataType) -> bool {
+/// Tables that were opened for their images, the last few.
+#[derive(Debug, Default)]
+pub struct OpenTables(Mutex<VecDeque<(PathBuf, Arc<TableImages>)>>);
+
+/// Tables kept open.
+const KEPT_TABLES: usize = 16;
+
+impl OpenTables {
+    /// The table at a path, opened if it is not yet.
+    ///
+    /// # Errors
+    /// Those of [`TableImages::open`].
+    pub fn get(&self, path: &Path) -> Result<Arc<TableImages>> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, table)) = open.iter().find(|(known, _)| known == path) {
+            return Ok(table.clone());
+        }
+        let table = Arc::new(TableImages::open(path)?);
+        if open.len() >= KEPT_TABLES {
+            open.pop_front();
+        }
+        open.push_back((path.to_path_buf(), table.clone()));
+        Ok(table)
+    }
+}
+
+fn holds_structs(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+            holds_structs(field.data_type())
+        }
+        DataType::Struct(_) => holds_bytes(data_type),
+        _ => false,
+    }
+}
+
+pub(super) fn holds_images(data_type: &DataType) -> bool {
     let item = |field: &Field| holds_bytes(field.data_type());
     match data_type {
         DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => item(field),
@@ -94,33 +203,32 @@ fn holds_bytes(data_type: &DataType) -> bool {
     }
 }
 
-/// The items of the first row, where rows are lists. A null row has none.
-fn list_at(column: &ArrayRef) -> Option<ArrayRef> {
+/// The items of a row, where rows are lists. A null row has none.
+pub(super) fn list_at(column: &ArrayRef, at: usize) -> Option<ArrayRef> {
     match column.data_type() {
-        DataType::List(_) => Some(column.as_list::<i32>().value(0)),
-        DataType::LargeList(_) => Some(column.as_list::<i64>().value(0)),
-        DataType::FixedSizeList(..) => Some(column.as_fixed_size_list().value(0)),
+        DataType::List(_) => Some(column.as_list::<i32>().value(at)),
+        DataType::LargeList(_) => Some(column.as_list::<i64>().value(at)),
+        DataType::FixedSizeList(..) => Some(column.as_fixed_size_list().value(at)),
         _ => None,
     }
 }
 
-fn bytes_of(column: &ArrayRef, at: usize) -> Option<Vec<u8>> {
+/// The bytes of a cell, if it has any.
+pub(super) fn bytes_of(column: &ArrayRef, at: usize) -> Option<&[u8]> {
     if column.is_null(at) {
         return None;
     }
     match column.data_type() {
         DataType::Struct(_) => column.as_struct().column_by_name("bytes").and_then(|bytes| bytes_of(bytes, at)),
-        DataType::Binary => Some(column.as_binary::<i32>().value(at).to_vec()),
-        DataType::LargeBinary => Some(column.as_binary::<i64>().value(at).to_vec()),
-        DataType::BinaryView => Some(column.as_binary_view().value(at).to_vec()),
+        DataType::Binary => Some(column.as_binary::<i32>().value(at)),
+        DataType::LargeBinary => Some(column.as_binary::<i64>().value(at)),
+        DataType::BinaryView => Some(column.as_binary_view().value(at)),
         _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow_array::builder::{BinaryBuilder, ListBuilder};
     use arrow_array::{BinaryArray, Int64Array, RecordBatch, StringArray, StructArray};
     use parquet::arrow::ArrowWriter;
@@ -166,7 +274,7 @@ mod tests {
         let shard = || Ok(Arc::new(LocalFile::open(&folder.path().join("t.parquet"))?) as Arc<dyn ReadAt>);
         for file in [None, Some("t.parquet".to_owned())] {
             let location = ImageLocation::Row { file, row: 2, item: None, size: 3 };
-            assert_eq!(read_image(&location, &shard, folder.path()).unwrap(), b"two");
+            assert_eq!(read_image(&location, &shard, folder.path(), &OpenTables::default()).unwrap(), b"two");
         }
     }
 

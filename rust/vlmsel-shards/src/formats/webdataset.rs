@@ -3,32 +3,36 @@
 //! The key is the name up to the first dot of its last part, folders included; adjacent members of one key are a sample.
 //! A sample with a bad member, or whose key was there before, is put aside whole: half a sample is worse than none.
 
+pub mod pictures;
 pub mod reader;
 
 use std::collections::HashSet;
 
 use vlmsel_core::hash::{Hash128, ImageHasher, image_hash};
 
+use self::pictures::is_picture_name;
 use crate::error::Result;
-use crate::formats::reader::MAX_CHECKED_BYTES;
+use crate::formats::reader::{KeyUntil, MAX_CHECKED_BYTES};
 use crate::formats::tar::{Damage, End, Item, Member, MemberKind, TarReader};
 use crate::images::header::{Fault, ImageHeader, read_header};
 use crate::storage::source::ReadAt;
 use crate::workspace::quarantine::Quarantined;
 
-/// Image extensions, best first: a sample that has several keeps the first of these as its image.
-pub const IMAGE_EXTENSIONS: [&str; 5] = ["jpg", "png", "jpeg", "webp", "gif"];
 /// Caption extensions, best first.
 pub const TEXT_EXTENSIONS: [&str; 2] = ["txt", "caption"];
 /// Captions and JSON members above this size put their sample aside: they are read into memory.
 pub const MAX_TEXT_BYTES: u64 = 16 << 20;
 
-/// Splits a member's name into key and extension (all behind the first dot); `None` for hidden files, names without a
+/// Splits a member's name into key and extension at a dot of its last part; `None` for hidden files, names without a
 /// dot and WebDataset's own `__meta__` members, which belong to no sample.
-pub fn split_key(name: &str) -> Option<(&str, &str)> {
+pub fn split_key(name: &str, key_until: KeyUntil) -> Option<(&str, &str)> {
     let base = name.rfind('/').map_or(0, |slash| slash + 1);
-    let dot = base + name[base..].find('.')?;
-    let hidden = dot == base || name.starts_with("__") && name.split('.').next().is_some_and(|n| n.ends_with("__"));
+    let first = base + name[base..].find('.')?;
+    let hidden = first == base || name.starts_with("__") && name.split('.').next().is_some_and(|n| n.ends_with("__"));
+    let dot = match key_until {
+        KeyUntil::FirstDot => first,
+        KeyUntil::LastDot => name.rfind('.')?,
+    };
     (!hidden).then(|| (&name[..dot], &name[dot + 1..]))
 }
 
@@ -81,13 +85,13 @@ pub struct Sample {
 }
 
 impl Sample {
-    fn best(&self, extensions: &[&str]) -> Option<&SampleMember> {
-        extensions.iter().find_map(|wanted| self.members.iter().find(|m| m.extension.eq_ignore_ascii_case(wanted)))
+    /// Extensions in lower case.
+    fn extensions(&self) -> HashSet<String> {
+        self.members.iter().map(|member| member.extension.to_ascii_lowercase()).collect()
     }
 
-    /// The member that is the sample's image.
-    pub fn image(&self) -> Option<&SampleMember> {
-        self.best(&IMAGE_EXTENSIONS)
+    fn best(&self, extensions: &[&str]) -> Option<&SampleMember> {
+        extensions.iter().find_map(|wanted| self.members.iter().find(|m| m.extension.eq_ignore_ascii_case(wanted)))
     }
 
     /// The caption's bytes.
@@ -122,6 +126,9 @@ pub struct Groups<S: ReadAt> {
     reader: TarReader<S>,
     shard: String,
     keep_images: bool,
+    key_until: KeyUntil,
+    /// Extensions that all samples so far have.
+    common: Option<HashSet<String>>,
     /// Members that belong to no sample: hidden files, names without a dot.
     pub ignored_members: u64,
     open: Option<Sample>,
@@ -135,11 +142,13 @@ pub struct Groups<S: ReadAt> {
 impl<S: ReadAt> Groups<S> {
     /// Reads `source`, which messages call `shard`. Under `keep_images` the bytes of images are kept, unless there are more than
     /// [`MAX_CHECKED_BYTES`].
-    pub fn new(source: S, shard: &str, keep_images: bool, buffer_bytes: usize) -> Self {
+    pub fn new(source: S, shard: &str, keep_images: bool, key_until: KeyUntil, buffer_bytes: usize) -> Self {
         Self {
             reader: TarReader::new(source, buffer_bytes),
             shard: shard.to_owned(),
             keep_images,
+            key_until,
+            common: None,
             ignored_members: 0,
             open: None,
             seen: HashSet::new(),
@@ -196,6 +205,9 @@ impl<S: ReadAt> Groups<S> {
     }
 
     fn end(&mut self, end: End) -> Group {
+        if !end.has_marker {
+            self.suspect_last();
+        }
         let Some(offset) = end.trailing else { return Group::End(end) };
         let detail = "bytes behind the end of the archive";
         let stray = Quarantined::new(&self.shard, "byte", Some(offset), "trailing_garbage", detail);
@@ -207,26 +219,47 @@ impl<S: ReadAt> Groups<S> {
         Group::Stray(stray)
     }
 
+    /// A tar without an end marker may have been cut between two members. A last sample that lacks what all others have
+    /// has probably lost it.
+    fn suspect_last(&mut self) {
+        let (Some(sample), Some(common)) = (&mut self.open, &self.common) else { return };
+        let own = sample.extensions();
+        let mut lacking: Vec<&str> = common.difference(&own).map(String::as_str).collect();
+        lacking.sort_unstable();
+        if !lacking.is_empty() && own.is_subset(common) {
+            let detail = format!("the tar has no end marker, and its last sample has no {}", lacking.join(", "));
+            let record = Quarantined::new(&self.shard, "byte", Some(sample.header_offset), "cut_off", &detail);
+            sample.fault.get_or_insert(record.with_key(&sample.key));
+        }
+    }
+
     /// Adds a member to its sample; gives what is complete by that.
     fn add(&mut self, member: &Member) -> Result<Option<Group>> {
         if member.kind == MemberKind::Folder {
             return Ok(None);
         }
-        let Some((key, extension)) = split_key(&member.name) else {
+        let Some((key, extension)) = split_key(&member.name, self.key_until) else {
             let Some(reason) = member.kind.reason() else {
                 self.ignored_members += 1;
                 return Ok(None);
             };
-            return Ok(Some(Group::Stray(quarantined(&self.shard, member, reason))));
+            return Ok(Some(Group::Stray(quarantined(&self.shard, member, None, reason))));
         };
         let mut complete = None;
         if self.open.as_ref().is_none_or(|sample| sample.key != key) {
             let mut sample =
                 Sample { key: key.to_owned(), header_offset: member.header_offset, members: Vec::new(), fault: None };
             if !self.seen.insert(key.to_owned()) {
-                sample.fault = Some(quarantined(&self.shard, member, "repeated_key"));
+                sample.fault = Some(quarantined(&self.shard, member, Some(key), "repeated_key"));
             }
             complete = self.open.replace(sample);
+            if let Some(whole) = complete.as_ref().filter(|whole| whole.fault.is_none()) {
+                match &mut self.common {
+                    None => self.common = Some(whole.extensions()),
+                    Some(common) if common.iter().all(|extension| self.extensions.contains(extension)) => {}
+                    Some(common) => common.retain(|extension| self.extensions.contains(extension)),
+                }
+            }
             self.extensions.clear();
         }
         if let Err(error) = self.add_to_open(member, extension) {
@@ -243,13 +276,15 @@ impl<S: ReadAt> Groups<S> {
         let fault = member.kind.reason().or(repeated.then_some("repeated_member"));
         let content = match fault {
             Some(reason) => {
-                sample.fault.get_or_insert_with(|| quarantined(shard, member, reason));
+                let key = sample.key.clone();
+                sample.fault.get_or_insert_with(|| quarantined(shard, member, Some(&key), reason));
                 Content::Other
             }
             None => read_content(reader, member, extension, self.keep_images)?,
         };
         if content == Content::Other && is_text(extension) && member.size > MAX_TEXT_BYTES {
-            sample.fault.get_or_insert_with(|| quarantined(shard, member, "text_too_large"));
+            let key = sample.key.clone();
+            sample.fault.get_or_insert_with(|| quarantined(shard, member, Some(&key), "text_too_large"));
         }
         let extension = extension.to_owned();
         sample.members.push(SampleMember { extension, offset: member.offset, size: member.size, content });
@@ -257,10 +292,10 @@ impl<S: ReadAt> Groups<S> {
     }
 }
 
-fn quarantined(shard: &str, member: &Member, reason: &str) -> Quarantined {
+fn quarantined(shard: &str, member: &Member, key: Option<&str>, reason: &str) -> Quarantined {
     let record = Quarantined::new(shard, "byte", Some(member.header_offset), reason, &member.name);
-    match split_key(&member.name) {
-        Some((key, _)) => record.with_key(key),
+    match key {
+        Some(key) => record.with_key(key),
         None => record,
     }
 }
@@ -279,24 +314,10 @@ fn read_content<S: ReadAt>(
     extension: &str,
     keep_images: bool,
 ) -> Result<Content> {
-    if is_any(extension, &IMAGE_EXTENSIONS) {
-        let keep = keep_images && member.size <= MAX_CHECKED_BYTES;
-        let head = reader.prefix(member)?;
-        let header = read_header(head);
-        if head.len() as u64 == member.size {
-            return Ok(Content::Image(image_hash(head), header, keep.then(|| head.to_vec())));
+    if is_text(extension) {
+        if member.size > MAX_TEXT_BYTES {
+            return Ok(Content::Other);
         }
-        let (mut hasher, mut bytes) = (ImageHasher::default(), Vec::new());
-        reader.pieces(member, |piece| {
-            hasher.update(piece);
-            if keep {
-                bytes.extend_from_slice(piece);
-            }
-            Ok(())
-        })?;
-        return Ok(Content::Image(hasher.finish(), header, keep.then_some(bytes)));
-    }
-    if is_text(extension) && member.size <= MAX_TEXT_BYTES {
         let mut bytes = Vec::with_capacity(member.size as usize);
         reader.pieces(member, |piece| {
             bytes.extend_from_slice(piece);
@@ -304,7 +325,25 @@ fn read_content<S: ReadAt>(
         })?;
         return Ok(Content::Text(bytes));
     }
-    Ok(Content::Other)
+    let head = reader.prefix(member)?;
+    let header = read_header(head);
+    let is_picture = !matches!(header, Err(Fault::Empty | Fault::UnknownFormat));
+    if !is_picture && !is_picture_name(extension) {
+        return Ok(Content::Other);
+    }
+    let keep = keep_images && member.size <= MAX_CHECKED_BYTES;
+    if head.len() as u64 == member.size {
+        return Ok(Content::Image(image_hash(head), header, keep.then(|| head.to_vec())));
+    }
+    let (mut hasher, mut bytes) = (ImageHasher::default(), Vec::new());
+    reader.pieces(member, |piece| {
+        hasher.update(piece);
+        if keep {
+            bytes.extend_from_slice(piece);
+        }
+        Ok(())
+    })?;
+    Ok(Content::Image(hasher.finish(), header, keep.then_some(bytes)))
 }
 
 #[cfg(test)]
@@ -313,7 +352,7 @@ mod tests {
     use crate::formats::tar::TarWriter;
 
     fn scan_all(bytes: &Vec<u8>) -> (Vec<Sample>, Vec<Quarantined>, u64, Group) {
-        let mut groups = Groups::new(bytes, "t.tar", false, 4096);
+        let mut groups = Groups::new(bytes, "t.tar", false, KeyUntil::FirstDot, 4096);
         let (mut samples, mut strays) = (Vec::new(), Vec::new());
         loop {
             match groups.next().unwrap() {
@@ -333,14 +372,37 @@ mod tests {
     }
 
     #[test]
-    fn keys_end_at_the_first_dot_of_the_last_part() {
-        assert_eq!(split_key("a.jpg"), Some(("a", "jpg")));
-        assert_eq!(split_key("d.x/a.seg.png"), Some(("d.x/a", "seg.png")));
-        assert_eq!(split_key("d.x/.hidden"), None);
-        assert_eq!(split_key("._a.jpg"), None);
-        assert_eq!(split_key("README"), None);
-        assert_eq!(split_key("__meta__.json"), None);
-        assert_eq!(split_key("a."), Some(("a", "")));
+    fn keys_end_at_a_dot_of_the_last_part() {
+        for (name, first, last) in [
+            ("a.jpg", Some(("a", "jpg")), Some(("a", "jpg"))),
+            ("d.x/a.seg.png", Some(("d.x/a", "seg.png")), Some(("d.x/a.seg", "png"))),
+            ("d.x/.hidden", None, None),
+            ("._a.jpg", None, None),
+            ("README", None, None),
+            ("__meta__.json", None, None),
+            ("a.", Some(("a", "")), Some(("a", ""))),
+        ] {
+            assert_eq!(split_key(name, KeyUntil::FirstDot), first, "{name}");
+            assert_eq!(split_key(name, KeyUntil::LastDot), last, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_last_sample_that_lacks_what_all_others_have_was_cut_off() {
+        let members: Vec<(String, &[u8])> =
+            (0..3).flat_map(|n| ["jpg", "txt"].map(|extension| (format!("{n}.{extension}"), &b"x"[..]))).collect();
+        let members: Vec<(&str, &[u8])> = members.iter().map(|(name, data)| (name.as_str(), *data)).collect();
+        let bytes = tar(&members);
+        let faults = |bytes: Vec<u8>| {
+            let (samples, ..) = scan_all(&bytes);
+            samples.into_iter().map(|s| s.fault.map(|fault| fault.reason)).collect::<Vec<_>>()
+        };
+        // Five members of two blocks each, and no end marker.
+        assert_eq!(faults(bytes[..512 * 10].to_vec()), [None, None, Some("cut_off".to_owned())]);
+        assert_eq!(faults(bytes[..512 * 12].to_vec()), [None, None, None]);
+        assert_eq!(faults(bytes.clone()), [None, None, None]);
+        // With an end marker nothing was cut off.
+        assert_eq!(faults(tar(&members[..5])), [None, None, None]);
     }
 
     #[test]
@@ -355,7 +417,6 @@ mod tests {
         ]);
         let (samples, strays, ignored, last) = scan_all(&bytes);
         assert_eq!(samples.iter().map(|s| s.key.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-        assert_eq!(samples[0].image().unwrap().extension, "jpg");
         assert_eq!(samples[0].json().unwrap(), b"{}");
         assert_eq!(samples[1].text().unwrap(), b"u");
         assert!(samples.iter().all(|s| s.fault.is_none()) && strays.is_empty());

@@ -4,7 +4,7 @@
 //! panic ([`table`], `footer`, `header_check`). Pages of ids and scores of the usual kinds are read here by ourselves, because a
 //! selection looks at gigabytes of them and keeps almost nothing.
 
-mod batches;
+pub mod batches;
 mod constant;
 mod file;
 mod footer;

@@ -6,11 +6,12 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use arrow_array::builder::{BinaryBuilder, FixedSizeBinaryBuilder, StringBuilder, UInt32Builder, UInt64Builder};
+use arrow_array::builder::{
+    BinaryBuilder, FixedSizeBinaryBuilder, StringBuilder, StringDictionaryBuilder, UInt32Builder, UInt64Builder,
+};
 use arrow_array::types::Int32Type;
 use arrow_array::{
     ArrayRef, DictionaryArray, Int32Array, ListArray, RecordBatch, StringArray, StructArray, UInt32Array,
-    new_null_array,
 };
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef};
@@ -46,6 +47,8 @@ pub struct IndexRow {
     pub conversations: Option<String>,
     /// Turns of the conversation.
     pub n_turns: u32,
+    /// What kind of sample it is.
+    pub class: Option<&'static str>,
     /// Hash of the caption, or of the turns' values joined by line feeds.
     pub text_hash: Option<Hash128>,
     /// The user's own JSON, as it was.
@@ -242,11 +245,13 @@ fn to_batch(rows: &[IndexRow], source: &str, shard: &str) -> Result<RecordBatch>
     let members: Vec<ArrayRef> =
         vec![Arc::new(extensions.finish()), Arc::new(offsets.finish()), Arc::new(sizes.finish())];
     let (mut keys, mut texts, mut conversations) = (StringBuilder::new(), StringBuilder::new(), StringBuilder::new());
+    let mut classes = StringDictionaryBuilder::<Int32Type>::new();
     let (mut turns, mut metadata) = (UInt32Builder::new(), BinaryBuilder::new());
     for row in rows {
         keys.append_value(&row.key);
         texts.append_option(row.text.as_deref());
         conversations.append_option(row.conversations.as_deref());
+        classes.append_option(row.class);
         turns.append_value(row.n_turns);
         metadata.append_option(row.metadata.as_deref());
     }
@@ -258,8 +263,7 @@ fn to_batch(rows: &[IndexRow], source: &str, shard: &str) -> Result<RecordBatch>
         list(image_fields(), images, rows.iter().map(|r| r.images.len()))?,
         list(member_fields(), members, rows.iter().map(|r| r.members.len()))?,
         Arc::new(UInt32Array::from_iter_values(rows.iter().map(|r| r.images.len() as u32))),
-        // What classes there are is not decided yet.
-        new_null_array(schema().field_with_name("class").map_err(arrow)?.data_type(), rows.len()),
+        Arc::new(classes.finish()),
         Arc::new(texts.finish()),
         Arc::new(conversations.finish()),
         Arc::new(turns.finish()),

@@ -2,6 +2,22 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Why a record, or a part of it, cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bad {
+    /// One of the documented reasons, in snake case.
+    pub reason: &'static str,
+    /// What was found.
+    pub detail: String,
+}
+
+impl Bad {
+    /// A reason with what was found.
+    pub fn new(reason: &'static str, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
 /// One record or file that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Quarantined {

@@ -5,20 +5,20 @@ use std::sync::Arc;
 
 use vlmsel_core::hash::{Hash128, ImageHasher, image_hash};
 
-use super::parse;
+use super::{is_remote, parse};
 use crate::error::{Error, Result};
-use crate::formats::json_stream::{JsonValues, Value, is_json_name};
+use crate::formats::json_stream::{JSON_ENDINGS, JsonValues, Value, is_json_name};
 use crate::formats::location::{ImageLocation, join};
 use crate::formats::reader::{
     BATCH_BYTES, BATCH_RECORDS, Batch, Closing, Damage, Depth, Format, MAX_CHECKED_BYTES, RawSample, Record,
     SampleReader, Shard,
 };
-use crate::formats::sample::{Bad, ImageRow, Position, Sample, SampleImage, Taken};
+use crate::formats::sample::{ImageRow, Position, Sample, SampleImage, Taken};
 use crate::images::check::check_image;
 use crate::images::header::{Fault, ImageHeader, read_header};
 use crate::storage::identity::Identity;
 use crate::storage::source::{LocalFile, ReadAt};
-use crate::workspace::quarantine::Quarantined;
+use crate::workspace::quarantine::{Bad, Quarantined};
 
 const BLOCK_BYTES: usize = 1 << 20;
 
@@ -31,7 +31,7 @@ impl Format for Llava {
     }
 
     fn endings(&self) -> &'static [&'static str] {
-        &[".jsonl", ".jsonl.gz", ".jsonl.zst", ".json"]
+        &JSON_ENDINGS
     }
 
     fn recognises(&self, path: &Path) -> bool {
@@ -39,7 +39,17 @@ impl Format for Llava {
     }
 
     fn is_bookkeeping(&self, name: &str) -> bool {
-        name.ends_with("_stats.json") || matches!(name, "sizes.json" | "meta.json" | "manifest.json" | "run.json")
+        const NAMES: [&str; 8] = [
+            "sizes.json",
+            "meta.json",
+            "manifest.json",
+            "run.json",
+            "dataset_info.json",
+            "dataset_infos.json",
+            "dataset_dict.json",
+            "state.json",
+        ];
+        name.ends_with("_stats.json") || NAMES.contains(&name)
     }
 
     // The JSON files beside tars are statistics that img2dataset and others leave.
@@ -61,7 +71,7 @@ impl Format for Llava {
         let common = Common {
             unit: shard.unit.to_owned(),
             image_root: shard.image_root.to_path_buf(),
-            id_field: shard.id_field.map(ToOwned::to_owned),
+            id_field: shard.options.id_column.clone(),
             depth: shard.depth,
         };
         Ok(Box::new(Reader { values, common: Arc::new(common), left: total, ended: false, damage: None }))
@@ -138,6 +148,11 @@ impl RawSample for RawRecord {
         };
         let mut sample = Sample::at(Position { unit: "row", number: row });
         for name in record.images {
+            if is_remote(&name) {
+                let bad = Bad::new("remote_image", name.chars().take(200).collect::<String>());
+                sample.images.push(SampleImage { name, hash: None, found: Err(bad) });
+                continue;
+            }
             // Looked at before it is read: what changes from here on will show.
             let identity = join(&common.image_root, &name).ok().and_then(|path| Identity::at(&path).ok());
             if common.depth != Depth::Names {
@@ -145,12 +160,16 @@ impl RawSample for RawRecord {
             }
             sample.named_files.push((name, identity));
         }
+        for other in record.others {
+            sample.images.push(SampleImage { name: other.detail.clone(), hash: None, found: Err(other) });
+        }
         sample.key = record.key;
         sample.uid = record.uid;
-        sample.text = record.text;
-        sample.conversations = record.conversations;
-        sample.n_turns = record.n_turns;
-        sample.spoken = record.spoken;
+        sample
+            .notes
+            .extend(record.said.placeholder_fault(sample.images.len()).filter(|_| common.depth != Depth::Names));
+        sample.said = record.said;
+        sample.notes.append(&mut sample.said.notes);
         sample.metadata = record.metadata;
         Ok(Ok(sample))
     }

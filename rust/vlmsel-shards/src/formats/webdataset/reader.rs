@@ -6,21 +6,24 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 use vlmsel_core::hash::{Hash128, parse_uid};
 
-use super::{Content, Group, Groups, Sample as Members};
+use super::pictures::{Pictures, has_dotted_key, pictures};
+use super::{Content, Group, Groups, Sample as Members, SampleMember};
 use crate::error::Result;
 use crate::formats::img2dataset::{Row, Sidecar, is_img2dataset, sidecar_path};
 use crate::formats::json_fields::fields;
-use crate::formats::json_stream;
+use crate::formats::json_stream::{self, MAX_DEPTH, depth_of};
 use crate::formats::location::ImageLocation;
 use crate::formats::reader::{
-    BATCH_BYTES, Batch, Closing, Damage, Depth, EXAMPLES, Format, Note, RawSample, Record, SampleReader, Shard,
+    BATCH_BYTES, Batch, Closing, Damage, Depth, EXAMPLES, Format, KeyUntil, Note, RawSample, Record, SampleReader,
+    Shard,
 };
-use crate::formats::sample::{Bad, ImageRow, MemberRow, Position, Sample, SampleImage, Taken};
+use crate::formats::said::{Captions, FIELDS, Reason, Said};
+use crate::formats::sample::{ImageRow, MemberRow, Position, Sample, SampleImage, Taken, is_unsupported};
 use crate::images::check::check_image;
 use crate::images::header::Fault;
 use crate::storage::source::LocalFile;
 use crate::storage::text_encoding::utf8_text;
-use crate::workspace::quarantine::Quarantined;
+use crate::workspace::quarantine::{Bad, Quarantined};
 
 /// Members no longer than this are hashed and parsed in one piece.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -95,6 +98,9 @@ struct Reader {
     sidecar: Option<Sidecar>,
     passed: u64,
     ended: bool,
+    /// Samples whose keys seem to hold dots.
+    dotted: Note,
+    looks_for_dots: bool,
     closing: Closing,
 }
 
@@ -113,22 +119,33 @@ impl Reader {
         let common = Common {
             unit: shard.unit.to_owned(),
             has_sidecar: sidecar.is_some(),
-            id_field: shard.id_field.map(ToOwned::to_owned),
+            id_field: shard.options.id_column.clone(),
             depth: shard.depth,
         };
         Ok(Self {
-            groups: Groups::new(file, shard.unit, shard.depth == Depth::Bodies, BUFFER_BYTES),
+            groups: Groups::new(file, shard.unit, shard.depth == Depth::Bodies, shard.options.key_until, BUFFER_BYTES),
             common: Arc::new(common),
             sidecar_unit: shard.sidecar.map(|(unit, _)| unit.to_owned()).unwrap_or_default(),
             sidecar,
             passed: 0,
             ended: false,
+            dotted: Note { kind: "dotted_key", count: 0, examples: Vec::new() },
+            looks_for_dots: shard.options.key_until == KeyUntil::FirstDot,
             closing,
         })
     }
 
     fn raw(&mut self, members: Members) -> RawMembers {
-        let row = self.sidecar.as_mut().and_then(|sidecar| sidecar.take(&members.key));
+        if self.looks_for_dots && has_dotted_key(&members) {
+            self.dotted.count += 1;
+            if self.dotted.examples.len() < EXAMPLES {
+                let names: Vec<String> = members.members.iter().take(4).map(|m| format!(".{}", m.extension)).collect();
+                self.dotted.examples.push(format!("{}: {} has {}", self.common.unit, members.key, names.join(" ")));
+            }
+        }
+        // `tar -C folder .` writes `./` before every name.
+        let key = members.key.trim_start_matches("./");
+        let row = self.sidecar.as_mut().and_then(|sidecar| sidecar.take(&members.key).or_else(|| sidecar.take(key)));
         RawMembers { members, row, common: self.common.clone() }
     }
 }
@@ -178,7 +195,8 @@ impl SampleReader for Reader {
     }
 
     fn close(self: Box<Self>) -> Closing {
-        let Self { sidecar, mut closing, sidecar_unit, .. } = *self;
+        let Self { sidecar, mut closing, sidecar_unit, dotted, .. } = *self;
+        closing.notes.extend(Some(dotted).filter(|dotted| dotted.count > 0));
         // Behind damage, a row without a member says nothing that the damage does not.
         let Some(sidecar) = sidecar.filter(|_| closing.damage.is_empty()) else { return closing };
         closing.detail.insert("repeated_sidecar_keys".to_owned(), sidecar.repeated.into());
@@ -226,75 +244,96 @@ impl RawSample for RawMembers {
         if *has_sidecar && row.is_none() {
             sample.notes.push(Bad::new("member_without_row", format!("{unit}: {}", members.key)));
         }
-        match image_of(&members, *depth) {
-            Some(image) => sample.images.push(image),
-            None => sample.notes.push(Bad::new("no_image", "")),
+        let Pictures { images, fault, others } = pictures(&members);
+        sample.images = images.into_iter().map(|member| look_at(member, *depth)).collect();
+        match fault {
+            Some(bad) if is_unsupported(bad.reason) => {
+                sample.images.push(SampleImage { name: bad.detail.clone(), hash: None, found: Err(bad) });
+            }
+            Some(bad) => sample.faults.push(bad),
+            None if sample.images.is_empty() => sample.notes.push(Bad::new("no_image", "")),
+            None => {}
+        }
+        if others > 0 && !sample.images.is_empty() {
+            sample.notes.push(Bad::new("more_pictures", format!("{others} beside its image")));
         }
         let json = members.json();
-        let declared = match json.map(|json| read_json(json, id_field.as_deref())).transpose() {
+        let mut declared = match json.map(|json| Declared::read(json, id_field.as_deref())).transpose() {
             Ok(declared) => declared.unwrap_or_default(),
-            Err(detail) => {
-                sample.faults.push(Bad::new("bad_json", detail));
+            Err((reason, detail)) => {
+                sample.faults.push(Bad { reason, detail });
                 Declared::default()
             }
         };
         sample.uid = declared.uid.or_else(|| row.as_ref().and_then(|row| row.uid));
         if let (Some(field), None) = (id_field, sample.uid) {
-            sample.faults.push(Bad::new("bad_id", format!("{field} is no id of 32 hexadecimal characters")));
+            sample.faults.push(Bad::new("bad_id", format!("{field} is no id of 128 bits")));
         }
         let (row_text, row_json) = row.map(|row| (row.text, Some(row.json))).unwrap_or_default();
-        sample.text = match members.text().map(utf8_text).transpose() {
-            Ok(text) => text.map(ToOwned::to_owned).or(row_text).or(declared.caption),
+        let caption = declared.said.text.take();
+        sample.said = declared.said;
+        sample.said.text = match members.text().map(utf8_text).transpose() {
+            Ok(text) => text.map(ToOwned::to_owned).or(row_text).or(caption),
             Err(error) => {
                 sample.faults.push(Bad::new("text_not_utf8", error));
                 None
             }
         };
+        sample.notes.extend(sample.said.placeholder_fault(sample.images.len()));
+        if sample.class().is_none() && sample.faults.is_empty() {
+            let names: Vec<String> = members.members.iter().take(5).map(|m| format!(".{}", m.extension)).collect();
+            sample.faults.push(Bad::new("no_content", format!("neither image nor text: {}", names.join(" "))));
+        }
         sample.metadata = json.map(<[u8]>::to_vec).or_else(|| row_json.map(String::into_bytes));
-        let as_row = |m: super::SampleMember| MemberRow { extension: m.extension, offset: m.offset, size: m.size };
+        let as_row = |m: SampleMember| MemberRow { extension: m.extension, offset: m.offset, size: m.size };
         sample.members = members.members.into_iter().map(as_row).collect();
         sample.key = Some(members.key);
         Ok(Ok(sample))
     }
 }
 
-fn image_of(members: &Members, depth: Depth) -> Option<SampleImage> {
-    let member = members.image()?;
-    let Content::Image(hash, header, bytes) = &member.content else { return None };
+fn look_at(member: &SampleMember, depth: Depth) -> SampleImage {
     let name = format!(".{}", member.extension);
+    let Content::Image(hash, header, bytes) = &member.content else {
+        return SampleImage::faulty(name, None, Fault::UnknownFormat);
+    };
     let checked = match (depth, bytes) {
         (Depth::Bodies, Some(bytes)) => check_image(bytes),
         (Depth::Bodies, None) => header.and_then(|header| Err(Fault::Long(header.format, member.size))),
         _ => *header,
     };
-    Some(match checked {
+    match checked {
         Ok(header) => {
             let location = ImageLocation::Range { offset: member.offset, size: member.size };
             let row = ImageRow { location, width: header.width, height: header.height, hash: *hash };
             SampleImage { name, hash: Some(*hash), found: Ok(row) }
         }
         Err(fault) => SampleImage::faulty(name, Some(*hash), fault),
-    })
+    }
 }
 
 /// What a JSON member declares.
 #[derive(Default)]
 struct Declared {
     uid: Option<Hash128>,
-    caption: Option<String>,
+    said: Said,
 }
 
-fn read_json(bytes: &[u8], id_field: Option<&str>) -> std::result::Result<Declared, String> {
-    let mut spare = Vec::new();
-    let value: &RawValue = json_stream::parse(bytes, &mut spare).map_err(|error| error.to_string())?;
-    let id_field = id_field.unwrap_or("uid");
-    let names = [id_field, "caption", "text"];
-    let Ok(fields) = fields(value.get().as_bytes(), &names) else {
-        return Ok(Declared::default());
-    };
-    let string = |name: &str| fields.get(name).and_then(|raw| serde_json::from_str::<String>(raw).ok());
-    Ok(Declared {
-        uid: string(id_field).as_deref().and_then(parse_uid),
-        caption: string("caption").or_else(|| string("text")),
-    })
+impl Declared {
+    fn read(bytes: &[u8], id_field: Option<&str>) -> std::result::Result<Self, Reason> {
+        if depth_of(bytes) > MAX_DEPTH {
+            return Err(("json_too_deep", format!("deeper than {MAX_DEPTH}")));
+        }
+        let mut spare = Vec::new();
+        let value: &RawValue =
+            json_stream::parse(bytes, &mut spare).map_err(|error| ("bad_json", error.to_string()))?;
+        let id_field = id_field.unwrap_or("uid");
+        let names = [&[id_field], &FIELDS[..]].concat();
+        let Ok(fields) = fields(value.get().as_bytes(), &names) else { return Ok(Self::default()) };
+        let id = fields.get(id_field).and_then(|raw| serde_json::from_str::<String>(raw).ok());
+        let mut said = Said::read(&fields, Captions::Lenient)?;
+        // Beside a tar's own members nothing else is looked for, and most JSON holds much else.
+        said.notes.clear();
+        Ok(Self { uid: id.as_deref().and_then(parse_uid), said })
+    }
 }
