@@ -2,10 +2,12 @@
 //!
 //! Decoders are kind: they fill what is missing with grey and go on, so "it opened" says little. Here every code of the
 //! compressed data is read and has to come out even: Huffman codes of JPEG, the zlib stream and checksums of PNG, LZW codes of
-//! GIF; WebP goes through a decoder. What has no redundancy (the middle of lossy WebP, arithmetic JPEG) can hide damage.
+//! GIF, the runs of BMP; WebP goes through a decoder. What has no redundancy (the middle of lossy WebP, arithmetic JPEG, the pixels
+//! of most BMP) can hide damage.
 //!
 //! Time and memory are bounded by the image's bytes and by [`MAX_PIXELS`]; WebP of more than 2^24 pixels is not decoded.
 
+mod bmp;
 mod gif;
 mod jpeg;
 mod png;
@@ -41,6 +43,7 @@ pub fn check_image(bytes: &[u8]) -> Result<ImageHeader, Fault> {
         Format::Png => png::check(bytes),
         Format::Gif => gif::check(bytes),
         Format::Webp => webp::check(bytes),
+        Format::Bmp => bmp::check(bytes),
     };
     checked.map(|()| header).map_err(|damage| match damage {
         Damage::Truncated => Fault::Truncated(header.format),

@@ -1,4 +1,4 @@
-//! Width and height of JPEG, PNG, WebP and GIF images from their first bytes, without decoding a pixel.
+//! Width and height of JPEG, PNG, WebP, GIF and BMP images from their first bytes, without decoding a pixel.
 //!
 //! Our own rather than the crate `imagesize`, whose errors are "corrupt" and "not supported": why an image is put aside needs more
 //! classes, and a PNG header's checksum is looked at.
@@ -6,18 +6,9 @@
 //! Sizes are as stored (an EXIF orientation is not applied). Everything read here may be hostile: no length is trusted
 //! before the bytes it speaks of are there, and nothing is allocated.
 
-/// An image's format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Format {
-    /// JPEG (ITU T.81).
-    Jpeg,
-    /// PNG (W3C, third edition).
-    Png,
-    /// WebP (RFC 9649).
-    Webp,
-    /// GIF, 87a or 89a.
-    Gif,
-}
+use crate::images::bitmap::Bitmap;
+pub use crate::images::kinds::Format;
+use crate::images::kinds::{Kind, Unread, kind_of};
 
 /// What the header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,9 +27,12 @@ pub enum Fault {
     /// No bytes at all.
     #[error("the image has no bytes")]
     Empty,
-    /// None of the four formats.
-    #[error("neither JPEG, PNG, WebP nor GIF")]
+    /// No format that is known.
+    #[error("neither JPEG, PNG, WebP, GIF nor BMP")]
     UnknownFormat,
+    /// A format that is known and not read.
+    #[error("{article} {0}, which is not read: JPEG, PNG, WebP, GIF and BMP are", article = .0.article())]
+    UnsupportedFormat(Unread),
     /// It ends, or goes astray, before its size is known.
     #[error("the {0:?} header is damaged or cut short")]
     Header(Format),
@@ -68,6 +62,7 @@ impl Fault {
         match self {
             Self::Empty => "empty_image",
             Self::UnknownFormat => "unknown_image_format",
+            Self::UnsupportedFormat(_) => "unsupported_image_format",
             Self::Header(_) | Self::Size(..) => "bad_image_header",
             Self::Huge(..) | Self::Long(..) => "huge_image",
             Self::Truncated(_) => "truncated_image",
@@ -92,13 +87,20 @@ fn le(bytes: &[u8], at: usize, count: usize) -> Option<u32> {
 
 /// Reads the header from an image's bytes, or from as many of its first ones as there are.
 pub fn read_header(bytes: &[u8]) -> Result<ImageHeader, Fault> {
-    let (format, size) = match bytes {
-        [] => return Err(Fault::Empty),
-        [0xff, 0xd8, 0xff, ..] => (Format::Jpeg, jpeg(bytes)),
-        [0x89, b'P', b'N', b'G', 0x0d, 0x0a, 0x1a, 0x0a, ..] => (Format::Png, png(bytes)),
-        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => (Format::Gif, le(bytes, 6, 2).zip(le(bytes, 8, 2))),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => (Format::Webp, webp(bytes)),
-        _ => return Err(Fault::UnknownFormat),
+    if bytes.is_empty() {
+        return Err(Fault::Empty);
+    }
+    let format = match kind_of(bytes) {
+        Some(Kind::Read(format)) => format,
+        Some(Kind::Unread(kind)) => return Err(Fault::UnsupportedFormat(kind)),
+        None => return Err(Fault::UnknownFormat),
+    };
+    let size = match format {
+        Format::Jpeg => jpeg(bytes),
+        Format::Png => png(bytes),
+        Format::Gif => le(bytes, 6, 2).zip(le(bytes, 8, 2)),
+        Format::Webp => webp(bytes),
+        Format::Bmp => Bitmap::read(bytes).map(|bitmap| (bitmap.width, bitmap.height)),
     };
     let (width, height) = size.ok_or(Fault::Header(format))?;
     if width == 0 || height == 0 || width > 1 << 24 || height > 1 << 24 {
@@ -200,6 +202,12 @@ mod tests {
             prop_assert_eq!(read(&png_bytes(w, h)), Ok((Format::Png, w, h)));
             let gif = [b"GIF89a".as_slice(), &width.to_le_bytes(), &height.to_le_bytes()].concat();
             prop_assert_eq!(read(&gif), Ok((Format::Gif, w, h)));
+            let core = [b"BM\0\0\0\0\0\0\0\0\x1a\0\0\0\x0c\0\0\0".as_slice(), &width.to_le_bytes(), &height.to_le_bytes(), &[1, 0, 24, 0]].concat();
+            prop_assert_eq!(read(&core), Ok((Format::Bmp, w, h)));
+            // Rows from the top down.
+            let rows = -i32::from(height);
+            let info = [b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0".as_slice(), &w.to_le_bytes(), &rows.to_le_bytes(), &[1, 0, 24, 0, 0, 0, 0, 0]].concat();
+            prop_assert_eq!(read(&info), Ok((Format::Bmp, w, h)));
             let (cut_w, cut_h) = (w.min(1 << 14), h.min(1 << 14));
             let bits = (cut_w - 1) | (cut_h - 1) << 14;
             let lossless = [b"RIFF\0\0\0\0WEBPVP8L\0\0\0\0\x2f".as_slice(), &bits.to_le_bytes()].concat();
@@ -207,8 +215,11 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(head in 0_usize..6, bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let heads: [&[u8]; 6] = [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\xff\xff\xff\xffWEBPVP8 ", b"RIFF    WEBPVP8X", b"GIF89a", b""];
+        fn no_bytes_make_it_panic(head in 0_usize..8, bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let heads: [&[u8]; 8] = [
+                b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\xff\xff\xff\xffWEBPVP8 ", b"RIFF    WEBPVP8X", b"GIF89a", b"",
+                b"BM\0\0\0\0\0\0\0\0\0\0\0\0\x28\0\0\0", b"\0\0\0\xffftyp",
+            ];
             let bytes = [heads[head], &bytes].concat();
             let _ = read_header(&bytes);
         }

@@ -85,7 +85,14 @@ fn scans_over_the_same_blocks_again_and_again_are_refused() {
 
 #[test]
 fn every_beginning_of_an_image_is_cut_short_or_damaged() {
-    for whole in [grey_jpeg(None), grey_jpeg(Some(0xd0)), progressive_jpeg(40, 2), png(3, 4, &[]), gif()] {
+    for whole in [
+        grey_jpeg(None),
+        grey_jpeg(Some(0xd0)),
+        progressive_jpeg(40, 2),
+        png(3, 4, &[]),
+        gif(),
+        bmp(24, 0, 3, &[0; 72]),
+    ] {
         assert!(check_image(&whole).is_ok());
         for length in 1..whole.len() {
             assert!(check_image(&whole[..length]).is_err(), "{length} of {whole:?}");
@@ -156,6 +163,54 @@ fn blocks_behind_the_end_code_of_a_gif_are_passed_over() {
     assert!(check_image(&[data, &[1, 0xff].repeat(9), end].concat()).is_ok());
 }
 
+/// A bitmap of 8 x 3 pixels as Pillow lays it out: no colours, then these bytes of pixels.
+fn bmp(bits: u8, compression: u8, rows: i32, pixels: &[u8]) -> Vec<u8> {
+    let mut bytes = b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x08\0\0\0".to_vec();
+    bytes.extend(rows.to_le_bytes());
+    bytes.extend([1, 0, bits, 0, compression, 0, 0, 0]);
+    bytes.extend([0; 20]);
+    bytes.extend(pixels);
+    bytes
+}
+
+#[test]
+fn a_bmp_has_as_many_pixels_as_it_says() {
+    for (bits, row) in [(1, 4), (4, 4), (8, 8), (16, 16), (24, 24), (32, 32)] {
+        for rows in [3, -3] {
+            let whole = bmp(bits, 0, rows, &vec![7; 3 * row]);
+            assert_eq!(check_image(&whole).map(|header| (header.width, header.height)), Ok((8, 3)), "{bits} bits");
+            let needed = whole.len() - if bits == 1 { 3 } else { 0 };
+            assert!(check_image(&whole[..needed]).is_ok(), "what fills the last row up may be missing");
+            assert_eq!(reason(&whole[..needed - 1]), "truncated_image", "{bits} bits");
+        }
+    }
+    assert_eq!(reason(&bmp(24, 0, 0, &[])), "bad_image_header");
+    assert_eq!(reason(&bmp(24, 4, 3, &[])), "unsupported_image", "a JPEG inside");
+    assert_eq!(reason(&bmp(7, 0, 3, &[0; 99])), "unsupported_image");
+    // Masks for 16 bits stand before the pixels.
+    assert_eq!(reason(&bmp(16, 3, 3, &[0; 60])), "corrupt_image", "pixels where the masks are");
+    let mut masks = bmp(16, 3, 3, &[0; 60]);
+    masks[10] += 12;
+    assert_eq!(reason(&masks), "");
+    assert_eq!(reason(&masks[..masks.len() - 1]), "truncated_image");
+}
+
+#[test]
+fn runs_of_a_bmp_are_walked_to_their_end() {
+    // A run, pixels as they are with a byte to fill them up, the end of a row; the same by a jump; the end.
+    let bytes = [5, 1, 0, 3, 7, 8, 9, 0, 0, 0, 8, 2, 0, 0, 0, 2, 3, 0, 5, 1, 0, 1];
+    let whole = bmp(8, 1, 3, &bytes);
+    assert!(check_image(&whole).is_ok());
+    for length in 0..bytes.len() {
+        assert_eq!(reason(&bmp(8, 1, 3, &bytes[..length])), "truncated_image", "{length}");
+    }
+    let halves = [5, 0x12, 0, 3, 0x78, 0x90, 0, 0, 8, 2, 0, 0, 8, 2, 0, 1];
+    assert_eq!(reason(&bmp(4, 2, 3, &halves)), "");
+    assert_eq!(reason(&bmp(8, 1, 3, &[9, 1, 0, 0, 0, 1])), "corrupt_image", "beyond the row");
+    assert_eq!(reason(&bmp(8, 1, 3, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 1])), "corrupt_image", "beyond the last row");
+    assert_eq!(reason(&bmp(8, 1, 3, &[8, 1, 0, 1])), "unsupported_image", "pixels are left out");
+}
+
 #[test]
 fn bombs_are_refused_by_their_header() {
     for bomb in [png(100_000, 1, &[]), gif()] {
@@ -171,8 +226,8 @@ fn bombs_are_refused_by_their_header() {
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic(which in 0_usize..5, changes in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..8)) {
-        let mut bytes = vec![grey_jpeg(None), grey_jpeg(Some(0xd0)), progressive_jpeg(40, 2), png(3, 4, &[]), gif()].swap_remove(which);
+    fn no_bytes_make_it_panic(which in 0_usize..7, changes in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..8)) {
+        let mut bytes = vec![grey_jpeg(None), grey_jpeg(Some(0xd0)), progressive_jpeg(40, 2), png(3, 4, &[]), gif(), bmp(24, 0, 3, &[0; 72]), bmp(8, 1, 3, &[8, 1, 0, 0, 0, 8, 0, 1, 2, 3, 4, 5, 6, 7, 0, 0, 8, 1, 0, 1])].swap_remove(which);
         for (at, value) in changes {
             let at = usize::from(at) % bytes.len();
             bytes[at] = value;
