@@ -11,6 +11,7 @@ __all__ = [
     "ArrowTable",
     "Output",
     "Rows",
+    "TableReader",
     "__version__",
     "accept_losses",
     "doctor",
@@ -24,7 +25,6 @@ __all__ = [
     "plan_select",
     "read_rows",
     "read_table",
-    "read_table_image",
     "real_place",
     "select",
     "shard",
@@ -93,7 +93,10 @@ def plan_select(options: str, memory: Sequence[tuple[str, Any]]) -> str: ...
 def read_table(paths: Sequence[str], columns: Sequence[str] = ...) -> ArrowTable: ...
 
 # The bytes of an image in a table's cell; `item` where the cell is a list. Raises the family of vlmsel.errors.
-def read_table_image(path: _Path, row: int, item: int | None = None) -> bytes: ...
+@final
+class TableReader:
+    def __new__(cls) -> TableReader: ...
+    def read(self, path: _Path, row: int, item: int | None = None) -> bytes: ...
 
 @final
 class Rows:

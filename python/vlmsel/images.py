@@ -115,6 +115,7 @@ class ByteReader:
     def __init__(self) -> None:
         self._files: OrderedDict[Path, _Descriptor] = OrderedDict()
         self._lock = threading.Lock()
+        self._tables: Any = None  # Opened with the first row of one.
         _readers.add(self)
 
     def read(self, location: ImageLocation, *, check: bool = True) -> bytes:
@@ -126,7 +127,7 @@ class ByteReader:
         """
         try:
             if location.row is not None:
-                data = _read_cell(location, location.row)
+                data = self._read_cell(location, location.row)
             else:
                 data = self._read_range(location, check=check)
         except ImageError:
@@ -163,6 +164,23 @@ class ByteReader:
             done += len(part)
         return b"".join(parts)
 
+    def _read_cell(self, location: ImageLocation, row: int) -> bytes:
+        from vlmsel import _core  # Here, because limits and locations alone need nothing compiled.
+
+        check_size(location.size or 0, location)
+        if self._tables is None:
+            self._tables = _core.TableReader()
+        try:
+            data: bytes = self._tables.read(os.fspath(location.path), row, location.item)
+        except NotFoundError as error:
+            raise ImageError("image_missing", str(error), "no such file") from error
+        except MismatchError as error:
+            raise _changed(str(error)) from error
+        except (UnreadableError, UsageError) as error:
+            raise ImageError("image_unreadable", str(error)) from error
+        check_size(len(data), location)
+        return data
+
     def _open(self, path: Path) -> _Descriptor:
         with self._lock:
             file = self._files.pop(path, None)
@@ -195,6 +213,7 @@ def _after_fork() -> None:
     # has no position that two processes could share.
     for reader in _readers:
         reader._lock = threading.Lock()
+        reader._tables = None
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -204,22 +223,6 @@ def check_size(size_bytes: int, location: ImageLocation) -> None:
     """Raises ImageError ``image_too_large`` for more than `MAX_IMAGE_BYTES`."""
     if size_bytes > MAX_IMAGE_BYTES:
         raise ImageError("image_too_large", f"{location}: {size_bytes} bytes", f"too large: {size_bytes:,} bytes")
-
-
-def _read_cell(location: ImageLocation, row: int) -> bytes:
-    from vlmsel import _core  # Here, because limits and locations alone need nothing compiled.
-
-    check_size(location.size or 0, location)
-    try:
-        data = _core.read_table_image(os.fspath(location.path), row, location.item)
-    except NotFoundError as error:
-        raise ImageError("image_missing", str(error), "no such file") from error
-    except MismatchError as error:
-        raise _changed(str(error)) from error
-    except (UnreadableError, UsageError) as error:
-        raise ImageError("image_unreadable", str(error)) from error
-    check_size(len(data), location)
-    return data
 
 
 def _check_indexed(data: bytes, location: ImageLocation) -> None:

@@ -158,16 +158,16 @@ def test_data_that_moved_is_found(indexed: Path) -> None:
 
 
 def test_a_disk_that_is_too_small_is_refused_first(tmp_path: Path) -> None:
-    # A sparse tar of 8 TiB that the index takes for one picture: nothing is read, the sum of sizes is enough.
+    # A sparse tar of 8 TiB whose one sample has a member as long: nothing is read, the sum of sizes is enough.
     huge = 1 << 43
     path = tmp_path / "pool" / "0.tar"
     path.parent.mkdir()
-    info = tarfile.TarInfo("a.bin")
-    info.size = huge
+    caption, info = tarfile.TarInfo("a.txt"), tarfile.TarInfo("a.bin")
+    caption.size, info.size = 1, huge
     with path.open("wb") as out:
-        out.write(info.tobuf(tarfile.GNU_FORMAT))
+        out.write(caption.tobuf(tarfile.GNU_FORMAT) + b"x".ljust(512, b"\0") + info.tobuf(tarfile.GNU_FORMAT))
         try:
-            out.truncate(512 + huge + 1024)
+            out.truncate(3 * 512 + huge + 1024)
         except OSError:
             pytest.skip("this file system has no files of 8 TiB")
     run_json("index", tmp_path / "pool", "-w", tmp_path)

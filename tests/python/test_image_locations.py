@@ -185,13 +185,14 @@ def answer_tables(monkeypatch: pytest.MonkeyPatch, answer: bytes | Exception) ->
     """Stands in for the compiled half; gives the calls that were made."""
     calls: list[tuple[Any, ...]] = []
 
-    def read_table_image(path: str, row: int, item: int | None) -> bytes:
-        calls.append((path, row, item))
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    class Answers:
+        def read(self, path: str, row: int, item: int | None) -> bytes:
+            calls.append((path, row, item))
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
 
-    monkeypatch.setattr(_core, "read_table_image", read_table_image, raising=False)
+    monkeypatch.setattr(_core, "TableReader", Answers)
     return calls
 
 

@@ -137,7 +137,7 @@ def _talk(line: str) -> None:
 
 
 def _write(line: str) -> None:
-    data = os.fsencode(line) + b"\n"
+    data = _encoded(line) + b"\n"
     stdout = getattr(sys.stdout, "buffer", None)
     if stdout is None:
         sys.stdout.write(data.decode("utf-8", "backslashreplace"))
@@ -145,6 +145,21 @@ def _write(line: str) -> None:
         sys.stdout.flush()
         stdout.write(data)
     sys.stdout.flush()
+
+
+def _encoded(line: str) -> bytes:
+    """A line as the locale has it: paths as their bytes, characters that it lacks as escapes."""
+    try:
+        return os.fsencode(line)
+    except UnicodeEncodeError:
+        return b"".join(_encoded_character(character) for character in line)
+
+
+def _encoded_character(character: str) -> bytes:
+    try:
+        return os.fsencode(character)
+    except UnicodeEncodeError:
+        return character.encode("ascii", "backslashreplace")
 
 
 def _plain(value: Any) -> Any:

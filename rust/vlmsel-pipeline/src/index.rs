@@ -126,6 +126,7 @@ pub fn index(options: &IndexOptions, progress: &Progress) -> Result<IndexSummary
     let ended = stage::run(&indexing, spec, &units(&sources), pool.current_num_threads())?;
     let mut summary = summarise(options, &ended.manifest.parts);
     (summary.shards_read, summary.already_finished) = (ended.done, ended.already_finished);
+    summary.skipped.clone_from(&sources.skipped);
     summary.bytes =
         if ended.already_finished { ended.manifest.inputs.iter().map(|input| input.bytes).sum() } else { bytes };
     Ok(summary)

@@ -4,6 +4,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 use vlmsel_shards::formats::reader::{Batch, Closing, Damage, Depth, ReadOptions, Record, Shard};
 use vlmsel_shards::formats::sample::Taken;
+use vlmsel_shards::storage::stand_in::refuse_stand_in_at;
 use vlmsel_shards::workspace::quarantine::Quarantined;
 
 use crate::error::Result;
@@ -38,7 +39,8 @@ pub fn read_shard(
     let (unit, sidecar_unit) = (file.unit(), file.sidecar_unit());
     let sidecar = file.sidecar.as_deref().map(|path| (sidecar_unit.as_str(), path));
     let shard = Shard { unit: &unit, path: &file.path, sidecar, image_root, options, depth };
-    let mut reader = match file.format.open(&shard) {
+    let opened = refuse_stand_in_at(&file.path).and_then(|()| file.format.open(&shard));
+    let mut reader = match opened {
         Ok(reader) => reader,
         Err(error) if error.is_of_file() => return only(Damage::unreadable(error)),
         Err(error) => return Err(error.into()),

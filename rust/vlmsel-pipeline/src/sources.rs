@@ -182,7 +182,8 @@ pub fn resolve(options: &SourceOptions, check: Check<'_>) -> Result<Sources> {
             }
             accepts
         };
-        let files = expand(std::slice::from_ref(&argument), "file of samples", &accept, check)?;
+        let files = expand(std::slice::from_ref(&argument), "file of samples", &accept, check)
+            .map_err(|error| with_passed_over(error, &passed_over.borrow()))?;
         let is_primary = |file: &InputFile| formats.of(&file.path).is_some_and(|format| !format.is_secondary());
         let has_primary = files.iter().any(is_primary);
         let is_folder = Path::new(&argument).is_dir();
@@ -299,6 +300,21 @@ fn root_of(argument: &OsStr) -> PathBuf {
     };
     // A folder that is not there is reported by `expand`, in better words.
     real_place(&folder)
+}
+
+/// An error that says there is nothing to read, with what is there and cannot be.
+fn with_passed_over(error: vlmsel_shards::Error, passed_over: &BTreeSet<PathBuf>) -> vlmsel_shards::Error {
+    match error {
+        vlmsel_shards::Error::Usage(text) if !passed_over.is_empty() => {
+            let first: Vec<String> = passed_over.iter().take(EXAMPLES).map(|path| text_of(path)).collect();
+            let count = passed_over.len();
+            vlmsel_shards::Error::Usage(format!(
+                "{text}; {count} look like data and are not read: {}",
+                first.join(", ")
+            ))
+        }
+        other => other,
+    }
 }
 
 /// Whether a file that is not read looks as if somebody kept samples in it.

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use vlmsel_pipeline::Error;
 use vlmsel_pipeline::index::{IndexOptions, index as run};
-use vlmsel_shards::formats::table_images::TableImages;
+use vlmsel_shards::formats::table_images::OpenTables;
 use vlmsel_shards::formats::tar::{Item, TarReader};
 use vlmsel_shards::storage::source::LocalFile;
 
@@ -57,17 +57,30 @@ fn image_hash<'py>(py: Python<'py>, data: &[u8]) -> Bound<'py, PyBytes> {
     PyBytes::new(py, &vlmsel_core::hash::image_hash(data))
 }
 
-/// The bytes of an image in a row of a Parquet table, of an item where rows hold lists.
-#[pyfunction]
-#[pyo3(signature = (path, row, item=None))]
-fn read_table_image(py: Python<'_>, path: PathBuf, row: u64, item: Option<u32>) -> PyResult<Bound<'_, PyBytes>> {
-    let bytes = enter(py, None, |_| Ok(TableImages::open(&path)?.read(row, item)?))?;
-    Ok(PyBytes::new(py, &bytes))
+/// Tables whose images are read: they stay open, and rows near each other cost one decoding.
+#[pyclass(module = "vlmsel._core", frozen)]
+struct TableReader {
+    tables: OpenTables,
+}
+
+#[pymethods]
+impl TableReader {
+    #[new]
+    fn new() -> Self {
+        Self { tables: OpenTables::default() }
+    }
+
+    /// The bytes of an image in a row of a Parquet table, of an item where rows hold lists.
+    #[pyo3(signature = (path, row, item=None))]
+    fn read<'py>(&self, py: Python<'py>, path: PathBuf, row: u64, item: Option<u32>) -> PyResult<Bound<'py, PyBytes>> {
+        let bytes = enter(py, None, |_| Ok(self.tables.get(&path)?.read(row, item)?))?;
+        Ok(PyBytes::new(py, &bytes))
+    }
 }
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(index, module)?)?;
     module.add_function(wrap_pyfunction!(image_hash, module)?)?;
-    module.add_function(wrap_pyfunction!(read_table_image, module)?)?;
+    module.add_class::<TableReader>()?;
     module.add_function(wrap_pyfunction!(tar_members, module)?)
 }

@@ -19,6 +19,8 @@ from vlmsel_trainer.vlm.records import Sample, Unit
 
 # `uid`, `images` and the texts; `members` and `metadata` can be most of an index and no score needs them.
 _COLUMNS = ["uid", "source", "shard", "images", "text", "conversations"]
+# The first schema of manifests whose index has the column `class`.
+_SCHEMA_OF_CLASSES = 2
 
 
 @dataclass(frozen=True)
@@ -99,14 +101,21 @@ class Index:
 
     def _read_unit(self, unit: Unit) -> list[Sample]:
         try:
-            rows = list(vlmsel.tables.rows(unit.part, _COLUMNS, start=unit.start, stop=unit.stop))
+            columns = [*_COLUMNS, "class"] if self.manifest["schema"] >= _SCHEMA_OF_CLASSES else _COLUMNS
+            rows = list(vlmsel.tables.rows(unit.part, columns, start=unit.start, stop=unit.stop))
         except UnreadableError as error:
             raise UnreadableError(f"{error}; run `vlmsel verify {self.path}`") from error
         if len(rows) != len(unit):
             raise self._damaged(unit.part, "it holds fewer rows than the index's manifest says")
         return [
             Sample(
-                row["uid"], row["source"], row["shard"], tuple(row["images"] or ()), row["text"], row["conversations"]
+                row["uid"],
+                row["source"],
+                row["shard"],
+                tuple(row["images"] or ()),
+                row["text"],
+                row["conversations"],
+                row.get("class"),
             )
             for row in rows
         ]

@@ -49,7 +49,9 @@ class ImageCost:
 def tokenise_sample(
     sample: Sample, template: ChatTemplate, prompt: str, max_text_tokens: int | None, *, with_no_image: bool = False
 ) -> TokenisedRow:
-    """The tokens of a sample; raises `RowError` ``no_text``, ``bad_conversation`` or ``too_long``."""
+    """The tokens of a sample; raises `RowError` ``no_text``, ``unsupported``, ``bad_conversation`` or ``too_long``."""
+    if sample.sample_class == "unsupported":
+        raise RowError("unsupported", "its picture or other medium is of a kind that is not read")
     turns = _turns(sample, prompt)
     try:
         tokens = template.tokenise(turns, max_text_tokens=max_text_tokens)

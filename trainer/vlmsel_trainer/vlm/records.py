@@ -41,6 +41,8 @@ class Sample:
     images: tuple[dict[str, Any], ...]
     text: str | None
     conversations: str | None
+    sample_class: str | None = None
+    """What the index says it is; None in an index of the first schema."""
 
 
 @dataclass

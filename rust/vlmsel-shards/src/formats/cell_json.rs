@@ -31,7 +31,8 @@ impl Room {
     /// Where there are not as many left.
     pub fn take(&mut self, bytes: usize) -> Result<(), String> {
         let left = self.left.checked_sub(bytes);
-        self.left = left.ok_or_else(|| format!("more than {} bytes as JSON, which is no {}", self.most, self.of))?;
+        self.left = left
+            .ok_or_else(|| format!("its rows take more than {} bytes as JSON, which is no {}", self.most, self.of))?;
         Ok(())
     }
 

@@ -72,7 +72,7 @@ impl Sidecar {
             return Err(Error::unreadable(path, text));
         }
         let names: Vec<&str> = names.into_iter().collect();
-        let (mut sidecar, mut room) = (Self::default(), Room::new(MAX_JSON_BYTES, "a table beside a tar"));
+        let (mut sidecar, mut room) = (Self::default(), Room::new(MAX_JSON_BYTES, "table beside a tar"));
         for group in 0..table.groups() {
             for batch in table.rows_of(group, None, &names, MAX_JSON_BYTES as u64)? {
                 sidecar.add(&batch?, &mut room).map_err(|error| Error::unreadable(path, error))?;

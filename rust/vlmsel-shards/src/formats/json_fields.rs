@@ -5,6 +5,9 @@
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+/// Why a record is put aside, and what was found.
+pub type Reason = (&'static str, String);
+
 /// An object of more keys is no record.
 pub const MAX_KEYS: usize = 10_000;
 
@@ -30,13 +33,13 @@ impl<'a> Fields<'a, '_> {
     ///
     /// # Errors
     /// If it has more than [`MAX_KEYS`].
-    pub fn check_keys(&self) -> Result<(), (&'static str, String)> {
+    pub fn check_keys(&self) -> Result<(), Reason> {
         check_keys(self.keys)
     }
 }
 
 /// As [`Fields::check_keys`].
-pub(crate) fn check_keys(keys: usize) -> Result<(), (&'static str, String)> {
+pub(crate) fn check_keys(keys: usize) -> Result<(), Reason> {
     if keys > MAX_KEYS {
         return Err(("too_many_keys", format!("{keys} keys, a record has at most {MAX_KEYS}")));
     }
@@ -53,6 +56,19 @@ pub fn fields<'a, 'n>(json: &'a [u8], names: &'n [&'n str]) -> serde_json::Resul
     let found = Object(fields).deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(found)
+}
+
+pub(super) fn bad_json(error: &serde_json::Error) -> Reason {
+    ("bad_json", error.to_string())
+}
+
+pub(super) fn string(raw: &str) -> Result<String, Reason> {
+    serde_json::from_str(raw).map_err(|error| bad_json(&error))
+}
+
+/// As much as a message shows of what may be many megabytes.
+pub(super) fn shown(raw: &str) -> String {
+    raw.chars().take(200).collect()
 }
 
 struct Object<'a, 'n>(Fields<'a, 'n>);

@@ -2,10 +2,10 @@
 
 use vlmsel_core::hash::{Hash128, parse_uid};
 
-use crate::formats::json_fields::{Fields, fields};
+use crate::formats::json_fields::{Fields, Reason, bad_json, fields, shown, string};
 use crate::formats::json_stream::with_nulls;
 use crate::formats::location::path_fault;
-use crate::formats::said::{Captions, FIELDS, KEPT, Reason, Said, bad_json, shown, string};
+use crate::formats::said::{Captions, FIELDS, KEPT, Said};
 use crate::workspace::quarantine::Bad;
 
 mod lists;

@@ -213,7 +213,7 @@ impl RawRow {
     fn read(&self) -> std::result::Result<Sample, (&'static str, String)> {
         let Self { rows, at, row, common } = self;
         let mut sample = Sample::at(Position { unit: "row", number: *row });
-        let (mut object, mut room) = (Map::new(), Room::new(MAX_ROW_JSON, "row of a table"));
+        let (mut object, mut room) = (Map::new(), Room::new(MAX_ROW_JSON, "row of samples"));
         for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
             if common.image.as_deref() == Some(field.name()) {
                 sample.images = self.images(column);

@@ -2,12 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::formats::json_fields::Fields;
+use crate::formats::json_fields::{Fields, Reason, shown, string};
 use crate::formats::turns::Turns;
 use crate::workspace::quarantine::Bad;
-
-/// Why a record is put aside, and what was found.
-pub type Reason = (&'static str, String);
 
 /// Fields that say something, in the order in which they are asked for it.
 pub const FIELDS: [&str; 12] = [
@@ -138,17 +135,4 @@ fn question_pairs(list: &str) -> Result<Vec<Value>, Reason> {
     let pairs: Vec<Pair> = serde_json::from_str(list)
         .map_err(|error| ("bad_conversation", format!("texts is no list of {{user, assistant}}: {error}")))?;
     Ok(pairs.iter().flat_map(|pair| [turn("human", &pair.user), turn("gpt", &pair.assistant)]).collect())
-}
-
-pub(super) fn bad_json(error: &serde_json::Error) -> Reason {
-    ("bad_json", error.to_string())
-}
-
-pub(super) fn string(raw: &str) -> Result<String, Reason> {
-    serde_json::from_str(raw).map_err(|error| bad_json(&error))
-}
-
-/// As much as a message shows of what may be many megabytes.
-pub(super) fn shown(raw: &str) -> String {
-    raw.chars().take(200).collect()
 }

@@ -4,10 +4,10 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::formats::said::{Reason, bad_json};
+use crate::formats::json_fields::{Reason, bad_json};
 
 /// What stands for the next image in what a user says.
 const PLACEHOLDER: &str = "<image>";
@@ -35,6 +35,9 @@ impl Turns {
     pub fn read(name: &str, list: &str) -> Result<Self, Reason> {
         // That it is JSON was seen before, so an error says that it is a list of something else.
         match serde_json::from_str::<Self>(list) {
+            Ok(Self { broken: Some(error), .. }) if error.is_data() => {
+                Err(("bad_conversation", format!("{name}: {error}")))
+            }
             Ok(Self { broken: Some(error), .. }) => Err(bad_json(&error)),
             Ok(turns) if turns.count > 0 => Ok(turns),
             Ok(_) => Err(("bad_conversation", format!("{name} has no turns"))),
@@ -68,15 +71,46 @@ impl Turns {
     }
 
     fn add_parts(&mut self, raw: &str, is_user: bool) -> serde_json::Result<()> {
-        for part in serde_json::from_str::<Vec<Part<'_>>>(raw)? {
-            if let Some(text) = part.text.filter(|_| part.kind == "text") {
-                self.spoken.push_str(&text);
-            }
-            if is_user && matches!(&*part.kind, "image" | "image_url") {
-                self.placeholders += 1;
-                let named = [part.image, part.path, part.url, part.image_url].into_iter().flatten().find_map(path_of);
-                self.images.extend(named);
-            }
+        let mut deserializer = serde_json::Deserializer::from_str(raw);
+        Parts { turns: self, is_user }.deserialize(&mut deserializer)
+    }
+
+    fn add_part(&mut self, part: Part<'_>, is_user: bool) {
+        if let Some(text) = part.text.filter(|_| part.kind == "text") {
+            self.spoken.push_str(&text);
+        }
+        if is_user && matches!(&*part.kind, "image" | "image_url") {
+            self.placeholders += 1;
+            let named = [part.image, part.path, part.url, part.image_url].into_iter().flatten().find_map(path_of);
+            self.images.extend(named);
+        }
+    }
+}
+
+/// Takes the parts of a message in one by one: there may be millions.
+struct Parts<'t> {
+    turns: &'t mut Turns,
+    is_user: bool,
+}
+
+impl<'a> DeserializeSeed<'a> for Parts<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'a> Visitor<'a> for Parts<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a list of parts")
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, mut list: A) -> Result<(), A::Error> {
+        while let Some(part) = list.next_element::<Part<'_>>()? {
+            self.turns.add_part(part, self.is_user);
         }
         Ok(())
     }
@@ -99,6 +133,7 @@ fn path_of(raw: &RawValue) -> Option<String> {
 
 /// A part of a message's content.
 #[derive(Deserialize)]
+#[serde(expecting = "a part")]
 struct Part<'a> {
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,

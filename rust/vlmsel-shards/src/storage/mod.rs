@@ -4,4 +4,5 @@ pub mod disk;
 pub mod identity;
 pub mod paths;
 pub mod source;
+pub mod stand_in;
 pub mod text_encoding;

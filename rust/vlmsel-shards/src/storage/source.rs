@@ -79,7 +79,13 @@ pub fn into_io(error: Error) -> std::io::Error {
 pub fn open_plain(path: &Path) -> Result<File> {
     // Looked at before it is opened, because opening can do something to a device; and once more behind, because the name may
     // lead elsewhere by then. Meanwhile O_NONBLOCK keeps a pipe from blocking.
-    plain(path, std::fs::metadata(path).at("open", path)?.file_type())?;
+    let meta = match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.is_symlink() => {
+            return Err(Error::unreadable(path, "a link to nothing"));
+        }
+        other => other.at("open", path)?,
+    };
+    plain(path, meta.file_type())?;
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).at("open", path)?;
     plain(path, file.metadata().at("inspect", path)?.file_type())?;
     Ok(file)

@@ -2,7 +2,7 @@
 
 use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 
-use crate::formats::said::{Reason, bad_json};
+use crate::formats::json_fields::{Reason, bad_json};
 
 /// More images than this are no record's. Each is a file that is opened.
 const MAX_IMAGES: usize = 10_000;

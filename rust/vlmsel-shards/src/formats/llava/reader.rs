@@ -18,6 +18,7 @@ use crate::images::check::check_image;
 use crate::images::header::{Fault, ImageHeader, read_header};
 use crate::storage::identity::Identity;
 use crate::storage::source::{LocalFile, ReadAt};
+use crate::storage::stand_in::refuse_stand_in_at;
 use crate::workspace::quarantine::{Bad, Quarantined};
 
 const BLOCK_BYTES: usize = 1 << 20;
@@ -195,7 +196,15 @@ fn look_at(root: &Path, name: &str, depth: Depth) -> Result<SampleImage> {
     let bad =
         |reason, detail: String| SampleImage { name: name.clone(), hash: None, found: Err(Bad { reason, detail }) };
     Ok(match read {
-        Ok((_, hash, Err(fault))) => SampleImage::faulty(name, Some(hash), fault),
+        Ok((_, hash, Err(fault))) => {
+            let mut image = SampleImage::faulty(name.clone(), Some(hash), fault);
+            if let (Fault::UnknownFormat, Err(bad)) = (fault, &mut image.found)
+                && let Some(what) = join(root, &name).ok().and_then(|path| refuse_stand_in_at(&path).err())
+            {
+                bad.detail = format!("{name}: {what}");
+            }
+            image
+        }
         Ok((size, hash, Ok(ImageHeader { width, height, .. }))) => {
             let location = ImageLocation::File { file: name.clone(), size };
             SampleImage { name, hash: Some(hash), found: Ok(ImageRow { location, width, height, hash }) }

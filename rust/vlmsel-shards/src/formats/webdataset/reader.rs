@@ -10,14 +10,14 @@ use super::pictures::{Pictures, has_dotted_key, pictures};
 use super::{Content, Group, Groups, Sample as Members, SampleMember};
 use crate::error::Result;
 use crate::formats::img2dataset::{Row, Sidecar, is_img2dataset, sidecar_path};
-use crate::formats::json_fields::fields;
+use crate::formats::json_fields::{Reason, fields};
 use crate::formats::json_stream::{self, MAX_DEPTH, depth_of};
 use crate::formats::location::ImageLocation;
 use crate::formats::reader::{
     BATCH_BYTES, Batch, Closing, Damage, Depth, EXAMPLES, Format, KeyUntil, Note, RawSample, Record, SampleReader,
     Shard,
 };
-use crate::formats::said::{Captions, FIELDS, Reason, Said};
+use crate::formats::said::{Captions, FIELDS, Said};
 use crate::formats::sample::{ImageRow, MemberRow, Position, Sample, SampleImage, Taken, is_unsupported};
 use crate::images::check::check_image;
 use crate::images::header::Fault;
