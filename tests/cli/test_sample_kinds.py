@@ -307,3 +307,35 @@ def test_members_with_a_dot_slash_join_their_table(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "d/0.parquet")
     _, found = index_of(tmp_path, tmp_path / "d")
     assert [row["text"] for row in found.values()] == ["c0", "c1"]
+
+
+@pytest.mark.parametrize("name", ["r.tsv", "r.csv", "r.tsv.gz"])
+def test_tables_of_text(tmp_path: Path, name: str) -> None:
+    import gzip
+
+    for n in range(2):
+        (tmp_path / f"{n}.jpg").write_bytes(picture(n))
+    mark = "\t" if "tsv" in name else ","
+    lines = [["key", "filepath", "title", "n"], ["a", "0.jpg", "a cat", "1"], ["b", "1.jpg", "a dog", ""], ["c", "x"]]
+    text = "\n".join(mark.join(line) for line in lines).encode()
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    done, found = index_of(tmp_path, tmp_path / name, **TOLERANT)
+    assert {key: (row["text"], row["class"]) for key, row in found.items()} == {
+        "a": ("a cat", "pair"),
+        "b": ("a dog", "pair"),
+    }
+    assert (done.reasons, json.loads(found["a"]["metadata"])["n"]) == ({"wrong_field_count": 1}, "1")
+
+
+@pytest.mark.parametrize(("header", "word"), [("image,caption,image", "twice"), ("a,b", "neither an image nor a caption")])
+def test_headers_that_say_too_much_or_nothing(tmp_path: Path, header: str, word: str) -> None:
+    (tmp_path / "r.csv").write_text(f"{header}\n1,2,3\n")
+    refused = run("index", tmp_path / "r.csv", "-o", tmp_path / "index")
+    assert (refused.returncode, word in refused.stderr) == (3, True)
+
+
+def test_a_folder_of_images_with_metadata(tmp_path: Path) -> None:
+    (tmp_path / "0.jpg").write_bytes(picture(0))
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "0.jpg", "text": "a cat"}) + "\n")
+    done, _ = index_of(tmp_path, tmp_path / "metadata.jsonl")
+    assert done.classes == {tmp_path.name: {"pair": 1}}

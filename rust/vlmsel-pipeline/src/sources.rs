@@ -320,10 +320,7 @@ fn with_passed_over(error: vlmsel_shards::Error, passed_over: &BTreeSet<PathBuf>
 /// Whether a file that is not read looks as if somebody kept samples in it.
 fn looks_like_data(path: &Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
-    COMPRESSED_TARS
-        .iter()
-        .chain(&[".zip", ".arrow", ".lance", ".mds", ".tfrecord", ".csv", ".tsv"])
-        .any(|end| name.ends_with(end))
+    COMPRESSED_TARS.iter().chain(&[".zip", ".arrow", ".lance", ".mds", ".tfrecord"]).any(|end| name.ends_with(end))
 }
 
 /// Endings of tars that cannot be read by range.

@@ -299,6 +299,7 @@ impl IndexedSample<'_> {
         for (number, (location, hash)) in apart.iter().enumerate() {
             let kind = location.file().and_then(|file| Path::new(file).extension());
             let kind = kind.map_or_else(|| "jpg".to_owned(), |e| e.to_string_lossy().to_lowercase());
+            // What an image in a table is, is known when it is read; readers of tars tell by content.
             let kind = if matches!(location, ImageLocation::Row { .. }) { "jpg".to_owned() } else { kind };
             let extension = if apart.len() == 1 { kind } else { format!("{number}.{kind}") };
             members.push(Member::Image { extension, location: location.clone(), hash: *hash });

@@ -31,7 +31,7 @@ pub struct Record {
 }
 
 /// Fields that the index has columns for.
-const KEPT_HERE: [&str; 4] = ["id", "uid", "image", "images"];
+const KEPT_HERE: [&str; 5] = ["id", "uid", "image", "images", "file_name"];
 /// Fields that name media which are not read.
 const OTHER_MEDIA: [&str; 4] = ["video", "videos", "audio", "audios"];
 
@@ -82,6 +82,12 @@ fn take_apart(fields: &Fields<'_, '_>, id_field: Option<&str>, metadata: Option<
     }
     if record.images.is_empty() {
         record.images = std::mem::take(&mut said.images);
+    }
+    // Hugging Face's folders of images have a metadata.jsonl with this field.
+    if let (true, Some(name)) =
+        (record.images.is_empty(), get("file_name").filter(|raw| raw.len() > 2 && raw.starts_with('"')))
+    {
+        record.images.push(string(name)?);
     }
     for path in &record.images {
         // What lies elsewhere is no path; it is told when the image is looked at.

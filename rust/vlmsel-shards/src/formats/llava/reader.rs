@@ -69,22 +69,27 @@ impl Format for Llava {
     fn open(&self, shard: &Shard<'_>) -> Result<Box<dyn SampleReader>> {
         let values = JsonValues::open(shard.path)?;
         let total = std::fs::metadata(shard.path).map_or(0, |meta| meta.len());
-        let common = Common {
-            unit: shard.unit.to_owned(),
-            image_root: shard.image_root.to_path_buf(),
-            id_field: shard.options.id_column.clone(),
-            depth: shard.depth,
-        };
-        Ok(Box::new(Reader { values, common: Arc::new(common), left: total, ended: false, damage: None }))
+        Ok(Box::new(Reader { values, common: Common::of(shard), left: total, ended: false, damage: None }))
     }
 }
 
 /// What all records of a file share.
-struct Common {
+pub(in crate::formats) struct Common {
     unit: String,
     image_root: PathBuf,
     id_field: Option<String>,
     depth: Depth,
+}
+
+impl Common {
+    pub fn of(shard: &Shard<'_>) -> Arc<Self> {
+        Arc::new(Self {
+            unit: shard.unit.to_owned(),
+            image_root: shard.image_root.to_path_buf(),
+            id_field: shard.options.id_column.clone(),
+            depth: shard.depth,
+        })
+    }
 }
 
 struct Reader {
@@ -130,10 +135,11 @@ impl SampleReader for Reader {
     }
 }
 
-struct RawRecord {
-    row: u64,
-    value: Value,
-    common: Arc<Common>,
+/// A record in JSON, not taken apart yet.
+pub(in crate::formats) struct RawRecord {
+    pub row: u64,
+    pub value: Value,
+    pub common: Arc<Common>,
 }
 
 impl RawSample for RawRecord {
