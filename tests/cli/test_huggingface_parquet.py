@@ -104,13 +104,20 @@ def test_a_caption_column_of_ones_own(tmp_path: Path) -> None:
 
 def test_ids_that_rows_declare(tmp_path: Path) -> None:
     uids = [f"{n:032x}" for n in range(9)]
-    pq.write_table(pa.table({"image": PICTURES, "caption": CAPTIONS, "uid": uids, "id": range(9)}), tmp_path / "0.parquet")
+    pq.write_table(
+        pa.table({"image": PICTURES, "caption": CAPTIONS, "uid": uids, "id": range(9)}), tmp_path / "0.parquet"
+    )
     vlmsel.index(tmp_path / "0.parquet", output=tmp_path / "index")
     assert [row["uid"].hex() for row in rows(tmp_path / "index")] == uids
 
 
 def test_bad_rows_are_put_aside_by_name(tmp_path: Path) -> None:
-    images = [None, {"bytes": None, "path": "far.png"}, {"bytes": b"no picture", "path": None}, {"bytes": PICTURES[0], "path": None}]
+    images = [
+        None,
+        {"bytes": None, "path": "far.png"},
+        {"bytes": b"no picture", "path": None},
+        {"bytes": PICTURES[0], "path": None},
+    ]
     table = pa.table({"image": images, "caption": [None, "a", "b", "c"]})
     pq.write_table(table, tmp_path / "0.parquet")
     done = vlmsel.index(tmp_path / "0.parquet", output=tmp_path / "index", max_bad_fraction=1.0)
@@ -132,7 +139,9 @@ def test_tables_without_images_are_called_by_their_name(tmp_path: Path, columns:
 
 
 def test_shards_and_sheets_of_rows(tmp_path: Path) -> None:
-    lists = [[{"bytes": PICTURES[n], "path": None}] for n in range(8)] + [[{"bytes": PICTURES[n], "path": None} for n in (0, 8)]]
+    lists = [[{"bytes": PICTURES[n], "path": None}] for n in range(8)] + [
+        [{"bytes": PICTURES[n], "path": None} for n in (0, 8)]
+    ]
     # Longer than what shard writes at once, so that it is taken in parts.
     lists[7] = [{"bytes": picture(7, 900, 900, kind="BMP"), "path": None}]
     pq.write_table(pa.table({"images": lists, "caption": CAPTIONS, "score": [float(n) for n in range(9)]}),

@@ -103,7 +103,9 @@ def test_text_alone_among_pairs_is_said(tmp_path: Path) -> None:
 
 
 def test_keys_with_dots(tmp_path: Path) -> None:
-    members = [(f"photo.v{n}.{kind}", data) for n in (2, 3) for kind, data in (("jpg", picture(n)), ("txt", b"c%d" % n))]
+    members = [
+        (f"photo.v{n}.{kind}", data) for n in (2, 3) for kind, data in (("jpg", picture(n)), ("txt", b"c%d" % n))
+    ]
     tar = write_tar(tmp_path / "d/0.tar", members)
     done = run("index", tar, "-o", tmp_path / "first", "--max-bad-fraction", "1")
     assert "--key-until last-dot" in done.stderr
@@ -265,7 +267,10 @@ def test_no_image_at_all_is_another_root(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"), (b"<!DOCTYPE html><p>404", "HTML")],
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"<!DOCTYPE html><p>404", "HTML"),
+    ],
 )
 @pytest.mark.parametrize("name", ["0.tar", "0.jsonl", "0.parquet"])
 def test_stand_ins_are_called_by_their_name(tmp_path: Path, content: bytes, word: str, name: str) -> None:
@@ -327,7 +332,9 @@ def test_tables_of_text(tmp_path: Path, name: str) -> None:
     assert (done.reasons, json.loads(found["a"]["metadata"])["n"]) == ({"wrong_field_count": 1}, "1")
 
 
-@pytest.mark.parametrize(("header", "word"), [("image,caption,image", "twice"), ("a,b", "neither an image nor a caption")])
+@pytest.mark.parametrize(
+    ("header", "word"), [("image,caption,image", "twice"), ("a,b", "neither an image nor a caption")]
+)
 def test_headers_that_say_too_much_or_nothing(tmp_path: Path, header: str, word: str) -> None:
     (tmp_path / "r.csv").write_text(f"{header}\n1,2,3\n")
     refused = run("index", tmp_path / "r.csv", "-o", tmp_path / "index")

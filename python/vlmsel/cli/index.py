@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Folder to write; index/ in the workspace by default."
 )
-@click.option("--id-column", metavar="NAME", help="JSON field or Parquet column with ids of 128 bits: 32 hexadecimal characters, or UUIDs.")
+@click.option(
+    "--id-column",
+    metavar="NAME",
+    help="JSON field or Parquet column with ids of 128 bits: 32 hexadecimal characters, or UUIDs.",
+)
 @common_options
 def command(
     common: Common,

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::sources::ShardFile;
 
 /// What a shard holds, in its order.
+#[allow(clippy::large_enum_variant, reason = "nearly all are records, and each is handed on at once")]
 pub enum Found {
     /// A sample, or a record of which nothing can be used.
     Record(Taken),

@@ -47,7 +47,12 @@ def test_a_table_scores_as_a_tar_does(tmp_path: Path, family_folder: Callable[[s
 
 
 def test_a_picture_that_is_not_read_has_no_score(tmp_path: Path, family_folder: Callable[[str], Path]) -> None:
-    members = [("a.png", draw_png(1)), ("a.txt", b"a bird"), ("b.tif", b"II*\0".ljust(900, b"\1")), ("b.txt", b"a fish")]
+    members = [
+        ("a.png", draw_png(1)),
+        ("a.txt", b"a bird"),
+        ("b.tif", b"II*\0".ljust(900, b"\1")),
+        ("b.txt", b"a fish"),
+    ]
     write_tar(tmp_path / "tar/0.tar", members)
     found = scores_of(tmp_path, tmp_path / "tar", family_folder("llava_qwen2"))
     assert [status for status, _ in found] == ["ok", "unsupported"]

@@ -107,5 +107,10 @@ fn bytes_as_text(bytes: &[u8], room: &mut Room) -> Result<Value, String> {
         return Ok(Value::from(format!("({} bytes)", bytes.len())));
     }
     room.take(2 * bytes.len())?;
-    Ok(Value::from(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    Ok(Value::from(text))
 }

@@ -28,11 +28,16 @@ const MAX_WINDOW_LOG: u32 = 27;
 /// CSV and TSV with a header.
 pub struct Delimited;
 
-/// Names without how they are compressed.
-fn plain_name(path: &Path) -> String {
-    let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let plain = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst"));
-    plain.unwrap_or(&name).to_owned()
+/// What stands between the fields of a file of this name; `None` for other files.
+fn delimiter_of(path: &Path) -> Option<u8> {
+    let ending = |path: &Path| path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let plain =
+        if matches!(ending(path).as_str(), "gz" | "zst") { path.with_extension("") } else { path.to_path_buf() };
+    match ending(&plain).as_str() {
+        "csv" => Some(b','),
+        "tsv" => Some(b'\t'),
+        _ => None,
+    }
 }
 
 impl Format for Delimited {
@@ -45,8 +50,7 @@ impl Format for Delimited {
     }
 
     fn recognises(&self, path: &Path) -> bool {
-        let name = plain_name(path);
-        name.ends_with(".csv") || name.ends_with(".tsv")
+        delimiter_of(path).is_some()
     }
 
     // Beside tars they are tables about these.
@@ -66,7 +70,7 @@ impl Format for Delimited {
         let path = shard.path;
         let since_record = Arc::new(AtomicU64::new(0));
         let stream = Capped { inner: stream_of(path)?, since_record: since_record.clone() };
-        let delimiter = if plain_name(path).ends_with(".tsv") { b'\t' } else { b',' };
+        let delimiter = delimiter_of(path).unwrap_or(b',');
         let mut reader =
             csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).buffer_capacity(1 << 16).from_reader(stream);
         let header = reader.headers().map_err(|error| Error::unreadable(path, error))?;
@@ -74,7 +78,7 @@ impl Format for Delimited {
         let names = renamed(&header).map_err(|error| Error::unreadable(path, error))?;
         let left = std::fs::metadata(path).map_or(0, |meta| meta.len());
         Ok(Box::new(Reader {
-            reader,
+            csv: reader,
             names,
             since_record,
             common: Common::of(shard),
@@ -146,7 +150,7 @@ impl Read for Capped {
 }
 
 struct Reader {
-    reader: csv::Reader<Capped>,
+    csv: csv::Reader<Capped>,
     names: Vec<String>,
     since_record: Arc<AtomicU64>,
     common: Arc<Common>,
@@ -177,7 +181,7 @@ impl SampleReader for Reader {
         let (mut bytes, mut record) = (0, csv::StringRecord::new());
         while batch.records.len() < BATCH_RECORDS && bytes < BATCH_BYTES && !self.ended {
             self.since_record.store(0, Ordering::Relaxed);
-            let value = match self.reader.read_record(&mut record) {
+            let value = match self.csv.read_record(&mut record) {
                 Ok(false) => {
                     self.ended = true;
                     break;

@@ -178,7 +178,7 @@ impl JsonValues {
             }
             self.input.consume(taken);
             if end.is_some() {
-                return Ok(Some(as_value(value, scanner.deepest)));
+                return Ok(Some(as_value(&value, scanner.deepest)));
             }
         }
     }
@@ -220,11 +220,11 @@ impl JsonValues {
                 break;
             }
         }
-        Ok(Some(as_value(value, scanner.deepest)))
+        Ok(Some(as_value(&value, scanner.deepest)))
     }
 }
 
-fn as_value(value: Vec<u8>, deepest: u32) -> Value {
+fn as_value(value: &[u8], deepest: u32) -> Value {
     if value.len() > MAX_VALUE_BYTES {
         Value::Refused("line_too_long")
     } else if deepest > MAX_DEPTH {

@@ -1,7 +1,7 @@
 //! Rows of Parquet tables with the images inside, as Hugging Face's `datasets` keeps them.
 //!
 //! Of each row the image column gives the images (a binary, a struct with `bytes`, or a list of these), and all other columns make
-//! up a record in JSON that is read as any other: `caption` or `text`, `messages`, `conversations`, FineVision's `texts`.
+//! up a record in JSON that is read as any other: `caption` or `text`, `messages`, `conversations`, `texts`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

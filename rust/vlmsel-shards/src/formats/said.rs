@@ -125,7 +125,7 @@ fn turn(speaker: &str, said: &str) -> Value {
     json!({ "from": speaker, "value": said })
 }
 
-/// FineVision's `texts`: a list of `{user, assistant}`.
+/// `texts`: a list of `{user, assistant}`.
 fn question_pairs(list: &str) -> Result<Vec<Value>, Reason> {
     #[derive(serde::Deserialize)]
     struct Pair {
