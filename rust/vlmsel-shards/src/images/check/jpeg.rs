@@ -21,6 +21,9 @@ const MAX_VISITS: u64 = 1 << 27;
 const VISITS_A_BYTE: u64 = 256;
 /// Visits allowed to the shortest file.
 const LEAST_VISITS: u64 = 1 << 16;
+/// Visits allowed to each block: libjpeg-turbo's own fuzzers take more scans for an attack. Encoders make ten or so, and one for
+/// each bit of each coefficient would be 800. Without this, scans of a few bytes over a small picture go on for the file's length.
+const VISITS_A_BLOCK: u64 = 500;
 
 /// A colour component of the frame.
 struct Component {
@@ -205,6 +208,8 @@ fn read_frame(fields: &mut Fields<'_>, is_progressive: bool, visits_left: u64) -
                 nonzero: vec![0; blocks],
             }
         })
-        .collect();
+        .collect::<Vec<Component>>();
+    let blocks: u64 = components.iter().map(|c| u64::from(c.stride) * u64::from(mcus_high * c.down)).sum();
+    let visits_left = visits_left.min(blocks * VISITS_A_BLOCK);
     Ok(Frame { is_progressive, mcus_wide, mcus_high, components, visits_left })
 }

@@ -127,6 +127,10 @@ fn scans_over_the_same_blocks_again_and_again_are_refused() {
     for (scans, expected) in [(1, ""), (12, ""), (30, ""), (60, "unsupported_image")] {
         assert_eq!(reason(&progressive_jpeg(1024, scans)), expected, "{scans} scans");
     }
+    // Two bytes say it of each of these: what counts is how often a block is visited, not how long the file is.
+    for (size, scans, expected) in [(8, 499, ""), (8, 500, "unsupported_image"), (256, 500, "unsupported_image")] {
+        assert_eq!(reason(&progressive_jpeg(size, scans)), expected, "{scans} scans of {size} x {size}");
+    }
     // Of sequential pictures no block is looked at twice.
     let twice = grey_jpeg(None);
     let scan = twice.len() - 13..twice.len() - 2;
