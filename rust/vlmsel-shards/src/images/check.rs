@@ -27,6 +27,8 @@ enum Damage {
     Corrupt(&'static str),
     /// A kind that common decoders do not read.
     Unsupported(&'static str),
+    /// More beside the pixels than decoders put up with.
+    Bomb(&'static str),
 }
 
 /// Reads all of an image.
@@ -49,6 +51,7 @@ pub fn check_image(bytes: &[u8]) -> Result<ImageHeader, Fault> {
         Damage::Truncated => Fault::Truncated(header.format),
         Damage::Corrupt(what) => Fault::Corrupt(header.format, what),
         Damage::Unsupported(what) => Fault::Unsupported(header.format, what),
+        Damage::Bomb(what) => Fault::Bomb(header.format, what),
     })
 }
 

@@ -45,6 +45,9 @@ pub enum Fault {
     /// More bytes than are read into memory.
     #[error("a {0:?} of {1} bytes, too long to be decoded here")]
     Long(Format, u64),
+    /// Something beside the pixels that inflates beyond what decoders put up with.
+    #[error("a {0:?} that decoders refuse as a bomb: {1}")]
+    Bomb(Format, &'static str),
     /// The header is good, the bytes end before the picture does.
     #[error("the {0:?} data is cut short")]
     Truncated(Format),
@@ -64,7 +67,7 @@ impl Fault {
             Self::UnknownFormat => "unknown_image_format",
             Self::UnsupportedFormat(_) => "unsupported_image_format",
             Self::Header(_) | Self::Size(..) => "bad_image_header",
-            Self::Huge(..) | Self::Long(..) => "huge_image",
+            Self::Huge(..) | Self::Long(..) | Self::Bomb(..) => "huge_image",
             Self::Truncated(_) => "truncated_image",
             Self::Corrupt(..) => "corrupt_image",
             Self::Unsupported(..) => "unsupported_image",
@@ -98,7 +101,7 @@ pub fn read_header(bytes: &[u8]) -> Result<ImageHeader, Fault> {
     let size = match format {
         Format::Jpeg => jpeg(bytes),
         Format::Png => png(bytes),
-        Format::Gif => le(bytes, 6, 2).zip(le(bytes, 8, 2)),
+        Format::Gif => gif(bytes),
         Format::Webp => webp(bytes),
         Format::Bmp => Bitmap::read(bytes).map(|bitmap| (bitmap.width, bitmap.height)),
     };
@@ -110,28 +113,77 @@ pub fn read_header(bytes: &[u8]) -> Result<ImageHeader, Fault> {
 }
 
 fn jpeg(bytes: &[u8]) -> Option<(u32, u32)> {
-    let mut at = 2;
+    let (mut at, mut strays) = (2, 0);
     loop {
-        if *bytes.get(at)? != 0xff {
-            return None;
-        }
-        while *bytes.get(at)? == 0xff {
-            at += 1;
-        }
-        match *bytes.get(at)? {
+        match next_marker(bytes, &mut at, &mut strays)? {
             0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => {
-                return Some((be16(bytes, at + 6)?, be16(bytes, at + 4)?));
+                return Some((be16(bytes, at + 5)?, be16(bytes, at + 3)?));
             }
             // Restart markers and TEM stand alone; a second start, an end or the scan before any frame is damage.
-            0x01 | 0xd0..=0xd7 => at += 1,
-            0x00 | 0xd8..=0xda => return None,
+            0x01 | 0xd0..=0xd7 => {}
+            0xd8..=0xda => return None,
             _ => {
-                let length = be16(bytes, at + 1)? as usize;
+                let length = be16(bytes, at)? as usize;
                 if length < 2 {
                     return None;
                 }
-                at += 1 + length;
+                at += length;
             }
+        }
+    }
+}
+
+/// Bytes between the segments of a JPEG that are passed over: as many as a segment may have.
+pub(super) const MOST_STRAYS: usize = 1 << 16;
+
+/// The code of the next marker, behind which `at` moves; `None` at the end. What decoders pass over (with a warning) is passed
+/// over: bytes that are no marker, as cameras leave behind segments whose length they count wrongly. `strays` counts them;
+/// `None` too where they are more than [`MOST_STRAYS`].
+pub(super) fn next_marker(bytes: &[u8], at: &mut usize, strays: &mut usize) -> Option<u8> {
+    loop {
+        let (first, begins) = (*bytes.get(*at)?, *at);
+        while *bytes.get(*at)? == 0xff {
+            *at += 1;
+        }
+        *at += 1;
+        // A stuffed zero makes no marker.
+        match (first, bytes[*at - 1]) {
+            (0xff, code @ 1..) => return Some(code),
+            _ => *strays += *at - begins,
+        }
+        if *strays > MOST_STRAYS {
+            return None;
+        }
+    }
+}
+
+/// The screen, or what the first frame covers where that is more: so decoders show it. Where only the first bytes are there
+/// and the frame is not among them, the screen is believed.
+fn gif(bytes: &[u8]) -> Option<(u32, u32)> {
+    let (width, height) = le(bytes, 6, 2).zip(le(bytes, 8, 2))?;
+    let (right, bottom) = gif_frame(bytes).unwrap_or_default();
+    Some((width.max(right), height.max(bottom)))
+}
+
+/// How far right and down the first frame goes.
+fn gif_frame(bytes: &[u8]) -> Option<(u32, u32)> {
+    let flags = *bytes.get(10)?;
+    let mut at = 13 + if flags & 0x80 > 0 { 3 << ((flags & 7) + 1) } else { 0 };
+    loop {
+        match *bytes.get(at)? {
+            0x21 => {
+                at += 2;
+                while *bytes.get(at)? > 0 {
+                    at += 1 + usize::from(bytes[at]);
+                }
+                at += 1;
+            }
+            0x2c => {
+                let number = |place: usize| le(bytes, at + place, 2);
+                return Some((number(1)? + number(5)?, number(3)? + number(7)?));
+            }
+            0x00 => at += 1,
+            _ => return None,
         }
     }
 }
@@ -191,6 +243,36 @@ mod tests {
         assert_eq!(read_header(&flipped[..32]).map(|header| header.width), Ok(896), "no checksum yet");
         assert_eq!(read_header(&[0xff, 0xd8, 0xff, 0xda, 0, 2]), Err(Fault::Header(Format::Jpeg)));
         assert_eq!(read_header(&[0xff, 0xd8, 0xff, 0xe0, 0, 0]), Err(Fault::Header(Format::Jpeg)));
+    }
+
+    #[test]
+    fn stray_bytes_between_segments_of_a_jpeg_are_passed_over() {
+        let whole = jpeg_bytes(640, 480, 0);
+        let with = |stray: &[u8]| [&whole[..10], stray, &whole[10..]].concat();
+        for stray in [b"\0".as_slice(), b"abc", b"a\xff\0b\xff\xff\0", &[0; MOST_STRAYS]] {
+            assert_eq!(read_header(&with(stray)).map(|header| (header.width, header.height)), Ok((640, 480)));
+        }
+        assert_eq!(read_header(&with(&[0; MOST_STRAYS + 1])), Err(Fault::Header(Format::Jpeg)));
+    }
+
+    #[test]
+    fn a_gif_is_as_large_as_its_first_frame() {
+        let gif = |screen: [u8; 2], frame: [u8; 4]| {
+            let [width, height] = screen;
+            let [left, top, right, bottom] = frame;
+            let head = [b"GIF89a".as_slice(), &[width, 0, height, 0, 0x80, 0, 0]].concat();
+            // Two colours, a comment, a zero between blocks.
+            let blocks = [b"rgbRGB!\xfe\x03abc\0\0,".as_slice(), &[left, 0, top, 0, right, 0, bottom, 0, 0]].concat();
+            [head, blocks].concat()
+        };
+        for (screen, frame, expected) in
+            [([4, 3], [0, 0, 4, 3], (4, 3)), ([4, 3], [2, 1, 4, 1], (6, 3)), ([0, 0], [0, 0, 5, 7], (5, 7))]
+        {
+            let whole = gif(screen, frame);
+            assert_eq!(read_header(&whole).map(|header| (header.width, header.height)), Ok(expected));
+        }
+        let cut = &gif([4, 3], [0, 0, 9, 9])[..20];
+        assert_eq!(read_header(cut).map(|header| (header.width, header.height)), Ok((4, 3)), "no frame yet");
     }
 
     proptest! {

@@ -10,6 +10,7 @@ mod part;
 mod scan;
 
 use super::Damage;
+use crate::images::header::{MOST_STRAYS, next_marker};
 use huffman::Table;
 
 /// Visits of blocks allowed to one image: progressive files may go over the same blocks with a few bytes, again and again.
@@ -20,6 +21,9 @@ const MAX_VISITS: u64 = 1 << 27;
 const VISITS_A_BYTE: u64 = 256;
 /// Visits allowed to the shortest file.
 const LEAST_VISITS: u64 = 1 << 16;
+/// Visits allowed to each block: libjpeg-turbo's own fuzzers take more scans for an attack. Encoders make ten or so, and one for
+/// each bit of each coefficient would be 800. Without this, scans of a few bytes over a small picture go on for the file's length.
+const VISITS_A_BLOCK: u64 = 500;
 
 /// A colour component of the frame.
 struct Component {
@@ -77,18 +81,22 @@ impl Fields<'_> {
 }
 
 pub(super) fn check(bytes: &[u8]) -> Result<(), Damage> {
-    let (mut at, mut tables) = (2, Tables::default());
+    let (mut at, mut strays, mut tables) = (2, 0, Tables::default());
     let mut frame: Option<Frame> = None;
     let mut is_arithmetic = false;
     loop {
-        let marker = next_marker(bytes, &mut at)?;
+        let marker = next_marker(bytes, &mut at, &mut strays).ok_or(if strays > MOST_STRAYS {
+            Damage::Corrupt("no marker where one should be")
+        } else {
+            Damage::Truncated
+        })?;
         match marker {
             0xd9 => {
                 let is_whole = frame.is_some_and(|frame| is_arithmetic || frame.components.iter().all(|c| c.is_seen));
                 return if is_whole { Ok(()) } else { Err(Damage::Corrupt("an end marker before all of the picture")) };
             }
             0x01 | 0xd0..=0xd7 => continue,
-            0x00 | 0xd8 => return Err(Damage::Corrupt("a marker out of place")),
+            0xd8 => return Err(Damage::Corrupt("a marker out of place")),
             _ => {}
         }
         let length = bytes.get(at..at + 2).map(|pair| usize::from(pair[0]) << 8 | usize::from(pair[1]));
@@ -116,8 +124,8 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), Damage> {
             0xda => {
                 let frame = frame.as_mut().ok_or(Damage::Corrupt("a scan before any frame"))?;
                 at = if is_arithmetic {
-                    // Rare, and decoders know it; its codes are not followed here.
-                    entropy::find_marker(bytes, at)
+                    // Rare, and decoders know it; its codes are not followed here, nor the turn of its restart markers.
+                    entropy::find_end_of_scan(bytes, at)
                 } else {
                     scan::check(bytes, at, &mut fields, frame, &tables)?
                 };
@@ -125,18 +133,6 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), Damage> {
             _ => {}
         }
     }
-}
-
-/// Passes fill bytes and the marker, whose code it returns.
-fn next_marker(bytes: &[u8], at: &mut usize) -> Result<u8, Damage> {
-    if *bytes.get(*at).ok_or(Damage::Truncated)? != 0xff {
-        return Err(Damage::Corrupt("no marker where one should be"));
-    }
-    while *bytes.get(*at).ok_or(Damage::Truncated)? == 0xff {
-        *at += 1;
-    }
-    *at += 1;
-    Ok(bytes[*at - 1])
 }
 
 fn define_huffman(fields: &mut Fields<'_>, tables: &mut Tables) -> Result<(), Damage> {
@@ -212,6 +208,8 @@ fn read_frame(fields: &mut Fields<'_>, is_progressive: bool, visits_left: u64) -
                 nonzero: vec![0; blocks],
             }
         })
-        .collect();
+        .collect::<Vec<Component>>();
+    let blocks: u64 = components.iter().map(|c| u64::from(c.stride) * u64::from(mcus_high * c.down)).sum();
+    let visits_left = visits_left.min(blocks * VISITS_A_BLOCK);
     Ok(Frame { is_progressive, mcus_wide, mcus_high, components, visits_left })
 }

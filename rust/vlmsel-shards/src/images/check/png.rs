@@ -1,8 +1,11 @@
 //! PNG: the checksums of all chunks, and the zlib stream with as many bytes as the picture needs.
 
+mod side;
+
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::Damage;
+use side::{Frames, Side};
 
 /// Decompressed at one time.
 const PIECE_BYTES: usize = 64 << 10;
@@ -17,16 +20,22 @@ struct Shape {
 
 pub(super) fn check(bytes: &[u8]) -> Result<(), Damage> {
     let (mut at, mut shape) = (8, None);
-    let (mut rows, mut has_palette) = (None, false);
+    let (mut rows, mut has_palette): (Option<Rows>, bool) = (None, false);
+    let (mut side, mut frames) = (Side::default(), Frames::default());
+    let mut before = *b"    ";
     loop {
         let (kind, body) = chunk(bytes, &mut at)?;
-        match kind {
+        match &kind {
             b"IHDR" => shape = Some(Shape::read(body)?),
             b"PLTE" => has_palette = true,
             b"IDAT" => {
                 let shape = shape.as_ref().ok_or(Damage::Corrupt("image data before the header"))?;
                 if shape.needs_palette && !has_palette {
                     return Err(Damage::Corrupt("no palette"));
+                }
+                // Decoders take the picture for ended there.
+                if before != kind && rows.as_ref().is_some_and(|rows| !rows.ended) {
+                    return Err(Damage::Corrupt("a chunk between two pieces of the picture"));
                 }
                 rows.get_or_insert_with(|| Rows::new(shape)).take(body)?;
             }
@@ -36,13 +45,16 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), Damage> {
                     _ => Err(Damage::Corrupt("fewer pixels than the header says")),
                 };
             }
-            _ => {}
+            b"fcTL" => frames.control(body, rows.is_some())?,
+            b"fdAT" => frames.data(body)?,
+            _ => side.chunk(&kind, body)?,
         }
+        before = kind;
     }
 }
 
 /// Type and content of the chunk at `at`, which moves behind it.
-fn chunk<'a>(bytes: &'a [u8], at: &mut usize) -> Result<(&'a [u8], &'a [u8]), Damage> {
+fn chunk<'a>(bytes: &'a [u8], at: &mut usize) -> Result<([u8; 4], &'a [u8]), Damage> {
     let number = |at: usize| {
         let word: Option<[u8; 4]> = bytes.get(at..at + 4).and_then(|word| word.try_into().ok());
         word.map(u32::from_be_bytes).ok_or(Damage::Truncated)
@@ -54,7 +66,7 @@ fn chunk<'a>(bytes: &'a [u8], at: &mut usize) -> Result<(&'a [u8], &'a [u8]), Da
         return Err(Damage::Corrupt("a chunk that does not match its checksum"));
     }
     *at = end + 4;
-    Ok(named.split_at(4))
+    named.split_first_chunk().map(|(kind, body)| (*kind, body)).ok_or(Damage::Truncated)
 }
 
 impl Shape {

@@ -12,7 +12,7 @@ const MAX_DECODED_PIXELS: u64 = 1 << 24;
 pub(super) fn check(bytes: &[u8]) -> Result<(), Damage> {
     // The decoder takes what is cut off the end for a chunk that it need not read.
     let claimed = bytes.get(4..8).and_then(|size| size.try_into().ok()).map_or(0, u32::from_le_bytes) as usize;
-    if claimed + 8 > bytes.len() + bytes.len() % 2 {
+    if claimed + 8 > bytes.len() {
         return Err(Damage::Truncated);
     }
     let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(damage)?;

@@ -7,10 +7,8 @@ use super::part::{Band, NO_TABLE, Part};
 
 /// A block's mean, told as the difference from the block before.
 fn level(bits: &mut Bits<'_>, part: &Part<'_>, level: &mut i32) -> Result<(), Damage> {
+    // At most 15, or the scan's header would not have been accepted; what it adds to is looked at below.
     let length = u32::from(bits.symbol(part.dc.ok_or(NO_TABLE)?)?);
-    if length > 11 {
-        return Err(Damage::Corrupt("a difference of more than 11 bits"));
-    }
     let coded = bits.take(length)?.cast_signed();
     let is_negative = length > 0 && coded >> (length - 1) == 0;
     *level += if is_negative { coded - (1 << length) + 1 } else { coded };

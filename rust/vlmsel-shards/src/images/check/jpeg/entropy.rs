@@ -24,6 +24,15 @@ pub(super) fn find_marker(bytes: &[u8], from: usize) -> usize {
     at
 }
 
+/// Where the next marker stands that does not restart the scan, or the end.
+pub(super) fn find_end_of_scan(bytes: &[u8], from: usize) -> usize {
+    let mut at = find_marker(bytes, from);
+    while let Some(0xd0..=0xd7) = bytes.get(at + 1) {
+        at = find_marker(bytes, at + 2);
+    }
+    at
+}
+
 /// Whether one of the bytes is 0xff.
 fn has_ones(word: u64) -> bool {
     let zeros = !word;

@@ -40,6 +40,11 @@ impl Table {
         Some(table)
     }
 
+    /// Whether all symbols are numbers of bits that a mean may have: decoders refuse the whole table otherwise.
+    pub fn is_of_means(&self) -> bool {
+        self.values.iter().all(|&value| value <= 15)
+    }
+
     /// Length and symbol of the code that the 16 bits begin with.
     #[inline]
     pub fn decode(&self, bits: u32) -> Option<(u32, u8)> {

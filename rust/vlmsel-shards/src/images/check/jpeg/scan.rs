@@ -10,6 +10,9 @@ use super::{Fields, Frame, Tables};
 /// Eight times 128 is black or white. Twice as much leaves room for odd encoders, and none for a decoder gone astray.
 const MOST_LEVEL: i32 = 2 * 1024;
 
+/// How many low bits the first scan of a coefficient may leave to later ones.
+const MOST_SHIFT: u8 = 13;
+
 /// Reads the scan whose header is in `fields` and whose data begins at `at`; returns where the marker behind it stands.
 pub(super) fn check(
     bytes: &[u8],
@@ -137,12 +140,17 @@ fn read_header<'a>(
     let band = Band { first, last, is_refinement: bits >> 4 > 0 };
     // The first scan of a progressive picture brings the upper bits alone.
     for part in &mut parts {
-        part.limit = (part.limit >> (bits & 15).min(13)) + 1;
+        part.limit = (part.limit >> (bits & 15).min(MOST_SHIFT)) + 1;
     }
     if frame.is_progressive {
         let is_possible = if first == 0 { last == 0 } else { first <= last && last < 64 && parts.len() == 1 };
         if !is_possible {
             return Err(Damage::Corrupt("a scan of an impossible band"));
+        }
+        // One bit more than the scan before, of 13 at most.
+        let (high, low) = (bits >> 4, bits & 15);
+        if low > MOST_SHIFT || high > 0 && high != low + 1 {
+            return Err(Damage::Corrupt("a scan of impossible bits"));
         }
     }
     // Looked up here, so that blocks need not ask.
@@ -153,6 +161,9 @@ fn read_header<'a>(
     };
     if parts.iter().any(|part| needs_mean && part.dc.is_none() || needs_rest && part.ac.is_none()) {
         return Err(NO_TABLE);
+    }
+    if needs_mean && parts.iter().any(|part| part.dc.is_some_and(|table| !table.is_of_means())) {
+        return Err(Damage::Corrupt("a Huffman table of means with symbols above 15"));
     }
     Ok((parts, band))
 }
