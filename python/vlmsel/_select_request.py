@@ -39,6 +39,7 @@ class SelectRequest:
     max_tokens: int | None
     include: PathLike | Iterable[PathLike] | None
     exclude: PathLike | Iterable[PathLike] | None
+    allow_unmatched: bool
     repeats: Literal["drop", "keep"]
     keep_columns: str | Sequence[str]
     control: Control | Sequence[Control]
@@ -67,6 +68,7 @@ class SelectRequest:
             "max_tokens": _whole("max_tokens", self.max_tokens),
             "include": _paths(self.include),
             "exclude": _paths(self.exclude),
+            "allow_unmatched": self.allow_unmatched,
             "repeats": self.repeats,
             "keep_columns": _words(self.keep_columns),
             "controls": self._controls(),

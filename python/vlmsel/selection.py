@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class ListedIds:
+    """How many distinct ids the lists of ``include`` or ``exclude`` have, and how many of them no table has."""
+
+    ids: int
+    unmatched: int
+
+
+@dataclass(frozen=True)
 class Selection:
     """A committed selection folder and its counts.
 
@@ -43,6 +51,13 @@ class Selection:
     bad_files: list[str] = field(default_factory=list)
     controls: dict[str, Selection] = field(default_factory=dict)
     sample: list[float] = field(default_factory=list, repr=False)
+    short_by: int = 0
+    """How many rows fewer than ``k`` there were to select; for a control, fewer than the selection has."""
+    repeated_across_sources: int = 0
+    """Rows counted as ``repeated`` though they are of another source than the row that has their id; about so many where rows
+    had to be set aside, and 0 where the selection was there already."""
+    lists: dict[str, ListedIds] = field(default_factory=dict)
+    """What became of the ids in ``include`` and ``exclude``, where given."""
 
     def table(self) -> _core.ArrowTable:
         """``selection.parquet`` as a table with ``__arrow_c_stream__``: ``pyarrow.table(selection.table())``."""
@@ -89,6 +104,7 @@ def select(
     max_tokens: int | None = None,
     include: PathLike | Iterable[PathLike] | None = None,
     exclude: PathLike | Iterable[PathLike] | None = None,
+    allow_unmatched: bool = False,
     repeats: Literal["drop", "keep"] = "drop",
     keep_columns: str | Sequence[str] = (),
     control: Control | Sequence[Control] = (),
@@ -121,8 +137,10 @@ def select(
         non_negative: Scores below zero are bad; always so for the column ``ppl``.
         min_tokens: Reject rows whose ``n_tokens`` is lower.
         max_tokens: Reject rows whose ``n_tokens`` is higher.
-        include: Only these ids: text files, tables, or DataComp's ``.npy``.
+        include: Only these ids: text files, tables, or DataComp's ``.npy``. An id of 128 bits is the same in every
+            spelling (hexadecimal, UUID) and type (string, bytes, pairs of integers).
         exclude: None of these ids.
+        allow_unmatched: Whether a list may have no id that any table has; else that is a UsageError.
         repeats: Whether an id counts once (``"drop"``) or each time.
         keep_columns: Columns to carry into the selection.
         control: Comparison sets of the same size to write beside the selection.
@@ -163,6 +181,7 @@ def select(
         max_tokens=max_tokens,
         include=include,
         exclude=exclude,
+        allow_unmatched=allow_unmatched,
         repeats=repeats,
         keep_columns=keep_columns,
         control=control,
@@ -205,6 +224,7 @@ def plan(
     max_tokens: int | None = None,
     include: PathLike | Iterable[PathLike] | None = None,
     exclude: PathLike | Iterable[PathLike] | None = None,
+    allow_unmatched: bool = False,
     repeats: Literal["drop", "keep"] = "drop",
     keep_columns: str | Sequence[str] = (),
     control: Control | Sequence[Control] = (),
@@ -240,6 +260,7 @@ def plan(
         max_tokens=max_tokens,
         include=include,
         exclude=exclude,
+        allow_unmatched=allow_unmatched,
         repeats=repeats,
         keep_columns=keep_columns,
         control=control,
@@ -269,4 +290,7 @@ def _selection(path: Path, entry: dict[str, Any], controls: dict[str, Selection]
         bad_files=entry["bad_files"],
         controls=controls or {},
         sample=entry["sample"],
+        short_by=entry["short_by"],
+        repeated_across_sources=entry["repeated_across_sources"],
+        lists={option: ListedIds(**counts) for option, counts in entry["lists"].items()},
     )

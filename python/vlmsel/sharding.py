@@ -56,8 +56,9 @@ def shard(
     DataComp's resharder leaves them.
 
     Args:
-        selection: A selection folder, a DataComp subset file (``.npy`` of dtype ``u8,u8``, repeats meaning repeats) or a text
-            file with one id of 32 hexadecimal characters a line.
+        selection: A selection folder, a DataComp subset file (``.npy`` of dtype ``u8,u8``, repeats meaning repeats), a Parquet
+            table with a column ``uid``, or a text file of one id a line. Ids of 128 bits may be spelled in any way; where none
+            has 128 bits, they are keys of the index, each of which must name one sample.
         index: The index that says where the samples lie.
         output: The folder of tars to write.
         samples_per_shard: Samples in each tar but the last.

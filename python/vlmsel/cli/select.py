@@ -49,6 +49,7 @@ SIZES = ("k", "fraction", "threshold", "band", "token_budget")
     "--include", multiple=True, metavar="IDS", help="Only these ids: text, a table, or DataComp's .npy. Repeatable."
 )
 @click.option("--exclude", multiple=True, metavar="IDS", help="None of these ids. Repeatable.")
+@click.option("--allow-unmatched", is_flag=True, help="Go on though no row has any id of --include or --exclude.")
 @click.option(
     "--repeats",
     type=click.Choice(["drop", "keep"]),
@@ -101,6 +102,10 @@ def command(scores: tuple[str, ...], common: Common, **flags: Any) -> None:
         selection = select(sources, progress=progress.update, **keywords)
     for made in [selection, *selection.controls.values()]:
         _explain(report, made)
+        _warn(report, made)
+    for option, listed in selection.lists.items():
+        if listed.unmatched:
+            report.warn(f"--{option}: {listed.unmatched:,} of {listed.ids:,} listed ids met no row")
     if not common.quiet and selection.sample:
         report.say(histogram(selection.sample, selection.threshold, flags["order"] == "desc"))
     for name in selection.bad_files:
@@ -138,14 +143,33 @@ def _keywords(common: Common, flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fields(selection: Any) -> dict[str, Any]:
+    lists: dict[str, int] = {}
+    for option, listed in selection.lists.items():
+        lists |= {f"{option}_listed": listed.ids, f"{option}_unmatched": listed.unmatched}
     return {
         "input": selection.input,
         "selected": selection.selected,
+        "short_by": selection.short_by,
+        "repeated_across_sources": selection.repeated_across_sources,
         "threshold": selection.threshold,
         "rejected": selection.rejected,
         "quarantined": selection.quarantined,
+        **lists,
         "already_done": selection.already_done,
     }
+
+
+def _warn(report: Report, selection: Any) -> None:
+    if selection.selected == 0:
+        report.warn("nothing was selected")
+    if selection.repeated_across_sources:
+        report.warn(
+            f"{selection.path}: {selection.repeated_across_sources:,} rows were left out as repeated though they are of another "
+            "source than the row that has their id; if ids are unique within a source only, make them unique, or pass --repeats keep"
+        )
+    if selection.short_by:
+        wanted = selection.selected + selection.short_by
+        report.warn(f"{selection.path}: {selection.selected:,} rows, not {wanted:,}: no more of them rank")
 
 
 def _explain(report: Report, selection: Any) -> None:
@@ -159,8 +183,6 @@ def _explain(report: Report, selection: Any) -> None:
         report.say(f"  {count:>14,} {reason}")
     if selection.quarantined:
         report.say(f"  {selection.quarantined:>14,} could not be read: {selection.path}/quarantine.jsonl")
-    if selection.selected == 0:
-        report.warn("nothing was selected")
 
 
 def _show_plan(report: Report, sources: list[str], keywords: dict[str, Any]) -> None:

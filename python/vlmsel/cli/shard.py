@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     "--selection",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Selection folder, DataComp .npy, or text file of ids; selection/ by default.",
+    help="Selection folder, DataComp .npy, Parquet table or text file of ids or keys; selection/ by default.",
 )
 @click.option(
     "--index",

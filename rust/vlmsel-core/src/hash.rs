@@ -70,16 +70,65 @@ pub fn uid(source: &str, shard: &str, key: &str, ordinal: u64) -> Hash128 {
     xxh3_128(&bytes).to_be_bytes()
 }
 
-/// An id that a user declared: 32 hexadecimal characters, either case.
+/// A 128-bit id in any spelling that people and programs give it: 32 hexadecimal digits of either case, a UUID with dashes, in
+/// braces, or behind `urn:uuid:`; white space around it and a pair of quotes do not count. All spellings of an id are one value.
 pub fn parse_uid(text: &str) -> Option<Hash128> {
-    let digits = text.as_bytes();
-    if digits.len() != 32 {
+    parse_uid_bytes(text.as_bytes())
+}
+
+/// [`parse_uid`] of bytes that need not be UTF-8.
+pub fn parse_uid_bytes(text: &[u8]) -> Option<Hash128> {
+    // First what a selection looks at millions of times: digits alone, or what is too short to be an id.
+    match <&[u8; 32]>::try_from(text) {
+        Ok(digits) => of_digits(digits),
+        Err(_) if text.len() < 32 => None,
+        Err(_) => parse_spelling(text),
+    }
+}
+
+/// An id without the white space around it and without its quotes, which some writers of lists add.
+pub fn bare_id(text: &[u8]) -> &[u8] {
+    let text = text.trim_ascii();
+    match text {
+        [b'"', inner @ .., b'"'] | [b'\'', inner @ .., b'\''] => inner.trim_ascii(),
+        _ => text,
+    }
+}
+
+fn parse_spelling(text: &[u8]) -> Option<Hash128> {
+    const URN: &[u8] = b"urn:uuid:";
+    let text = bare_id(text);
+    let text = match text.split_at_checked(URN.len()) {
+        Some((front, rest)) if front.eq_ignore_ascii_case(URN) => rest,
+        _ => text,
+    };
+    let text = text.strip_prefix(b"{").map_or(Some(text), |inner| inner.strip_suffix(b"}"))?;
+    match text.len() {
+        32 => of_digits(text.try_into().ok()?),
+        36 if [8, 13, 18, 23].iter().all(|at| text[*at] == b'-') => {
+            let (mut digits, mut next) = ([0; 32], 0);
+            for (at, digit) in text.iter().enumerate() {
+                if ![8, 13, 18, 23].contains(&at) {
+                    digits[next] = *digit;
+                    next += 1;
+                }
+            }
+            of_digits(&digits)
+        }
+        _ => None,
+    }
+}
+
+fn of_digits(digits: &[u8; 32]) -> Option<Hash128> {
+    // No branch within: this is looked at for every id of a selection.
+    if !digits.iter().fold(true, |all, digit| all & digit.is_ascii_hexdigit()) {
         return None;
     }
-    let digit = |c: u8| char::from(c).to_digit(16).map(|d| d as u8);
+    // '0' is 0x30, 'A' is 0x41, 'a' is 0x61: bit 6 says letter.
+    let value = |digit: u8| (digit & 0xf) + 9 * (digit >> 6);
     let mut out = [0; 16];
-    for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    for (byte, pair) in out.iter_mut().zip(digits.as_chunks::<2>().0) {
+        *byte = value(pair[0]) << 4 | value(pair[1]);
     }
     Some(out)
 }
@@ -136,14 +185,35 @@ mod tests {
     }
 
     #[test]
-    fn declared_ids_are_32_hexadecimal_characters() {
-        assert_eq!(parse_uid("000102030405060708090A0b0c0d0e0F").map(|u| u[15]), Some(15));
+    fn an_id_is_one_value_in_every_spelling() {
+        let id = Some(0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f_u128.to_be_bytes());
+        for spelling in [
+            "000102030405060708090A0b0c0d0e0F",
+            "00010203-0405-0607-0809-0a0b0c0d0e0f",
+            "00010203-0405-0607-0809-0A0B0C0D0E0F",
+            "{00010203-0405-0607-0809-0a0b0c0d0e0f}",
+            "{000102030405060708090a0b0c0d0e0f}",
+            "urn:uuid:00010203-0405-0607-0809-0a0b0c0d0e0f",
+            "URN:UUID:00010203-0405-0607-0809-0a0b0c0d0e0f",
+            " 000102030405060708090a0b0c0d0e0f\t",
+            "\"00010203-0405-0607-0809-0a0b0c0d0e0f\"",
+            "'000102030405060708090a0b0c0d0e0f'\r",
+        ] {
+            assert_eq!(parse_uid(spelling), id, "{spelling}");
+        }
         for wrong in [
             "",
             "00",
             "g0010203040506070809000b0c0d0e0f",
             "+0010203040506070809000b0c0d0e0f",
             "é00102030405060708090a0b0c0d0e0",
+            "0001020304-05-0607-0809-0a0b0c0d0e0f",
+            "{00010203-0405-0607-0809-0a0b0c0d0e0f",
+            "00010203-0405-0607-0809-0a0b0c0d0e0f}",
+            "00010203_0405_0607_0809_0a0b0c0d0e0f",
+            "\"00010203-0405-0607-0809-0a0b0c0d0e0f",
+            "0x000102030405060708090a0b0c0d0e0f",
+            "00010203-0405-0607-0809-0a0b0c0d0e0f0",
         ] {
             assert_eq!(parse_uid(wrong), None, "{wrong}");
         }
@@ -169,6 +239,15 @@ mod tests {
         #[test]
         fn hex_round_trips(id in any::<[u8; 16]>()) {
             prop_assert_eq!(parse_uid(&to_hex(&id)), Some(id));
+        }
+
+        #[test]
+        fn digits_are_their_value(text in "[0-9a-fA-F]{32}", other in "[0-9a-gA-G@`/:]{31,33}") {
+            for text in [text, other] {
+                let plain = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+                let expected = plain.then(|| u128::from_str_radix(&text, 16).unwrap().to_be_bytes());
+                prop_assert_eq!(parse_uid(&text), expected);
+            }
         }
     }
 }

@@ -1,28 +1,41 @@
 //! Lists of ids to include or exclude: text, Parquet, CSV, JSON lines, or DataComp's `.npy` subset files.
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+mod read;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
-use vlmsel_shards::columns::Role;
-use vlmsel_shards::storage::source;
-use vlmsel_shards::storage::text_encoding::foreign_encoding;
-use vlmsel_shards::tables::npy::read_uids;
-use vlmsel_shards::tables::schema::{Wanted, resolve};
-use vlmsel_shards::tables::{Table, is_table, open};
-use vlmsel_shards::workspace::inputs::InputFile;
+use serde::{Deserialize, Serialize};
+use vlmsel_core::hash::{bare_id, parse_uid_bytes, to_hex};
 
-use crate::error::{Error, Result};
-
-/// A set of ids in one canonical form: 16 bytes and their 32 hexadecimal digits are the same id.
+/// A set of ids in one canonical form: 16 bytes and every spelling of them are the same id. It remembers which of its ids
+/// were asked for, so that a list of another table does not go unnoticed.
 #[derive(Debug, Default)]
 pub struct IdSet {
+    /// In order, each once.
     wide: Vec<u128>,
-    other: HashSet<Box<[u8]>>,
+    /// Each with its place behind those of `wide`.
+    other: HashMap<Box<[u8]>, usize>,
+    /// A bit for each id, set once it was found.
+    met: Vec<AtomicU64>,
     files: Vec<PathBuf>,
+    /// One id that was looked up, for messages.
+    looked_up: OnceLock<String>,
+}
+
+/// How many ids a list has, and how many of them met no row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Listed {
+    /// Distinct ids.
+    pub ids: u64,
+    /// Those that no table has.
+    pub unmatched: u64,
 }
 
 /// An id as the set knows it.
@@ -34,9 +47,9 @@ enum Canonical<'a> {
 /// How the bytes of an id are to be understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// A string: 32 hexadecimal digits are 16 bytes.
+    /// A string: a spelling of 128 bits is these bits; white space and quotes around it do not count.
     Text,
-    /// Bytes as they are.
+    /// Bytes as they are, unless they are text that spells 128 bits.
     Bytes,
     /// The decimal digits of an integer.
     Digits,
@@ -52,74 +65,38 @@ impl Kind {
     }
 }
 
-fn canonical(id: &[u8], kind: Kind) -> Canonical<'_> {
-    let wide = match kind {
-        Kind::Text => parse_hex(id),
-        Kind::Bytes => <[u8; 16]>::try_from(id).ok().map(u128::from_be_bytes),
-        Kind::Digits => None,
-    };
-    wide.map_or(Canonical::Other(id), Canonical::Wide)
+/// The 128 bits that the bytes of an id stand for, if they do; `working` is the working type of its column.
+pub fn wide_id(id: &[u8], working: &DataType) -> Option<u128> {
+    wide_of(id, Kind::of(working))
 }
 
-/// The value of exactly 32 hexadecimal digits.
-pub fn parse_hex(id: &[u8]) -> Option<u128> {
-    let digits: &[u8; 32] = id.try_into().ok()?;
-    // No branch within: this is looked at for every id of a selection.
-    if !digits.iter().fold(true, |all, digit| all & digit.is_ascii_hexdigit()) {
-        return None;
+fn wide_of(id: &[u8], kind: Kind) -> Option<u128> {
+    let wide = match kind {
+        Kind::Text => parse_uid_bytes(id),
+        // Many writers of Parquet do not say that their bytes are text.
+        Kind::Bytes => <[u8; 16]>::try_from(id).ok().or_else(|| parse_uid_bytes(id)),
+        Kind::Digits => None,
+    };
+    wide.map(u128::from_be_bytes)
+}
+
+fn canonical(id: &[u8], kind: Kind) -> Canonical<'_> {
+    match wide_of(id, kind) {
+        Some(wide) => Canonical::Wide(wide),
+        None if kind == Kind::Text => Canonical::Other(bare_id(id)),
+        None => Canonical::Other(id),
     }
-    // '0' is 0x30, 'A' is 0x41, 'a' is 0x61: bit 6 says letter.
-    let value = |digit: u8| (digit & 0xf) + 9 * (digit >> 6);
-    let mut bytes = [0; 16];
-    for (byte, pair) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
-        *byte = value(pair[0]) << 4 | value(pair[1]);
+}
+
+/// An id as messages show it.
+fn shown(id: &Canonical<'_>) -> String {
+    match id {
+        Canonical::Wide(value) => to_hex(&value.to_be_bytes()),
+        Canonical::Other(bytes) => String::from_utf8_lossy(bytes).chars().take(80).collect(),
     }
-    Some(u128::from_be_bytes(bytes))
 }
 
 impl IdSet {
-    /// Reads the lists; `id_column` names the column of tables, `id_type` is the working type of the ids they are for.
-    ///
-    /// # Errors
-    /// Missing files, files that are no list of ids, ids that cannot be of `id_type`.
-    pub fn read(paths: &[PathBuf], id_column: &str, id_type: &DataType) -> Result<Self> {
-        let mut set = Self::default();
-        for path in paths {
-            if !path.exists() {
-                return Err(
-                    vlmsel_shards::Error::NotFound { path: path.clone(), hint: " (a list of ids)".to_owned() }.into()
-                );
-            }
-            let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-            if extension == "npy" {
-                let other_width = matches!(id_type, DataType::FixedSizeBinary(width) if *width != 16);
-                if other_width || Kind::of(id_type) == Kind::Digits {
-                    return Err(Error::usage(format!(
-                        "{}: lists ids of 128 bits, the tables have ids of type {id_type}; give a list of those",
-                        path.display()
-                    )));
-                }
-                set.wide.extend(read_uids(path)?);
-            } else if is_table(path) {
-                set.read_table(path, id_column)?;
-            } else if matches!(extension.as_str(), "gz" | "zst" | "zstd") {
-                return Err(Error::usage(format!(
-                    "{}: a compressed list must be a table (.csv.gz, .jsonl.zst); decompress a list of lines",
-                    path.display()
-                )));
-            } else {
-                set.read_text(path, id_type)?;
-            }
-            set.files.push(path.clone());
-        }
-        set.wide.sort_unstable();
-        set.wide.dedup();
-        if set.wide.is_empty() && set.other.is_empty() {
-            return Err(Error::usage(format!("{}: no ids in it", paths[0].display())));
-        }
-        Ok(set)
-    }
-
     /// The files that were read, for the fingerprint.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
@@ -128,110 +105,72 @@ impl IdSet {
     fn insert(&mut self, id: &[u8], kind: Kind) {
         match canonical(id, kind) {
             Canonical::Wide(value) => self.wide.push(value),
+            Canonical::Other(bytes) if self.other.contains_key(bytes) => {}
             Canonical::Other(bytes) => {
-                self.other.insert(bytes.into());
+                self.other.insert(bytes.into(), self.other.len());
             }
         }
     }
 
-    fn read_text(&mut self, path: &Path, id_type: &DataType) -> Result<()> {
-        let mut bytes = Vec::new();
-        let file = source::open(path)?;
-        file.read_onto(&mut bytes, 0, file.size_bytes() as usize)?;
-        if let Some(what) = foreign_encoding(&bytes) {
-            return Err(Error::usage(format!("{}: {what}", path.display())));
-        }
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-        for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            if line.is_empty() {
-                continue;
-            }
-            let wrong = |what: &str| {
-                let shown: String = String::from_utf8_lossy(line).chars().take(80).collect();
-                Error::usage(format!("{}, line {}: {shown:?} is not {what}", path.display(), at + 1))
-            };
-            if id_type.is_integer() {
-                let number: i128 = std::str::from_utf8(line)
-                    .ok()
-                    .and_then(|text| text.trim().parse().ok())
-                    .ok_or_else(|| wrong("an integer id"))?;
-                self.insert(number.to_string().as_bytes(), Kind::Digits);
-            } else if matches!(id_type, DataType::FixedSizeBinary(16)) && parse_hex(line).is_none() {
-                return Err(wrong("an id of 32 hexadecimal digits"));
-            } else {
-                self.insert(line, Kind::Text);
-            }
-        }
-        Ok(())
+    /// Puts the ids in order when all are there.
+    fn settle(&mut self) {
+        self.wide.sort_unstable();
+        self.wide.dedup();
+        self.met.resize_with(self.len().div_ceil(64), AtomicU64::default);
     }
 
-    fn read_table(&mut self, path: &Path, id_column: &str) -> Result<()> {
-        let table = open(&InputFile::named(path))?;
-        let find = |name: &str, required| {
-            resolve(std::slice::from_ref(&table), &[Wanted { name: name.to_owned(), role: Role::Id, required }])
-        };
-        // A list made by vlmsel has `uid` whatever the scores call it.
-        let column = match find(id_column, false)?.columns.pop().flatten() {
-            Some(column) => column,
-            None => find("uid", true)?.columns.pop().flatten().ok_or_else(|| Error::Bug("no id column".to_owned()))?,
-        };
-        match &table {
-            Table::Parquet(parquet) => {
-                for group in 0..parquet.groups() {
-                    parquet.read(group, None, &[&column], &mut |batch| {
-                        self.insert_array(batch.column(0));
-                        Ok(())
-                    })?;
-                }
-            }
-            Table::Text(text) => {
-                let mut wrong = None;
-                text.read(
-                    &[(&column, Role::Id)],
-                    &mut |batch| {
-                        self.insert_array(batch.column(0));
-                        Ok(())
-                    },
-                    &mut |bad| {
-                        wrong.get_or_insert(bad);
-                        Ok(())
-                    },
-                )?;
-                if let Some(bad) = wrong {
-                    let line = bad.position.unwrap_or(0);
-                    return Err(Error::usage(format!(
-                        "{}, line {line}: {} ({})",
-                        path.display(),
-                        bad.reason,
-                        bad.detail
-                    )));
-                }
-            }
-            Table::Memory(_) => {}
+    fn len(&self) -> usize {
+        self.wide.len() + self.other.len()
+    }
+
+    /// The place of an id, from 0 to the number of ids.
+    fn place(&self, id: &Canonical<'_>) -> Option<usize> {
+        match id {
+            Canonical::Wide(value) => self.wide.binary_search(value).ok(),
+            Canonical::Other(bytes) => self.other.get(*bytes).map(|place| self.wide.len() + place),
         }
-        Ok(())
     }
 
-    fn insert_array(&mut self, array: &ArrayRef) {
-        let kind = Kind::of(array.data_type());
-        for_each_id(array, |_, id| {
-            if let Some(id) = id {
-                self.insert(id, kind);
-            }
-        });
-    }
-
-    /// Whether each id of `array` is in the set; a null never is.
+    /// Whether each id of `array` is in the set; a null never is. Those that are count as met from now on.
     pub fn contains_each(&self, array: &ArrayRef, found: &mut Vec<bool>) {
         found.clear();
         let kind = Kind::of(array.data_type());
         for_each_id(array, |_, id| {
-            found.push(id.is_some_and(|id| match canonical(id, kind) {
-                Canonical::Wide(value) => self.wide.binary_search(&value).is_ok(),
-                Canonical::Other(bytes) => self.other.contains(bytes),
-            }));
+            let place = id.and_then(|id| self.place(&canonical(id, kind)));
+            if let Some(place) = place {
+                let (word, bit) = (&self.met[place / 64], 1 << (place % 64));
+                // Most rows of a long table find a bit that is set; a write would take the line from other threads.
+                if word.load(Ordering::Relaxed) & bit == 0 {
+                    word.fetch_or(bit, Ordering::Relaxed);
+                }
+            }
+            found.push(place.is_some());
         });
+        if self.looked_up.get().is_none() {
+            for_each_id(&array.slice(0, array.len().min(1)), |_, id| {
+                if let Some(id) = id {
+                    self.looked_up.get_or_init(|| shown(&canonical(id, kind)));
+                }
+            });
+        }
+    }
+
+    /// Forgets which ids were met, before the tables are read anew.
+    pub fn forget(&self) {
+        self.met.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+
+    /// How many ids there are, and how many were not met.
+    pub fn listed(&self) -> Listed {
+        let met: u64 = self.met.iter().map(|word| u64::from(word.load(Ordering::Relaxed).count_ones())).sum();
+        Listed { ids: self.len() as u64, unmatched: self.len() as u64 - met }
+    }
+
+    /// An id of the set and one of the tables, for a message about sets that do not meet.
+    pub fn examples(&self) -> (String, Option<&str>) {
+        let other = || self.other.keys().min().map(|id| Canonical::Other(id));
+        let first = self.wide.first().map(|value| Canonical::Wide(*value)).or_else(other);
+        (first.map(|id| shown(&id)).unwrap_or_default(), self.looked_up.get().map(String::as_str))
     }
 }
 
@@ -269,19 +208,73 @@ pub fn for_each_id(array: &ArrayRef, mut visit: impl FnMut(usize, Option<&[u8]>)
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    use arrow_array::{BinaryViewArray, FixedSizeBinaryArray, StringViewArray};
 
     use super::*;
 
-    proptest! {
-        #[test]
-        fn hexadecimal_digits_are_their_value(value in any::<u128>(), text in "[0-9a-fA-F]{32}", other in "[0-9a-gA-G@`/:]{31,33}") {
-            prop_assert_eq!(parse_hex(format!("{value:032x}").as_bytes()), Some(value));
-            for text in [text, other] {
-                let plain = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-                let expected = plain.then(|| u128::from_str_radix(&text, 16).unwrap());
-                prop_assert_eq!(parse_hex(text.as_bytes()), expected);
+    const DASHED: &str = "{00010203-0405-0607-0809-0A0B0C0D0E0F}";
+
+    fn set(ids: &[(&[u8], Kind)]) -> IdSet {
+        let mut set = IdSet::default();
+        for (id, kind) in ids {
+            set.insert(id, *kind);
+        }
+        set.settle();
+        set
+    }
+
+    fn found(set: &IdSet, array: &ArrayRef) -> Vec<bool> {
+        let mut found = Vec::new();
+        set.contains_each(array, &mut found);
+        found
+    }
+
+    #[test]
+    fn an_id_is_found_in_every_type_and_spelling() {
+        let raw: Vec<u8> = (0..16).collect();
+        let hex = "000102030405060708090a0b0c0d0e0f";
+        let arrays: [ArrayRef; 4] = [
+            Arc::new(FixedSizeBinaryArray::try_from_iter([raw.clone()].iter()).unwrap()),
+            Arc::new(BinaryViewArray::from_iter_values([raw.as_slice()])),
+            Arc::new(BinaryViewArray::from_iter_values([hex.as_bytes()])),
+            Arc::new(StringViewArray::from_iter_values([format!(" {}\t", DASHED.to_lowercase())])),
+        ];
+        for (listed, kind) in [(DASHED.as_bytes(), Kind::Text), (&raw, Kind::Bytes), (hex.as_bytes(), Kind::Bytes)] {
+            for array in &arrays {
+                let set = set(&[(listed, kind), (b"other", Kind::Text)]);
+                assert_eq!(found(&set, array), [true], "{array:?}");
+                assert_eq!(set.listed(), Listed { ids: 2, unmatched: 1 });
             }
         }
+    }
+
+    #[test]
+    fn quotes_and_white_space_around_an_id_do_not_count() {
+        let set = set(&[(b"\"a b\" ", Kind::Text), (b"a b", Kind::Text), (b"'", Kind::Text)]);
+        let array: ArrayRef = Arc::new(StringViewArray::from(vec![Some(" a b"), Some("ab"), None, Some("'")]));
+        assert_eq!(found(&set, &array), [true, false, false, true]);
+        assert_eq!(set.listed(), Listed { ids: 2, unmatched: 0 });
+        set.forget();
+        assert_eq!((set.listed().unmatched, set.examples()), (2, ("'".to_owned(), Some("a b"))));
+    }
+
+    #[test]
+    fn threads_together_count_what_one_would() {
+        let ids: Vec<String> = (0..1000).map(|n| format!("{n:032x}")).chain((0..1000).map(|n| n.to_string())).collect();
+        let listed: Vec<(&[u8], Kind)> = ids.iter().map(|id| (id.as_bytes(), Kind::Text)).collect();
+        let set = set(&listed);
+        std::thread::scope(|scope| {
+            for start in 0..8 {
+                let (set, ids) = (&set, &ids);
+                scope.spawn(move || {
+                    let share = ids.iter().skip(start).step_by(3).map(String::as_str);
+                    let array: ArrayRef = Arc::new(StringViewArray::from_iter_values(share.filter(|id| *id != "7")));
+                    found(set, &array);
+                });
+            }
+        });
+        assert_eq!(set.listed(), Listed { ids: 2000, unmatched: 1 });
     }
 }

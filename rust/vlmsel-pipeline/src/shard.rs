@@ -4,8 +4,10 @@
 //! it is known from the ids alone. So the index is read once, each sample's location goes to the scratch file of its output
 //! shard, and every shard can then be written by itself. Memory: 24 bytes per selected id, plus buffers.
 
+mod keys;
 mod locate;
 mod placement;
+mod selection;
 mod source_files;
 mod write;
 
@@ -29,7 +31,8 @@ use vlmsel_shards::workspace::output::{Output, OutputSpec, Summary};
 use vlmsel_shards::workspace::quarantine::{Quarantined, to_json_lines};
 
 use self::locate::{Locations, locate};
-use self::placement::{Placement, Selected, read_selection};
+use self::placement::Placement;
+use self::selection::{Selected, read_selection};
 use self::source_files::{Roots, SourceFiles};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -40,7 +43,8 @@ use crate::stage::{self, Done, Stage, Unit};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardOptions {
-    /// A selection folder, a DataComp `.npy`, or a text file of ids.
+    /// A selection folder, a DataComp `.npy`, a Parquet table with `uid`, or a text file of ids; where none of the ids has 128
+    /// bits, they are keys of the index.
     #[serde(deserialize_with = "paths::json::path")]
     pub selection: PathBuf,
     /// The index that says where the samples lie.
@@ -108,7 +112,7 @@ pub fn shard(options: &ShardOptions, progress: &Progress) -> Result<ShardSummary
     tolerance.accept(&options.index, index.losses.as_ref())?;
     let roots = Roots::new(&index.roots, &options.named_sources, options.image_root.as_deref())?;
     let Selected { input, uids, bad } =
-        read_selection(&options.selection, options.run.memory_limit, &tolerance, &check)?;
+        read_selection(&options.selection, &options.index, options.run.memory_limit, &tolerance, progress)?;
     bad.iter().try_for_each(|record| tolerance.refuse(record))?;
     let order = Placement::new(uids, options.shuffle, options.samples_per_shard);
     let inputs = vec![fingerprint(&options.index, "index")?, input];

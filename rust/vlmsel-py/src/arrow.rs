@@ -3,7 +3,7 @@
 use std::ffi::{CStr, OsString};
 use std::sync::Arc;
 
-use arrow_array::ffi_stream::{FFI_ArrowArrayStream, RecordBatchStreamReader};
+use arrow_array::ffi_stream::FFI_ArrowArrayStream;
 use arrow_array::{RecordBatch, RecordBatchIterator};
 use arrow_schema::{Field, Schema, SchemaRef};
 use pyo3::prelude::*;
@@ -14,11 +14,12 @@ use vlmsel_shards::columns::Column;
 
 use crate::gil::{raise, raise_shards};
 use crate::rows::{columns_of, tables};
+use crate::stream::Stream;
 
 const STREAM: &CStr = c"arrow_array_stream";
 
 /// The stream of anything with `__arrow_c_stream__`.
-pub fn import_stream(object: &Bound<'_, PyAny>, name: &str) -> PyResult<RecordBatchStreamReader> {
+pub fn import_stream(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Stream> {
     let py = object.py();
     let wrong = |what: String| raise(py, &Error::usage(format!("{name}: {what}")));
     let capsule = object.call_method0("__arrow_c_stream__")?;
@@ -27,7 +28,7 @@ pub fn import_stream(object: &Bound<'_, PyAny>, name: &str) -> PyResult<RecordBa
     let pointer = capsule.pointer_checked(Some(STREAM))?;
     // SAFETY: the capsule's name says that it holds an Arrow stream; the stream is moved out and marked as released.
     let stream = unsafe { FFI_ArrowArrayStream::from_raw(pointer.as_ptr().cast()) };
-    RecordBatchStreamReader::try_new(stream).map_err(|error| wrong(error.to_string()))
+    Stream::new(stream).map_err(|error| wrong(error.to_string()))
 }
 
 /// A table in memory that other Arrow libraries take without copies.

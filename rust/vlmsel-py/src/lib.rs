@@ -15,6 +15,7 @@ mod output;
 mod rows;
 mod select;
 mod shard;
+mod stream;
 
 use pyo3::prelude::*;
 

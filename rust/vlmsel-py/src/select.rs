@@ -3,8 +3,6 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use arrow_array::RecordBatchReader;
-use arrow_array::ffi_stream::RecordBatchStreamReader;
 use pyo3::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -12,6 +10,7 @@ use vlmsel_core::decimal::Decimal;
 use vlmsel_pipeline::Error;
 use vlmsel_pipeline::progress::Progress;
 use vlmsel_pipeline::select::{Control, Order, Request, SelectionReport, Size, plan, select};
+use vlmsel_shards::columns::unknown_type;
 use vlmsel_shards::storage::paths;
 use vlmsel_shards::tables::stream::{SpoolPlace, StreamSpool};
 use vlmsel_shards::tables::{KINDS, Table, is_table};
@@ -20,6 +19,7 @@ use vlmsel_shards::workspace::manifest::InputRecord;
 
 use crate::arrow::import_stream;
 use crate::gil::{enter, raise};
+use crate::stream::Stream;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,6 +40,7 @@ struct Options {
     include: Vec<PathBuf>,
     #[serde(deserialize_with = "paths::json::paths")]
     exclude: Vec<PathBuf>,
+    allow_unmatched: bool,
     repeats: String,
     keep_columns: Vec<String>,
     controls: Vec<(String, u64)>,
@@ -79,7 +80,7 @@ fn size(map: &Map<String, Value>) -> Result<Size, Error> {
 fn take_stream(
     options: &Options,
     name: &str,
-    reader: RecordBatchStreamReader,
+    reader: Stream,
     progress: &Progress,
 ) -> Result<(Table, InputRecord), Error> {
     let beside = paths::place_of_output(&options.output);
@@ -88,6 +89,9 @@ fn take_stream(
     let mut required = vec![options.id_column.as_str(), options.score_column.as_str()];
     required.extend(options.keep_columns.iter().map(String::as_str));
     let wanted = [required.as_slice(), &["n_tokens", "source", "status"]].concat();
+    if let Some((column, what)) = reader.unknown.iter().find(|(column, _)| required.contains(&column.as_str())) {
+        return Err(Error::usage(unknown_type(name, column, what)));
+    }
     let mut spool = StreamSpool::new(name, &reader.schema(), &wanted, &required, place)?;
     for batch in reader {
         progress.check()?;
@@ -135,6 +139,7 @@ fn request(py: Python<'_>, options: &str, memory: Vec<(String, Bound<'_, PyAny>)
         max_tokens: options.max_tokens,
         include: options.include,
         exclude: options.exclude,
+        allow_unmatched: options.allow_unmatched,
         keep_columns: options.keep_columns,
         output: options.output,
         threads: options.threads,
@@ -164,6 +169,9 @@ fn report(report: &SelectionReport) -> Value {
         "quarantined": count("quarantined"),
         "rejected": rejected,
         "threshold": report.threshold,
+        "short_by": report.short_by,
+        "repeated_across_sources": report.repeated_across_sources,
+        "lists": report.lists,
         "bad_files": report.bad_files,
         "sample": report.sample,
     })

@@ -26,6 +26,9 @@ pub struct Chosen {
     pub selected: u64,
     /// Rows at or above the last selected one whose id was taken.
     pub repeated: u64,
+    /// How many of them are of another source than the row that has their id. Of those that were set aside while rows were
+    /// still read, the better row at that time counts.
+    pub across: u64,
     /// Whether the size was reached; if not, and rows were dropped, the walk must be repeated without cuts.
     pub complete: bool,
 }
@@ -62,10 +65,17 @@ fn choose_in_memory<'a>(
     let mut seen = Seen::new(arena, &rule, hasher);
     let mut picked = Picked::new(emit);
     let mut last_row = None;
+    let mut behind_last = 0;
     for at in 0..arena.len() {
         let (row, tag) = arena.get(at);
-        match walk.judge(tokens_of(row, &rule), || Ok::<_, crate::Error>(seen.is_repeat(at)))? {
+        let mut first = None;
+        let is_repeat = || {
+            first = seen.first_of(at);
+            Ok::<_, crate::Error>(first.is_some())
+        };
+        match walk.judge(tokens_of(row, &rule), is_repeat)? {
             Verdict::Selected => {
+                chosen.across += std::mem::take(&mut behind_last);
                 last_row = Some(row);
                 picked.push((Cow::Borrowed(row), tag))?;
             }
@@ -73,13 +83,21 @@ fn choose_in_memory<'a>(
                 chosen.complete = dropped.nothing_before(row);
                 break;
             }
-            Verdict::Repeated | Verdict::Outranked => {}
+            Verdict::Repeated => {
+                let of_other = |first| dropped.sources.is_some_and(|p| p.differs((row, tag), arena.get(first)));
+                behind_last += u64::from(first.is_some_and(of_other));
+            }
+            Verdict::Outranked => {}
         }
     }
     picked.finish()?;
     chosen.complete |= walk.is_over() && dropped.behind.is_none();
     chosen.selected = walk.selected;
-    chosen.repeated = walk.repeated() + last_row.map_or(Ok(0), |last| dropped.repeats.before(last))?;
+    chosen.repeated = walk.repeated();
+    if let Some(last) = last_row {
+        chosen.repeated += dropped.repeats.before(last)?;
+        chosen.across += dropped.across.before(last)?;
+    }
     Ok(chosen)
 }
 
@@ -135,17 +153,24 @@ fn choose_on_disk<'a>(
     }
     chosen.complete = ranks.is_over();
     drop(merge);
-    let mut repeats = Repeats::new(scratch, budget / 3);
+    let mut repeats = Repeats::new(scratch, budget / 6);
+    let mut across = Repeats::new(scratch, budget / 6);
     if rule.distinct {
         let mut by_id = by_id.finish()?;
-        let mut last: Option<Vec<u8>> = None;
+        let mut first: Option<(Vec<u8>, u32)> = None;
         while let Some((record, tag)) = by_id.next()? {
             let (id, row) = record.split_at(IdPlace::of_tag(tag).length);
-            if last.as_deref() == Some(id) {
-                repeats.add(row)?;
-            } else {
-                rows.push(&[row], tag)?;
-                last = Some(id.to_vec());
+            match &first {
+                Some((first, first_tag)) if id_of(first, *first_tag) == id => {
+                    repeats.add(row)?;
+                    if dropped.sources.is_some_and(|place| place.differs((row, tag), (first, *first_tag))) {
+                        across.add(row)?;
+                    }
+                }
+                _ => {
+                    rows.push(&[row], tag)?;
+                    first = Some((row.to_vec(), tag));
+                }
             }
         }
     }
@@ -167,6 +192,7 @@ fn choose_on_disk<'a>(
     chosen.complete |= walk.is_over() && dropped.behind.is_none();
     if let Some(last) = &last_row {
         chosen.repeated = repeats.finish()?.before(last)? + dropped.repeats.before(last)?;
+        chosen.across = across.finish()?.before(last)? + dropped.across.before(last)?;
     }
     chosen.selected = walk.selected;
     Ok(chosen)

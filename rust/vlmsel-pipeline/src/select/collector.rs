@@ -8,7 +8,7 @@ use vlmsel_core::cutoff::{Limit, Rule};
 
 use super::distinct::{MOST_ROWS, Walked, walk};
 use super::repeated_ids::{Counted, Repeats};
-use super::row::key_of;
+use super::row::{SourcePlace, key_of};
 use crate::arena::Arena;
 use crate::error::Result;
 use crate::external_sort::{Merge, Sorter};
@@ -31,6 +31,10 @@ pub struct Dropped {
     pub any: bool,
     /// Rows whose id a better row has.
     pub(super) repeats: Counted,
+    /// Those of them whose source is another than that of the row which had their id then.
+    pub(super) across: Counted,
+    /// Where rows have their source, if they have one.
+    pub(super) sources: Option<SourcePlace>,
     /// Up to this row, which a token budget ended at, all are there.
     pub(super) behind: Option<Vec<u8>>,
 }
@@ -51,6 +55,7 @@ pub struct Collector {
     /// Rows kept before a cut is looked for.
     pub(super) room: usize,
     may_cut: bool,
+    sources: Option<SourcePlace>,
     /// Keys above this cannot win.
     cut: AtomicU64,
     /// Whether a row was dropped because of a cut that was found or guessed (not one that was asked for).
@@ -64,6 +69,7 @@ pub(super) struct State {
     pub(super) enough: usize,
     disk: Sorter,
     repeats: Repeats,
+    across: Repeats,
     /// The best row that a token budget ended at when rows behind it were dropped.
     ended_at: Option<Vec<u8>>,
 }
@@ -83,7 +89,8 @@ impl Collector {
             arena: Arena::default(),
             enough: room,
             disk: Sorter::new(scratch, budget),
-            repeats: Repeats::new(scratch, budget / 4),
+            repeats: Repeats::new(scratch, budget / 8),
+            across: Repeats::new(scratch, budget / 8),
             ended_at: None,
         };
         Self {
@@ -92,10 +99,18 @@ impl Collector {
             budget,
             room,
             may_cut,
+            sources: None,
             cut: AtomicU64::new(guess.unwrap_or(u64::MAX)),
             dropped: AtomicBool::new(false),
             state: Mutex::new(state),
         }
+    }
+
+    /// Counts repeats of other sources, too.
+    #[must_use]
+    pub fn with_sources(mut self, sources: Option<SourcePlace>) -> Self {
+        self.sources = sources;
+        self
     }
 
     /// Keys above this need not be collected. Whoever leaves one out must call [`Collector::note_dropped`].
@@ -115,7 +130,8 @@ impl Collector {
     pub fn take(&self, rows: &mut Arena) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         state.arena.append(rows);
-        let memory_bytes = state.arena.memory_bytes() + state.repeats.memory_bytes();
+        let set_aside = state.repeats.memory_bytes() + state.across.memory_bytes();
+        let memory_bytes = state.arena.memory_bytes() + set_aside;
         if state.arena.len() >= state.enough.min(MOST_ROWS) || memory_bytes > self.budget {
             self.cut_back(&mut state)?;
         }
@@ -130,7 +146,8 @@ impl Collector {
     fn cut_back(&self, state: &mut State) -> Result<()> {
         state.arena.sort();
         if self.may_cut || self.sets_repeats_aside() {
-            let Walked { needed, stopped, repeats, is_repeat } = walk(&state.arena, self.rule, self.first_rank);
+            let Walked { needed, stopped, repeats, is_repeat, across } =
+                walk(&state.arena, self.rule, self.first_rank, self.sources);
             // The row that a budget ends at is kept: without it the next walk would go on to what is behind.
             let is_budget = matches!(self.rule.limit, Limit::Tokens(_));
             let kept = needed + usize::from(is_budget);
@@ -148,6 +165,9 @@ impl Collector {
             if self.sets_repeats_aside() && repeats >= state.arena.len() / 4 {
                 for at in (0..state.arena.len()).filter(|at| is_repeat[*at]) {
                     state.repeats.add(state.arena.get(at).0)?;
+                }
+                for at in across.into_iter().filter(|at| *at < state.arena.len()) {
+                    state.across.add(state.arena.get(at).0)?;
                 }
                 state.arena.remove(&is_repeat);
             }
@@ -168,9 +188,10 @@ impl Collector {
     /// Those of the scratch disk.
     pub fn finish(self) -> Result<(Collected, Dropped)> {
         let any = self.dropped.load(Ordering::Relaxed);
-        let State { mut arena, mut disk, repeats, ended_at, .. } =
+        let State { mut arena, mut disk, repeats, across, ended_at, .. } =
             self.state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let dropped = Dropped { any, behind: ended_at, repeats: repeats.finish()? };
+        let (repeats, across) = (repeats.finish()?, across.finish()?);
+        let dropped = Dropped { any, behind: ended_at, repeats, across, sources: self.sources };
         arena.sort();
         if !disk.has_runs() {
             return Ok((Collected::Memory(arena), dropped));

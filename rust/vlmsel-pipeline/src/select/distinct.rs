@@ -7,7 +7,7 @@ use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use vlmsel_core::cutoff::{Rule, Verdict, Walk};
 
-use super::row::{id_of, tokens_of};
+use super::row::{SourcePlace, id_of, tokens_of};
 use crate::arena::Arena;
 
 /// Rows that are held in memory at most, whatever the budget.
@@ -33,8 +33,8 @@ impl<'a, S: BuildHasher> Seen<'a, S> {
         Self { arena, places, hasher, hashes: Vec::with_capacity(HASHED_TOGETHER), first: 0 }
     }
 
-    /// Remembers the id of a row; whether it was seen before. Rows are asked for in order.
-    pub fn is_repeat(&mut self, at: usize) -> bool {
+    /// Remembers the id of a row; the first row that has it, if that is another. Rows are asked for in order.
+    pub fn first_of(&mut self, at: usize) -> Option<usize> {
         let Self { arena, places, hasher, .. } = self;
         let id = |at: usize| {
             let (row, tag) = arena.get(at);
@@ -50,10 +50,10 @@ impl<'a, S: BuildHasher> Seen<'a, S> {
         let this = id(at);
         let (same, rehash) = (|other: &u32| id(*other as usize) == this, |other: &u32| hash_of(*other as usize));
         match places.entry(self.hashes[at - self.first], same, rehash) {
-            Entry::Occupied(_) => true,
+            Entry::Occupied(first) => Some(*first.get() as usize),
             Entry::Vacant(place) => {
                 place.insert(at as u32);
-                false
+                None
             }
         }
     }
@@ -69,21 +69,32 @@ pub struct Walked {
     pub repeats: usize,
     /// Which they are.
     pub is_repeat: Vec<bool>,
+    /// Which of them are of another source than the row that has their id, in order.
+    pub across: Vec<usize>,
 }
 
-pub fn walk(arena: &Arena, rule: Rule, first_rank: u64) -> Walked {
+pub fn walk(arena: &Arena, rule: Rule, first_rank: u64, sources: Option<SourcePlace>) -> Walked {
     let mut walk = Walk::new(rule, first_rank);
     let mut seen = Seen::new(arena, &rule, DefaultHashBuilder::default());
-    let (mut repeats, mut is_repeat) = (0, vec![false; arena.len()]);
+    let (mut repeats, mut is_repeat, mut across) = (0, vec![false; arena.len()], Vec::new());
     for at in 0..arena.len() {
-        match walk.judge(tokens_of(arena.get(at).0, &rule), || Ok::<_, Infallible>(seen.is_repeat(at))) {
-            Ok(Verdict::Stop) => return Walked { needed: at, stopped: true, repeats, is_repeat },
+        let mut first = None;
+        let is_repeat_of_any = || {
+            first = seen.first_of(at);
+            Ok::<_, Infallible>(first.is_some())
+        };
+        match walk.judge(tokens_of(arena.get(at).0, &rule), is_repeat_of_any) {
+            Ok(Verdict::Stop) => return Walked { needed: at, stopped: true, repeats, is_repeat, across },
             Ok(Verdict::Repeated) => {
                 repeats += 1;
                 is_repeat[at] = true;
+                let of_other = |first| sources.is_some_and(|place| place.differs(arena.get(at), arena.get(first)));
+                if first.is_some_and(of_other) {
+                    across.push(at);
+                }
             }
             _ => {}
         }
     }
-    Walked { needed: arena.len(), stopped: false, repeats, is_repeat }
+    Walked { needed: arena.len(), stopped: false, repeats, is_repeat, across }
 }

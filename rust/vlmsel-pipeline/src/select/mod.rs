@@ -33,3 +33,4 @@ pub use dry_run::{Plan, plan};
 pub use plan::{Control, Order, Request, Size};
 pub use report::{Outcome, SelectionReport};
 pub use run::select;
+pub use write::{TABLE, UIDS};

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use vlmsel_core::decimal::Decimal;
+use vlmsel_shards::columns::partitions::Partition;
 use vlmsel_shards::columns::{Column, Role};
 use vlmsel_shards::tables::schema::{Wanted, resolve};
 use vlmsel_shards::tables::{Table, open};
@@ -86,6 +87,8 @@ pub struct Request {
     pub include: Vec<PathBuf>,
     /// These ids may not.
     pub exclude: Vec<PathBuf>,
+    /// A list may have no id that any table has.
+    pub allow_unmatched: bool,
     /// An id may be selected more than once.
     pub keep_repeats: bool,
     /// Columns carried into the selection.
@@ -125,6 +128,28 @@ pub struct Columns {
     pub source: Option<Column>,
     /// Carried along.
     pub kept: Vec<Column>,
+}
+
+impl Resolved {
+    /// Whether the path of a table holds a column of the selection.
+    pub(super) fn reads_paths(&self) -> bool {
+        let is_read = |part: &Partition| self.columns.of_paths().any(|(column, _)| column.name == part.name);
+        self.tables.iter().any(|table| table.partitions().iter().any(is_read))
+    }
+
+    /// The lists of ids by the name of their option.
+    pub(super) fn lists(&self) -> impl Iterator<Item = (&'static str, &IdSet)> {
+        let lists = [("include", &self.include), ("exclude", &self.exclude)];
+        lists.into_iter().filter_map(|(option, set)| set.as_ref().map(|set| (option, set)))
+    }
+}
+
+impl Columns {
+    /// The columns that may stand in the paths of tables.
+    fn of_paths(&self) -> impl Iterator<Item = (&Column, Role)> {
+        let kept = self.kept.iter().map(|column| (column, Role::Kept));
+        self.source.iter().map(|column| (column, Role::Source)).chain(kept)
+    }
 }
 
 /// A request that fits its tables.
@@ -173,6 +198,9 @@ pub fn resolve_request(request: &Request) -> Result<Resolved> {
     }
     let ours = tables.iter().any(|table| matches!(table, Table::Parquet(t) if t.key_value(PROVENANCE_KEY).is_some()));
     let columns = wanted_columns(request, &tables, ours)?;
+    for (column, role) in columns.of_paths() {
+        tables.iter().try_for_each(|table| table.check_path_column(column, role))?;
+    }
     let provenances = provenances(request, &tables)?;
     let read_ids = |paths: &[PathBuf]| -> Result<Option<IdSet>> {
         if paths.is_empty() { Ok(None) } else { IdSet::read(paths, &request.id_column, &columns.id.working).map(Some) }

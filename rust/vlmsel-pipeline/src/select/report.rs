@@ -13,6 +13,7 @@ use vlmsel_shards::workspace::manifest::Manifest;
 
 use super::plan::{Control, Resolved};
 use crate::error::{Error, Result};
+use crate::id_set::Listed;
 
 /// One selection or control, as committed.
 #[derive(Debug, Clone)]
@@ -27,6 +28,13 @@ pub struct SelectionReport {
     pub counts: BTreeMap<String, u64>,
     /// Score of the last selected row.
     pub threshold: Value,
+    /// Rows that are missing to the size asked for.
+    pub short_by: u64,
+    /// Rows that count as repeated though they are of another source than the row that has their id; not known of a selection
+    /// that was there already.
+    pub repeated_across_sources: u64,
+    /// For the options `include` and `exclude`, where given: how many ids they list, and how many of these met no row.
+    pub lists: BTreeMap<String, Listed>,
     /// Files that were left out.
     pub bad_files: Vec<String>,
     /// Some of the eligible scores, ascending, for the histogram; empty for controls.
@@ -43,14 +51,24 @@ pub struct Outcome {
 }
 
 /// The report of a selection that was there already.
-pub fn already_done(output: PathBuf, control: Option<Control>, manifest: &Manifest) -> SelectionReport {
+pub fn already_done(
+    output: PathBuf,
+    control: Option<Control>,
+    wanted: Option<u64>,
+    manifest: &Manifest,
+) -> SelectionReport {
     let detail = manifest.parts.first().map(|part| part.detail.clone()).unwrap_or_default();
+    let selected = manifest.counts.get("selected").copied().unwrap_or(0);
     SelectionReport {
         output,
         control,
         already_done: true,
         counts: manifest.counts.clone(),
         threshold: detail.get("threshold").cloned().unwrap_or(Value::Null),
+        short_by: wanted.map_or(0, |wanted| wanted.saturating_sub(selected)),
+        repeated_across_sources: 0,
+        // A manifest of an earlier version does not say.
+        lists: detail.get("lists").cloned().and_then(|lists| serde_json::from_value(lists).ok()).unwrap_or_default(),
         bad_files: Vec::new(),
         sample: Vec::new(),
     }

@@ -57,6 +57,41 @@ pub fn id_of(row: &[u8], tag: u32) -> &[u8] {
     IdPlace::of_tag(tag).split(row).0
 }
 
+/// Where in a row its source stands: so many bytes behind the id.
+#[derive(Debug, Clone, Copy)]
+pub struct SourcePlace(pub usize);
+
+impl SourcePlace {
+    /// The encoded source.
+    fn of(self, row: &[u8], tag: u32) -> &[u8] {
+        let rest = row.get(IdPlace::of_tag(tag).end() + self.0..).unwrap_or_default();
+        &rest[..string_bytes(rest).min(rest.len())]
+    }
+
+    /// Whether two rows are of different sources.
+    pub fn differs(self, (row, tag): (&[u8], u32), (other, other_tag): (&[u8], u32)) -> bool {
+        self.of(row, tag) != self.of(other, other_tag)
+    }
+}
+
+/// Bytes of the string in arrow-row's encoding at the front of `rest`: a mark, then blocks of 8, from the fifth on of 32
+/// bytes, each with a byte behind it that says whether another follows.
+fn string_bytes(rest: &[u8]) -> usize {
+    const NOT_EMPTY: u8 = 2;
+    const GOES_ON: u8 = 0xff;
+    let mut at = 1;
+    if rest.first() != Some(&NOT_EMPTY) {
+        return at;
+    }
+    for block in 0.. {
+        at += if block < 4 { 9 } else { 33 };
+        if rest.get(at - 1) != Some(&GOES_ON) {
+            break;
+        }
+    }
+    at
+}
+
 /// The key of a row.
 pub fn key_of(row: &[u8]) -> u64 {
     let mut key = [0; KEY_BYTES];
@@ -72,4 +107,30 @@ pub fn tokens_of(row: &[u8], rule: &Rule) -> u64 {
     let mut tokens = [0; 8];
     tokens.copy_from_slice(&row[row.len() - 8..]);
     u64::from_be_bytes(tokens)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{ArrayRef, StringViewArray, UInt8Array};
+    use arrow_row::{RowConverter, SortField};
+    use arrow_schema::DataType;
+
+    use super::*;
+
+    #[test]
+    fn the_source_ends_where_arrow_says() {
+        let texts = [0, 1, 7, 8, 9, 31, 32, 33, 63, 64, 65, 1000].map(|length| Some("\u{7f}".repeat(length)));
+        let texts: Vec<Option<String>> = texts.into_iter().chain([None]).collect();
+        let sources: ArrayRef = Arc::new(texts.iter().map(|text| text.as_deref()).collect::<StringViewArray>());
+        let kept: ArrayRef = Arc::new(UInt8Array::from_iter_values((0..texts.len()).map(|n| 255 - n as u8)));
+        let alone = RowConverter::new(vec![SortField::new(DataType::Utf8View)]).unwrap();
+        let both = [SortField::new(DataType::Utf8View), SortField::new(DataType::UInt8)];
+        let both = RowConverter::new(both.into()).unwrap().convert_columns(&[sources.clone(), kept]).unwrap();
+        for (source, row) in alone.convert_columns(&[sources]).unwrap().iter().zip(&both) {
+            let whole = [&[0; KEY_BYTES], b"id".as_slice(), b"score", row.as_ref()].concat();
+            assert_eq!(SourcePlace(5).of(&whole, IdPlace::new(KEY_BYTES, 2).tag()), source.as_ref());
+        }
+    }
 }

@@ -12,7 +12,7 @@ use vlmsel_shards::columns::score::{scores_from_keys, share_keys};
 use vlmsel_shards::columns::{Column, MAX_ID_BYTES};
 
 use super::plan::Columns;
-use super::row::{IdPlace, KEY_BYTES, Row, key_of};
+use super::row::{IdPlace, KEY_BYTES, Row, SourcePlace, key_of};
 use super::row_layout::Layout;
 use crate::arena::Arena;
 use crate::error::{Error, Result};
@@ -138,6 +138,12 @@ impl Columns {
     /// Source and kept columns.
     pub fn rest(&self) -> Vec<&Column> {
         self.source.iter().chain(&self.kept).collect()
+    }
+
+    /// Where encoded rows have their source.
+    pub fn source_place(&self, layout: Layout) -> Option<SourcePlace> {
+        let score_bytes = if self.scores_in_full() { 16 } else { 8 };
+        self.source.as_ref().map(|_| SourcePlace(if layout.is_random() { score_bytes } else { 0 }))
     }
 
     /// Whether different scores may share a key.

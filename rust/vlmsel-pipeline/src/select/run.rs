@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use vlmsel_shards::columns::partitions::name_with_partitions;
 use vlmsel_shards::storage::paths::{beside, place_of_output, text_of};
 use vlmsel_shards::storage::source::{Sequential, open};
 use vlmsel_shards::workspace::fingerprint::fingerprint;
@@ -23,6 +24,7 @@ use super::sameness::{Files, changed};
 use super::target::Target;
 use super::write::{SelectionWriter, write_quarantine};
 use crate::error::{Error, Result};
+use crate::id_set::Listed;
 use crate::progress::Progress;
 use crate::tolerance::Tolerance;
 
@@ -97,9 +99,13 @@ pub fn select(request: &Request, progress: &Progress) -> Result<Outcome> {
 
 fn inputs(request: &Request, resolved: &Resolved, progress: &Progress) -> Result<Vec<InputRecord>> {
     let mut records = Vec::new();
+    let reads_paths = resolved.reads_paths();
     for file in &request.files {
         progress.check()?;
-        match fingerprint(&file.path, &file.name) {
+        // A folder that is renamed changes the rows, whichever part of the path was named.
+        let of_path = reads_paths.then(|| name_with_partitions(&file.path)).flatten();
+        let name = of_path.map_or_else(|| file.name.clone(), |path| text_of(&path));
+        match fingerprint(&file.path, &name) {
             Ok(record) => records.push(record),
             // It is one of the files that may be bad.
             Err(_) if resolved.unopened.iter().any(|(bad, _)| bad == file) => {}
@@ -158,8 +164,10 @@ impl Selecting<'_> {
             Opening::Finished(found) => {
                 self.request.tolerance().accept(&path, found.manifest().losses.as_ref())?;
                 let doubtful = self.files.doubtful(found.noted(UNIT), self.progress)?;
+                let done = already_done(path, control, self.wanted(control, selected), found.manifest());
+                check_lists(self.request, self.resolved, &done.lists)?;
                 if doubtful.is_empty() {
-                    return Ok(already_done(path, control, found.manifest()));
+                    return Ok(done);
                 }
                 (Box::new(found.again()?), doubtful)
             }
@@ -170,7 +178,19 @@ impl Selecting<'_> {
                 break done;
             }
         };
-        self.commit(output, control, &found, chosen, writer, &doubtful)
+        let lists = lists_of(self.resolved);
+        check_lists(self.request, self.resolved, &lists)?;
+        let made = Made { found: &found, chosen, writer, lists, wanted: self.wanted(control, selected) };
+        self.commit(output, control, made, &doubtful)
+    }
+
+    /// How many rows are asked for, where that is a number; `selected` are those of the selection that a control is for.
+    fn wanted(&self, control: Option<Control>, selected: Option<u64>) -> Option<u64> {
+        match (control, &self.request.size) {
+            (Some(_), _) => selected,
+            (None, Size::Count(k)) => Some(*k),
+            (None, _) => None,
+        }
     }
 
     fn guarded(&self) -> Vec<PathBuf> {
@@ -207,6 +227,8 @@ impl Selecting<'_> {
         };
         let with_tokens = matches!(self.request.size, Size::TokenBudget(_)) && control.is_none();
         let left_out = self.left_out.clone();
+        // What a table that broke has met does not count.
+        self.resolved.lists().for_each(|(_, set)| set.forget());
         let layout = Layout { sort_key, reversed, with_tokens };
         let scan = Scan { request: self.request, resolved: self.resolved, left_out: &left_out, layout };
         let rows: u64 = self.resolved.tables.iter().map(|table| table.extent().0).sum();
@@ -226,7 +248,8 @@ impl Selecting<'_> {
         let budget = (self.request.memory_limit / 2).max(1 << 20);
         let guess = target.wanted.and_then(|wanted| guess_cut(self.request, self.resolved, &left_out, layout, wanted));
         for (guess, may_cut) in [(guess, true), (None, !with_tokens)] {
-            let collector = Collector::new(target.rule, target.first_rank, budget, &scratch, guess, may_cut);
+            let collector = Collector::new(target.rule, target.first_rank, budget, &scratch, guess, may_cut)
+                .with_sources(self.resolved.columns.source_place(layout));
             self.progress.restart();
             let Target { lower, upper, last, .. } = target;
             let goal = Goal::Collect { collector: &collector, lower, upper, last };
@@ -272,11 +295,10 @@ impl Selecting<'_> {
         &self,
         output: Box<Output>,
         control: Option<Control>,
-        found: &Counts,
-        chosen: Chosen,
-        writer: SelectionWriter,
+        made: Made<'_>,
         doubtful: &[PathBuf],
     ) -> Result<SelectionReport> {
+        let Made { found, chosen, writer, lists, wanted } = made;
         let wide = self.resolved.columns.id.working == arrow_schema::DataType::FixedSizeBinary(16);
         let (mut names, rows, last_score) = {
             let written = writer.finish(wide)?;
@@ -324,7 +346,10 @@ impl Selecting<'_> {
             Some(score) => score_value(&score)?,
             None => Value::Null,
         };
-        let detail = json!({"threshold": threshold, "bad_files": bad_files});
+        let mut detail = json!({"threshold": threshold, "bad_files": bad_files});
+        if !lists.is_empty() {
+            detail["lists"] = json!(lists);
+        }
         self.files.check_unchanged()?;
         let path = control_path(self.request, control);
         let names: Vec<_> = names.into_iter().map(|(name, hash)| (name, Some(hash))).collect();
@@ -333,7 +358,7 @@ impl Selecting<'_> {
                 return Err(changed(&path, doubtful).into());
             }
             output.note(UNIT, self.files.noted());
-            return Ok(already_done(path, control, &output.stands()?));
+            return Ok(already_done(path, control, wanted, &output.stands()?));
         }
         output.commit(UNIT, &names, rows, counts.clone(), detail)?;
         output.note(UNIT, self.files.noted());
@@ -350,6 +375,48 @@ impl Selecting<'_> {
             let reversed = self.request.order == Order::Descending;
             sample = sample_values(&found.sample, reversed, self.resolved)?;
         }
-        Ok(SelectionReport { output: path, control, already_done: false, counts, threshold, bad_files, sample })
+        let short_by = wanted.map_or(0, |wanted| wanted.saturating_sub(rows));
+        Ok(SelectionReport {
+            output: path,
+            control,
+            already_done: false,
+            counts,
+            threshold,
+            short_by,
+            repeated_across_sources: chosen.across,
+            lists,
+            bad_files,
+            sample,
+        })
     }
+}
+
+/// A selection that is ready to be committed.
+struct Made<'a> {
+    found: &'a Counts,
+    chosen: Chosen,
+    writer: SelectionWriter,
+    lists: BTreeMap<String, Listed>,
+    wanted: Option<u64>,
+}
+
+fn lists_of(resolved: &Resolved) -> BTreeMap<String, Listed> {
+    resolved.lists().map(|(option, set)| (option.to_owned(), set.listed())).collect()
+}
+
+/// A list none of whose ids any table has is one of other tables, or its ids are written in another way.
+fn check_lists(request: &Request, resolved: &Resolved, lists: &BTreeMap<String, Listed>) -> Result<()> {
+    for (option, set) in resolved.lists() {
+        let Some(Listed { ids, unmatched }) = lists.get(option).copied() else { continue };
+        if unmatched < ids || request.allow_unmatched {
+            continue;
+        }
+        let (listed, in_tables) = set.examples();
+        let like = in_tables.map(|id| format!(", the tables have ids like {id:?}")).unwrap_or_default();
+        return Err(Error::usage(format!(
+            "--{option}: {unmatched} of {ids} listed ids met no row: the list has ids like {listed:?}{like}. Give a list of the ids in column {:?} (or choose the column with --id-column), or pass --allow-unmatched",
+            request.id_column
+        )));
+    }
+    Ok(())
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, SchemaRef};
+use vlmsel_core::hash::parse_uid_bytes;
 use vlmsel_shards::error::IoContext;
 use vlmsel_shards::parquet::writer::TableWriter;
 use vlmsel_shards::tables::npy::write_uids;
@@ -16,7 +17,6 @@ use super::row::Row;
 use super::row_codec::Decoder;
 use crate::error::{Error, Result};
 use crate::external_sort::Sorter;
-use crate::id_set::parse_hex;
 use crate::threads::{in_pool, start};
 
 /// The table's name in a selection folder.
@@ -159,7 +159,14 @@ impl SelectionWriter {
                 let views =
                     arrow_cast::cast(ids, &DataType::Utf8View).map_err(|error| Error::Bug(error.to_string()))?;
                 let views = views.as_string_view();
-                (0..views.len()).map(|at| parse_hex(views.value(at).as_bytes()).map(u128::to_be_bytes)).collect()
+                (0..views.len()).map(|at| parse_uid_bytes(views.value(at).as_bytes())).collect()
+            }
+            DataType::Binary | DataType::LargeBinary | DataType::BinaryView => {
+                let views =
+                    arrow_cast::cast(ids, &DataType::BinaryView).map_err(|error| Error::Bug(error.to_string()))?;
+                let views = views.as_binary_view();
+                let wide = |id: &[u8]| <[u8; 16]>::try_from(id).ok().or_else(|| parse_uid_bytes(id));
+                (0..views.len()).map(|at| wide(views.value(at))).collect()
             }
             _ => None,
         };

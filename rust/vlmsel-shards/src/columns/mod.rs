@@ -1,11 +1,13 @@
 //! Columns as vlmsel works on them: what they are wanted for, their types, and scores as keys that order them. No file is read here.
 
 mod dictionaries;
+pub mod partitions;
 pub mod score;
 pub mod threshold;
 
 use std::sync::Arc;
 
+use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Decimal128Type, Decimal256Type};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
@@ -46,6 +48,11 @@ pub struct Column {
     pub output: DataType,
 }
 
+/// What to say about a column of a type that cannot be read; `label` names the table.
+pub fn unknown_type(label: &str, column: &str, what: &str) -> String {
+    format!("{label}: column {column:?} is {what}, which this version cannot read; cast it, or choose another column")
+}
+
 /// A column in its working type; `label` names the table in the error.
 ///
 /// # Errors
@@ -57,6 +64,14 @@ pub fn to_working(array: &arrow_array::ArrayRef, column: &Column, label: &str) -
     }
     let working = if array.data_type() == &column.working {
         array.clone()
+    } else if array.logical_null_count() == array.len() {
+        // No value, so that any type is as good as the one that its writer guessed.
+        arrow_array::new_null_array(&column.working, array.len())
+    } else if !converts(array.data_type(), &column.working) {
+        let found = array.data_type();
+        let what =
+            format!("column {:?} holds values of type {found}, its statistics say that it has none", column.name);
+        return Err(Error::unreadable(label, what));
     } else {
         let array = narrowed(array).map_err(wrong)?;
         cast_whole(&array, &column.working).map_err(wrong)?
@@ -67,6 +82,18 @@ pub fn to_working(array: &arrow_array::ArrayRef, column: &Column, label: &str) -
     }
     Ok(working)
 }
+
+/// Whether a column of one type is worked on as the other: the same values in another layout.
+fn converts(found: &DataType, working: &DataType) -> bool {
+    match found {
+        DataType::Dictionary(_, value) => value.as_ref() == working || converts(value, working),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => working == &DataType::Utf8View,
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => working == &DataType::BinaryView,
+        DataType::Decimal256(..) => matches!(working, DataType::Decimal128(..)),
+        other => other == working,
+    }
+}
+
 /// Casts an array; what does not fit is an error and never becomes a null.
 ///
 /// # Errors

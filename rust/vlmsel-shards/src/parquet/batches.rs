@@ -1,13 +1,15 @@
 //! Batches of a row group, one after the other as they are asked for.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ::parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use ::parquet::errors::ParquetError;
-use arrow_array::RecordBatch;
+use arrow_array::{ArrayRef, RecordBatch, StringViewArray};
 use arrow_schema::SchemaRef;
 
 use super::file::guarded;
+use crate::columns::partitions::Partition;
 use crate::columns::{Column, to_working, working_schema};
 use crate::error::{Error, Result};
 
@@ -15,6 +17,8 @@ use crate::error::{Error, Result};
 /// an error if they did not hold as many rows as the footer says.
 pub struct Batches {
     path: PathBuf,
+    /// Columns that stand in the path.
+    partitions: Arc<[Partition]>,
     group: usize,
     reader: Option<ParquetRecordBatchReader>,
     columns: Vec<Column>,
@@ -26,6 +30,7 @@ pub struct Batches {
 impl Batches {
     pub(super) fn new(
         path: &Path,
+        partitions: &Arc<[Partition]>,
         group: usize,
         reader: Option<ParquetRecordBatchReader>,
         columns: &[&Column],
@@ -34,6 +39,7 @@ impl Batches {
         let columns_owned = columns.iter().map(|column| (*column).clone()).collect();
         Self {
             path: path.to_path_buf(),
+            partitions: partitions.clone(),
             group,
             reader,
             columns: columns_owned,
@@ -57,9 +63,9 @@ impl Batches {
             .columns
             .iter()
             .map(|column| {
-                let array = batch
-                    .column_by_name(&column.name)
-                    .ok_or_else(|| Error::unreadable(&self.path, format!("column {:?} vanished", column.name)))?;
+                let Some(array) = batch.column_by_name(&column.name) else {
+                    return self.of_path(column, batch.num_rows());
+                };
                 to_working(array, column, &self.path.display().to_string())
             })
             .collect::<Result<Vec<_>>>()?;
@@ -67,6 +73,17 @@ impl Batches {
             RecordBatch::try_new(self.schema.clone(), arrays).map_err(|error| Error::unreadable(&self.path, error))?;
         self.found += batch.num_rows();
         Ok(Some(batch))
+    }
+}
+
+impl Batches {
+    /// A column that stands in the path: one value for all rows.
+    fn of_path(&self, column: &Column, rows: usize) -> Result<ArrayRef> {
+        let Some(part) = self.partitions.iter().find(|part| part.name == column.name) else {
+            return Err(Error::unreadable(&self.path, format!("column {:?} vanished", column.name)));
+        };
+        let values: StringViewArray = std::iter::repeat_n(part.value.as_deref(), rows).collect();
+        to_working(&(Arc::new(values) as ArrayRef), column, &self.path.display().to_string())
     }
 }
 

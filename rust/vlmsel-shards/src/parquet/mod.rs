@@ -16,6 +16,7 @@ mod plain_rows;
 #[cfg(test)]
 mod reader_tests;
 mod rle;
+mod schema;
 mod score_pages;
 mod score_rows;
 mod snappy_literals;

@@ -8,7 +8,7 @@ use arrow_schema::{DataType, FieldRef, Schema, SchemaRef};
 use super::batches::Batches;
 use super::file::guarded;
 use super::table::ParquetTable;
-use crate::columns::Column;
+use crate::columns::{Column, unknown_type};
 use crate::error::{Error, Result};
 
 impl ParquetTable {
@@ -18,11 +18,15 @@ impl ParquetTable {
     /// lists count for at least 16) is refused before it is read.
     ///
     /// # Errors
+    /// [`Error::Usage`] for a column of a type that cannot be read ([`ParquetTable::readable_columns`] has the others),
     /// [`Error::Unreadable`] for damage, a column that is not there, and a row group that is too large; here and from the
     /// iterator.
     pub fn rows_of(&self, group: usize, rows: Option<&[u32]>, names: &[&str], most_bytes: u64) -> Result<Batches> {
         let schema = plain(self.schema());
         let columns = names.iter().map(|name| {
+            if let Some(what) = self.unknown_type(name) {
+                return Err(Error::Usage(unknown_type(&self.path.display().to_string(), name, what)));
+            }
             let field = schema
                 .field_with_name(name)
                 .map_err(|_| Error::unreadable(&self.path, format!("it has no column {name:?}")))?;

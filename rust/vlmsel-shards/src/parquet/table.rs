@@ -1,22 +1,23 @@
 //! Parquet tables: the footer once, then row groups in any order from any thread.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::parquet::arrow::ProjectionMask;
-use ::parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
-};
+use ::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
 use ::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaDataReader};
 use arrow_array::RecordBatch;
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_schema::{DataType, SchemaRef};
 
 use super::batches::Batches;
 use super::file::{Shared, guarded};
 use super::footer::read_footer;
 use super::page_header::says_encrypted;
 use super::pages::{ChunkPages, PageBuffers, PageError};
+use super::schema::FileSchema;
 use crate::columns::Column;
+use crate::columns::partitions::Partition;
 use crate::error::{Error, Result};
 use crate::storage::source::{ReadAt, open};
 
@@ -37,8 +38,12 @@ pub struct ParquetTable {
     pub(super) metadata: ArrowReaderMetadata,
     /// The schema as the file's writer meant it; `metadata` has strings as views.
     original: SchemaRef,
+    /// Columns of types that cannot be read, with what these are called.
+    unknown: BTreeMap<String, String>,
     /// First row of each row group.
     starts: Vec<u64>,
+    /// Columns that stand in its path.
+    partitions: Arc<[Partition]>,
 }
 
 impl ParquetTable {
@@ -58,12 +63,8 @@ impl ParquetTable {
         let (path, bytes) = (file.path().to_path_buf(), file.size_bytes());
         let path = path.as_path();
         let footer = read_footer(&*file)?;
-        let (metadata, original) = guarded(path, || {
-            let parsed = Arc::new(ParquetMetaDataReader::decode_metadata(&footer)?);
-            let plain = ArrowReaderMetadata::try_new(parsed, ArrowReaderOptions::new())?;
-            let options = ArrowReaderOptions::new().with_schema(viewed(plain.schema()));
-            Ok((ArrowReaderMetadata::try_new(plain.metadata().clone(), options)?, plain.schema().clone()))
-        })?;
+        let parsed = guarded(path, || ParquetMetaDataReader::decode_metadata(&footer))?;
+        let FileSchema { metadata, original, unknown } = FileSchema::of(&Arc::new(parsed), path)?;
         let mut starts = Vec::new();
         let mut next = 0_u64;
         for group in metadata.metadata().row_groups() {
@@ -75,7 +76,17 @@ impl ParquetTable {
         if next / MAX_ROWS_A_BYTE > bytes {
             return Err(Error::unreadable(path, format!("{bytes} bytes that claim to hold {next} rows")));
         }
-        let table = Self { path: path.to_path_buf(), name: name.to_owned(), bytes, file, metadata, original, starts };
+        let table = Self {
+            path: path.to_path_buf(),
+            name: name.to_owned(),
+            bytes,
+            file,
+            metadata,
+            original,
+            unknown,
+            starts,
+            partitions: Arc::default(),
+        };
         table.check_row_groups()?;
         Ok(table)
     }
@@ -119,6 +130,36 @@ impl ParquetTable {
     /// The file's Arrow schema.
     pub fn schema(&self) -> &SchemaRef {
         &self.original
+    }
+
+    /// The same table with columns of one value each; those that the file has itself count.
+    #[must_use]
+    pub fn with_partitions(mut self, partitions: Vec<Partition>) -> Self {
+        self.partitions = partitions.into();
+        self
+    }
+
+    /// The columns that stand in its path.
+    pub fn partitions(&self) -> &[Partition] {
+        &self.partitions
+    }
+
+    /// Whether the statistics of every row group say that a flat column holds nulls alone.
+    pub fn holds_only_nulls(&self, name: &str) -> bool {
+        let column = Column { name: name.to_owned(), working: DataType::Null, output: DataType::Null };
+        let nulls = |group| self.null_count(group, &column);
+        (0..self.groups()).all(|group| nulls(group) == Some(self.group_rows(group).1 as u64))
+    }
+
+    /// What the type of a column is called, if it is one that cannot be read.
+    pub fn unknown_type(&self, name: &str) -> Option<&str> {
+        self.unknown.get(name).map(String::as_str)
+    }
+
+    /// The names of the columns whose types can be read, in order.
+    pub fn readable_columns(&self) -> impl Iterator<Item = &str> {
+        let names = self.original.fields().iter().map(|field| field.name().as_str());
+        names.filter(|name| !self.unknown.contains_key(*name))
     }
 
     /// Value of a key in the file's metadata.
@@ -271,7 +312,7 @@ impl ParquetTable {
         let total = self.group_rows(group).1;
         let expected = rows.map_or(total, <[u32]>::len);
         if expected == 0 {
-            return Ok(Batches::new(&self.path, group, None, columns, 0));
+            return Ok(Batches::new(&self.path, &self.partitions, group, None, columns, 0));
         }
         let weight = self.check_headers(group, columns)?;
         if weight.bytes > most_bytes {
@@ -288,7 +329,7 @@ impl ParquetTable {
             }
             builder.build()
         })?;
-        Ok(Batches::new(&self.path, group, Some(reader), columns, expected))
+        Ok(Batches::new(&self.path, &self.partitions, group, Some(reader), columns, expected))
     }
 }
 
@@ -300,19 +341,6 @@ impl Flat for ColumnChunkMetaData {
     fn max_repetition_is_flat(&self) -> bool {
         self.column_descr().max_rep_level() == 0
     }
-}
-
-/// The same schema with strings and binaries as views, so that a dictionary of long values is never spread out.
-fn viewed(schema: &Schema) -> SchemaRef {
-    let fields = schema.fields().iter().map(|field| {
-        let data_type = match field.data_type() {
-            DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
-            DataType::Binary | DataType::LargeBinary => DataType::BinaryView,
-            other => other.clone(),
-        };
-        Arc::new(Field::clone(field).with_data_type(data_type))
-    });
-    Arc::new(Schema::new(fields.collect::<Vec<_>>()).with_metadata(schema.metadata().clone()))
 }
 
 fn selection(rows: &[u32]) -> RowSelection {

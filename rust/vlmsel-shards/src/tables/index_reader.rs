@@ -49,6 +49,33 @@ pub fn filtered_batches(
     Ok(())
 }
 
+/// The same of those rows whose keys are wanted.
+///
+/// # Errors
+/// As of [`filtered_batches`].
+pub fn batches_of_keys(
+    path: &Path,
+    names: &[&str],
+    is_wanted: impl Fn(&str) -> bool,
+    mut take: impl FnMut(RecordBatch) -> Result<()>,
+) -> Result<()> {
+    let table = ParquetTable::open(path, &path.to_string_lossy())?;
+    for group in 0..table.groups() {
+        let (mut rows, mut first) = (Vec::new(), 0_u32);
+        for batch in table.rows_of(group, None, &["key"], MAX_GROUP_BYTES)? {
+            let batch = batch?;
+            let keys = batch.column(0).as_string_view_opt();
+            let keys = keys.ok_or_else(|| Error::unreadable(path, "column key does not hold strings"))?;
+            rows.extend((first..).zip(keys.iter()).filter(|(_, key)| key.is_some_and(&is_wanted)).map(|(row, _)| row));
+            first += batch.num_rows() as u32;
+        }
+        for batch in table.rows_of(group, Some(&rows), names, MAX_GROUP_BYTES)? {
+            take(batch?)?;
+        }
+    }
+    Ok(())
+}
+
 /// Why a column is not as an index has it.
 type Wrong<T> = std::result::Result<T, String>;
 

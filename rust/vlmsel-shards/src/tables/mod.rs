@@ -7,21 +7,23 @@
 pub mod index;
 pub mod index_reader;
 pub mod npy;
+mod path_columns;
 pub mod schema;
 pub mod stream;
 pub mod text;
 
 use std::path::Path;
 
-use arrow_array::RecordBatch;
+use arrow_array::{Array, RecordBatch};
 use arrow_schema::SchemaRef;
 
+use crate::columns::partitions::{self, Partition};
 use crate::error::{Error, Result};
 use crate::parquet::table::ParquetTable;
 use crate::workspace::inputs::InputFile;
 
 /// What the formats are called in messages.
-pub const KINDS: &str = "table (.parquet, .jsonl, .csv, also with .gz or .zst)";
+pub const KINDS: &str = "table (.parquet, .jsonl, .ndjson, .csv, .tsv, also with .gz or .zst; .json.gz, .json.zst)";
 
 /// One opened table.
 #[derive(Debug, Clone)]
@@ -66,7 +68,10 @@ fn format_of(path: &Path) -> Option<Format> {
     match stem.rsplit_once('.')?.1 {
         "parquet" | "pq" | "parq" if compression == text::Compression::None => Some(Format::Parquet),
         "jsonl" | "ndjson" => Some(Format::Text(text::Syntax::JsonLines, compression)),
+        // What is compressed is lines; a plain .json is one document, such as the statistics that lie beside tables.
+        "json" if compression != text::Compression::None => Some(Format::Text(text::Syntax::JsonLines, compression)),
         "csv" => Some(Format::Text(text::Syntax::Csv, compression)),
+        "tsv" => Some(Format::Text(text::Syntax::Tsv, compression)),
         _ => None,
     }
 }
@@ -78,9 +83,13 @@ fn format_of(path: &Path) -> Option<Format> {
 pub fn open(file: &InputFile) -> Result<Table> {
     file.check_name()?;
     match format_of(&file.path) {
-        Some(Format::Parquet) => Ok(Table::Parquet(ParquetTable::open(&file.path, &file.name)?)),
+        Some(Format::Parquet) => {
+            let table = ParquetTable::open(&file.path, &file.name)?;
+            Ok(Table::Parquet(table.with_partitions(partitions::of_path(&file.path))))
+        }
         Some(Format::Text(syntax, compression)) => {
-            Ok(Table::Text(text::TextTable::open(&file.path, &file.name, syntax, compression)?))
+            let table = text::TextTable::open(&file.path, &file.name, syntax, compression)?;
+            Ok(Table::Text(table.with_partitions(partitions::of_path(&file.path))))
         }
         None => Err(Error::Usage(format!("{}: not a {KINDS}", file.path.display()))),
     }
@@ -102,6 +111,40 @@ impl Table {
             Self::Parquet(table) => &table.name,
             Self::Text(table) => &table.name,
             Self::Memory(table) => &table.name,
+        }
+    }
+
+    /// The columns that stand in the table's path.
+    pub fn partitions(&self) -> &[Partition] {
+        match self {
+            Self::Parquet(table) => table.partitions(),
+            Self::Text(table) => table.partitions(),
+            Self::Memory(_) => &[],
+        }
+    }
+
+    /// What the type of a column is called, if it is one that cannot be read.
+    pub fn unknown_type(&self, name: &str) -> Option<&str> {
+        match self {
+            Self::Parquet(table) => table.unknown_type(name),
+            Self::Text(_) | Self::Memory(_) => None,
+        }
+    }
+
+    /// Whether it is known to have no row.
+    pub fn is_empty(&self) -> bool {
+        !matches!(self, Self::Text(_)) && self.extent().0 == 0
+    }
+
+    /// Whether a column is known to have no value.
+    fn holds_only_nulls(&self, name: &str) -> bool {
+        match self {
+            Self::Parquet(table) => table.holds_only_nulls(name),
+            Self::Text(_) => false,
+            Self::Memory(table) => {
+                let columns = || table.batches.iter().filter_map(|batch| batch.column_by_name(name));
+                columns().count() == table.batches.len() && columns().all(|c| c.logical_null_count() == c.len())
+            }
         }
     }
 

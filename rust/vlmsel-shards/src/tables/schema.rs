@@ -6,7 +6,7 @@ use arrow_schema::{DataType, Field, SchemaRef};
 use vlmsel_core::suggest::near;
 
 use super::Table;
-use crate::columns::{Column, Role};
+use crate::columns::{Column, Role, unknown_type};
 use crate::error::{Error, Result};
 
 /// A wanted column.
@@ -27,23 +27,33 @@ pub struct Resolved {
     pub columns: Vec<Option<Column>>,
 }
 
-/// The schema of a table that has the wanted columns in their order, as Arrow sees it; text tables have what is asked of them.
+/// The type of a wanted column in a table, as Arrow sees it; text tables have what is asked of them.
 fn found_in(table: &Table, wanted: &Wanted) -> Result<Option<DataType>> {
     let schema: SchemaRef = match table {
         Table::Parquet(table) => table.schema().clone(),
         Table::Memory(table) => table.schema.clone(),
-        Table::Text(table) => {
-            return Ok(match table.has_column(&wanted.name) {
-                Some(false) => None,
-                _ => Some(text_type(wanted.role)),
-            });
+        Table::Text(text) => {
+            if text.has_column(&wanted.name) == Some(false) {
+                return Ok(partition_type(table, wanted));
+            }
+            text.check_once(&wanted.name)?;
+            return Ok(Some(text_type(wanted.role)));
         }
     };
     let same: Vec<&Arc<Field>> = schema.fields().iter().filter(|f| *f.name() == wanted.name).collect();
     if same.len() > 1 {
         return Err(Error::Usage(format!("{}: column {:?} stands there twice", table.label(), wanted.name)));
     }
-    Ok(same.first().map(|field| field.data_type().clone()))
+    if let Some(what) = table.unknown_type(&wanted.name) {
+        return Err(Error::Usage(unknown_type(&table.label(), &wanted.name, what)));
+    }
+    Ok(same.first().map(|field| field.data_type().clone()).or_else(|| partition_type(table, wanted)))
+}
+
+/// The type of a column that stands in the table's path. An id or a score is no property of a folder.
+fn partition_type(table: &Table, wanted: &Wanted) -> Option<DataType> {
+    let may_be = matches!(wanted.role, Role::Source | Role::Kept | Role::Any);
+    (may_be && table.partitions().iter().any(|part| part.name == wanted.name)).then_some(DataType::Utf8)
 }
 
 /// The type that a text table's column is read as.
@@ -114,60 +124,75 @@ fn expectation(role: Role) -> &'static str {
     }
 }
 
-/// Finds the wanted columns and checks that all tables agree on their types.
+/// Finds the wanted columns and checks that all tables agree on their types. A table without rows agrees with every type, and
+/// so does a column of nulls alone: writers that see no value guess its type.
 ///
 /// # Errors
 /// [`Error::Usage`] for a missing column (with the near names), a wrong type, or tables that disagree (naming both).
 pub fn resolve(tables: &[Table], wanted: &[Wanted]) -> Result<Resolved> {
-    let mut columns = Vec::with_capacity(wanted.len());
-    for want in wanted {
-        let mut first: Option<(usize, Column)> = None;
-        let mut absent: Option<usize> = None;
-        for (at, table) in tables.iter().enumerate() {
-            let Some(found) = found_in(table, want)? else {
-                absent.get_or_insert(at);
-                continue;
-            };
-            let Some(working) = working_type(want.role, &found) else {
-                return Err(Error::Usage(format!(
-                    "{}: column {:?} is {found}; {}",
-                    table.label(),
-                    want.name,
-                    expectation(want.role)
-                )));
-            };
-            match &first {
-                None => first = Some((at, Column { name: want.name.clone(), working, output: output_type(&found) })),
-                // Decimals of several widths are worked on as one type, but written as what they are.
-                Some((before, column))
-                    if column.working != working
-                        || (want.role == Role::Score && column.output != output_type(&found)) =>
-                {
-                    return Err(Error::Usage(format!(
-                        "column {:?} is {} in {} and {found} in {}; select needs one type, cast one of them",
-                        want.name,
-                        column.output,
-                        tables[*before].label(),
-                        table.label()
-                    )));
-                }
-                Some(_) => {}
-            }
+    let with_rows: Vec<&Table> = tables.iter().filter(|table| !table.is_empty()).collect();
+    let tables = if with_rows.is_empty() { tables.iter().collect() } else { with_rows };
+    let columns = wanted.iter().map(|want| {
+        // Statistics are asked where types alone do not agree, because there may be a million of them.
+        resolve_one(&tables, want, false).or_else(|failed| match resolve_one(&tables, want, true) {
+            Ok(found) => Ok(found),
+            Err(_) => Err(failed),
+        })
+    });
+    Ok(Resolved { columns: columns.collect::<Result<_>>()? })
+}
+
+/// Finds one column; where `look_into` is set, a column whose statistics say that it has no value agrees with every type.
+fn resolve_one(tables: &[&Table], want: &Wanted, look_into: bool) -> Result<Option<Column>> {
+    let mut first: Option<(&Table, Column)> = None;
+    let (mut absent, mut empty) = (None, None);
+    for table in tables {
+        let Some(found) = found_in(table, want)? else {
+            absent.get_or_insert(*table);
+            continue;
+        };
+        if found == DataType::Null || (look_into && table.holds_only_nulls(&want.name)) {
+            empty.get_or_insert((*table, found));
+            continue;
         }
-        match (first, absent) {
-            (Some((before, _)), Some(without)) => {
+        let (label, name) = (table.label(), &want.name);
+        let Some(working) = working_type(want.role, &found) else {
+            return Err(Error::Usage(format!("{label}: column {name:?} is {found}; {}", expectation(want.role))));
+        };
+        match &first {
+            None => first = Some((table, Column { name: name.clone(), working, output: output_type(&found) })),
+            // Decimals of several widths are worked on as one type, but written as what they are.
+            Some((before, column))
+                if column.working != working || (want.role == Role::Score && column.output != output_type(&found)) =>
+            {
                 return Err(Error::Usage(format!(
-                    "column {:?} is in {} but not in {}; all tables must have the same columns",
-                    want.name,
-                    tables[before].label(),
-                    tables[without].label()
+                    "column {name:?} is {} in {} and {found} in {label}; select needs one type, cast one of them",
+                    column.output,
+                    before.label(),
                 )));
             }
-            (None, Some(without)) if want.required => return Err(missing(&tables[without], want)),
-            (first, _) => columns.push(first.map(|(_, column)| column)),
+            Some(_) => {}
         }
     }
-    Ok(Resolved { columns })
+    if let (None, Some((table, found))) = (&first, empty) {
+        // Nulls alone: of a type that the role allows.
+        let output = match want.role {
+            Role::Kept | Role::Any => output_type(&found),
+            role => text_type(role),
+        };
+        let working = working_type(want.role, &output).unwrap_or_else(|| output.clone());
+        first = Some((table, Column { name: want.name.clone(), working, output }));
+    }
+    match (first, absent) {
+        (Some((before, _)), Some(without)) => Err(Error::Usage(format!(
+            "column {:?} is in {} but not in {}; all tables must have the same columns",
+            want.name,
+            before.label(),
+            without.label()
+        ))),
+        (None, Some(without)) if want.required => Err(missing(without, want)),
+        (first, _) => Ok(first.map(|(_, column)| column)),
+    }
 }
 
 fn missing(table: &Table, want: &Wanted) -> Error {

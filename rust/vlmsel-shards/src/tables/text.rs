@@ -18,6 +18,7 @@ use arrow_array::RecordBatch;
 use self::cells::{BatchBuilder, cells_of_record};
 use self::json_cells::{add_keys, cells_of_line};
 use self::lines::{Capped, LineEnd, Lines};
+use crate::columns::partitions::Partition;
 use crate::columns::{Column, Role};
 use crate::error::{Error, IoContext, Result};
 use crate::formats::json_fields::MAX_KEYS;
@@ -37,6 +38,8 @@ const PEEKED_LINES: usize = 100;
 pub enum Syntax {
     /// Comma-separated values with a header.
     Csv,
+    /// The same with tabs.
+    Tsv,
     /// One JSON object per line.
     JsonLines,
 }
@@ -64,6 +67,10 @@ pub struct TextTable {
     syntax: Syntax,
     compression: Compression,
     header: Vec<String>,
+    /// Columns that stand in the header, or in one of the first records, more than once.
+    twice: BTreeSet<String>,
+    /// Columns that stand in its path.
+    partitions: Vec<Partition>,
 }
 
 impl TextTable {
@@ -73,10 +80,18 @@ impl TextTable {
     /// [`Error::Unreadable`] if it does not decompress or has no header.
     pub fn open(path: &Path, name: &str, syntax: Syntax, compression: Compression) -> Result<Self> {
         let bytes = open(path)?.size_bytes();
-        let mut table =
-            Self { path: path.to_path_buf(), name: name.to_owned(), bytes, syntax, compression, header: Vec::new() };
+        let mut table = Self {
+            path: path.to_path_buf(),
+            name: name.to_owned(),
+            bytes,
+            syntax,
+            compression,
+            header: Vec::new(),
+            twice: BTreeSet::new(),
+            partitions: Vec::new(),
+        };
         table.header = match syntax {
-            Syntax::Csv => {
+            Syntax::Csv | Syntax::Tsv => {
                 let (mut reader, _) = table.csv_reader()?;
                 let header = reader.byte_headers().map_err(|error| Error::unreadable(path, error))?;
                 if header.len() > MAX_KEYS {
@@ -84,6 +99,8 @@ impl TextTable {
                     return Err(Error::unreadable(path, reason));
                 }
                 let names = header.iter().map(|field| String::from_utf8_lossy(field).into_owned()).collect::<Vec<_>>();
+                let mut seen = BTreeSet::new();
+                table.twice = names.iter().filter(|name| !seen.insert(*name)).cloned().collect();
                 if names.is_empty() {
                     return Err(Error::unreadable(path, "empty: a CSV table needs a header line"));
                 }
@@ -94,7 +111,7 @@ impl TextTable {
         Ok(table)
     }
 
-    fn peek_keys(&self) -> Result<Vec<String>> {
+    fn peek_keys(&mut self) -> Result<Vec<String>> {
         let mut keys = BTreeSet::new();
         let mut lines = self.lines()?;
         let mut line = Vec::new();
@@ -103,7 +120,7 @@ impl TextTable {
                 LineEnd::End => break,
                 LineEnd::TooLong => {}
                 // What is wrong with a line is told when it is read.
-                LineEnd::Line => drop(add_keys(&line, &mut keys)),
+                LineEnd::Line => drop(add_keys(&line, &mut keys, &mut self.twice)),
             }
             // Lines that share no key are no table; their keys may be megabytes each.
             if keys.len() > MAX_KEYS {
@@ -118,9 +135,32 @@ impl TextTable {
         Some(&self.header)
     }
 
+    /// The same table with columns of one value each; those that the file has itself count.
+    #[must_use]
+    pub fn with_partitions(mut self, partitions: Vec<Partition>) -> Self {
+        self.partitions = partitions;
+        self
+    }
+
+    /// The columns that stand in its path.
+    pub fn partitions(&self) -> &[Partition] {
+        &self.partitions
+    }
+
     /// Whether a column is there, as far as the beginning of the file tells; an empty file has every column.
     pub fn has_column(&self, name: &str) -> Option<bool> {
         if self.header.is_empty() { None } else { Some(self.header.iter().any(|h| h == name)) }
+    }
+
+    /// Refuses a wanted column that stands in the file twice: which one is meant?
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn check_once(&self, name: &str) -> Result<()> {
+        if !self.twice.contains(name) {
+            return Ok(());
+        }
+        Err(Error::Usage(format!("{}: column {name:?} stands there twice", self.path.display())))
     }
 
     fn stream(&self) -> Result<Box<dyn Read + Send>> {
@@ -146,8 +186,12 @@ impl TextTable {
     fn csv_reader(&self) -> Result<(csv::Reader<Capped>, Arc<AtomicU64>)> {
         let stream = self.stream()?;
         let since_record = Arc::new(AtomicU64::new(0));
+        let delimiter = if self.syntax == Syntax::Tsv { b'\t' } else { b',' };
         let capped = Capped { inner: stream, since_record: since_record.clone() };
-        Ok((csv::ReaderBuilder::new().flexible(true).buffer_capacity(1 << 16).from_reader(capped), since_record))
+        Ok((
+            csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).buffer_capacity(1 << 16).from_reader(capped),
+            since_record,
+        ))
     }
 
     /// Streams the columns in batches of their working types; records that cannot be read go to `bad`.
@@ -160,7 +204,11 @@ impl TextTable {
         visit: &mut dyn FnMut(&RecordBatch) -> Result<()>,
         bad: &mut dyn FnMut(Quarantined) -> Result<()>,
     ) -> Result<()> {
-        let mut batch = BatchBuilder::new(columns);
+        let of_path = |column: &Column| {
+            let is_own = self.header.contains(&column.name);
+            self.partitions.iter().find(|part| !is_own && part.name == column.name).cloned()
+        };
+        let mut batch = BatchBuilder::new(columns, columns.iter().map(|(column, _)| of_path(column)).collect());
         match self.syntax {
             Syntax::JsonLines => {
                 let names: Vec<&str> = columns.iter().map(|(column, _)| column.name.as_str()).collect();
@@ -178,7 +226,7 @@ impl TextTable {
                     batch.flush_if(BATCH_ROWS, visit)?;
                 }
             }
-            Syntax::Csv => self.read_csv(columns, &mut batch, visit, bad)?,
+            Syntax::Csv | Syntax::Tsv => self.read_csv(columns, &mut batch, visit, bad)?,
         }
         batch.flush_if(1, visit)
     }

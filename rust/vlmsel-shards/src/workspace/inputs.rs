@@ -4,6 +4,7 @@
 //! the work is bounded, and whoever waits for it may stop it.
 
 mod braces;
+mod managed;
 mod pattern;
 
 use std::cell::Cell;
@@ -77,7 +78,8 @@ impl InputFile {
 ///
 /// # Errors
 /// [`Error::NotFound`] for a path that is not there or a pattern that matches nothing, [`Error::NotPlain`] for a pipe or device,
-/// [`Error::Usage`] for a folder with no accepted file and for words without end, [`Error::Mismatch`] for a folder that
+/// [`Error::Usage`] for a folder with no accepted file, for one in which a log says which Parquet files count and for words
+/// without end, [`Error::Mismatch`] for a folder that
 /// vlmsel began and did not finish, and those of `check`.
 pub fn expand(
     words: &[OsString],
@@ -315,6 +317,9 @@ impl Expansion<'_> {
                     "{} is unfinished; finish it or name the tables one by one",
                     at.display()
                 )));
+            }
+            if (self.accept)(Path::new("part.parquet")) {
+                managed::check(&at)?;
             }
             for entry in fs::read_dir(&at).at("list", &at)? {
                 self.step()?;

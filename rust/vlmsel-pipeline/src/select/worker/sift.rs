@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use arrow_array::types::UInt64Type;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
+use vlmsel_core::hash::parse_uid_bytes;
 use vlmsel_core::histogram::DigitCounts;
 use vlmsel_core::random::random_key;
 use vlmsel_shards::columns::score::{Block, ScoreClass, ScoreVisitor, visit_array};
@@ -15,7 +16,7 @@ use super::super::row_codec::tokens;
 use super::super::row_layout::{Layout, SortKey};
 use super::Candidates;
 use crate::error::Result;
-use crate::id_set::{for_each_id, parse_hex};
+use crate::id_set::for_each_id;
 
 /// Keys a thread samples at most.
 const SAMPLED_KEYS: usize = 1 << 17;
@@ -175,7 +176,7 @@ impl<'a> Sifter<'a> {
             let may_be_hex = ids.data_type() == &DataType::Utf8View;
             for_each_id(ids, |_, id| {
                 let id = id.unwrap_or_default();
-                let wide = may_be_hex.then(|| parse_hex(id)).flatten().map(u128::to_be_bytes);
+                let wide = may_be_hex.then(|| parse_uid_bytes(id)).flatten();
                 random.push(random_key(seed, wide.as_ref().map_or(id, |bytes| bytes.as_slice())));
             });
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow_array::builder::{Float64Builder, StringViewBuilder, UInt64Builder};
 use arrow_array::{ArrayRef, RecordBatch};
 
+use crate::columns::partitions::Partition;
 use crate::columns::{Column, MAX_ID_BYTES, Role, working_schema};
 use crate::error::{Error, Result};
 
@@ -67,13 +68,15 @@ enum ColumnBuilder {
 /// Records on their way into a batch.
 pub struct BatchBuilder {
     builders: Vec<ColumnBuilder>,
+    /// For each column its one value, where that stands in the table's path.
+    of_path: Vec<Option<Partition>>,
     schema: arrow_schema::SchemaRef,
     rows: usize,
 }
 
 impl BatchBuilder {
-    /// For these columns.
-    pub fn new(columns: &[(&Column, Role)]) -> Self {
+    /// For these columns; `of_path` has the one value of those that stand in the table's path.
+    pub fn new(columns: &[(&Column, Role)], of_path: Vec<Option<Partition>>) -> Self {
         let builders = columns
             .iter()
             .map(|(_, role)| match role {
@@ -83,12 +86,16 @@ impl BatchBuilder {
             })
             .collect();
         let columns: Vec<&Column> = columns.iter().map(|(column, _)| *column).collect();
-        Self { builders, schema: working_schema(&columns), rows: 0 }
+        Self { builders, of_path, schema: working_schema(&columns), rows: 0 }
     }
 
     /// Adds a record.
     pub fn push(&mut self, cells: Vec<Cell>) {
-        for (builder, cell) in self.builders.iter_mut().zip(cells) {
+        for ((builder, cell), of_path) in self.builders.iter_mut().zip(cells).zip(&self.of_path) {
+            let cell = match of_path {
+                None => cell,
+                Some(part) => part.value.clone().map_or(Cell::Null, Cell::Text),
+            };
             match (builder, cell) {
                 (ColumnBuilder::Text(builder), Cell::Text(text)) => builder.append_value(text),
                 (ColumnBuilder::Float(builder), Cell::Float(number)) => builder.append_value(number),

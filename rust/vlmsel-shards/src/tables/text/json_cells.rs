@@ -20,8 +20,12 @@ pub fn cells_of_line(line: &[u8], names: &[&str], columns: &[(&Column, Role)]) -
     with_object(line, |text| fields(text.as_bytes(), names).map(|found| cells_of_object(&found, columns)))?
 }
 
-/// Adds the keys of a line that is a JSON object.
-pub fn add_keys(line: &[u8], keys: &mut BTreeSet<String>) -> std::result::Result<(), Bad> {
+/// Adds the keys of a line that is a JSON object, and to `twice` those that it has more than once.
+pub fn add_keys(
+    line: &[u8],
+    keys: &mut BTreeSet<String>,
+    twice: &mut BTreeSet<String>,
+) -> std::result::Result<(), Bad> {
     let (count, found) = with_object(line, |text| {
         let (mut count, mut found) = (0, Vec::new());
         visit_keys(text, &mut |key| {
@@ -33,7 +37,15 @@ pub fn add_keys(line: &[u8], keys: &mut BTreeSet<String>) -> std::result::Result
         Ok((count, found))
     })?;
     check_keys(count)?;
-    keys.extend(found);
+    let mut own = BTreeSet::new();
+    for key in found {
+        if own.contains(&key) {
+            twice.insert(key);
+        } else {
+            own.insert(key);
+        }
+    }
+    keys.append(&mut own);
     Ok(())
 }
 
@@ -229,12 +241,14 @@ mod tests {
             line.extend((2..keys).map(|n| format!(", \"{n}\": 0")));
             line + "}"
         };
-        let mut keys = BTreeSet::new();
-        assert!(read(&line(MAX_KEYS)).is_ok() && add_keys(line(MAX_KEYS).as_bytes(), &mut keys).is_ok());
+        let (mut keys, mut twice) = (BTreeSet::new(), BTreeSet::new());
+        assert!(read(&line(MAX_KEYS)).is_ok() && add_keys(line(MAX_KEYS).as_bytes(), &mut keys, &mut twice).is_ok());
         assert_eq!(keys.len(), MAX_KEYS);
         assert_eq!(read(&line(MAX_KEYS + 1)), Err("too_many_keys"));
-        assert!(add_keys(line(MAX_KEYS + 1).as_bytes(), &mut keys).is_err());
-        assert_eq!(keys.len(), MAX_KEYS);
+        assert!(add_keys(line(MAX_KEYS + 1).as_bytes(), &mut keys, &mut twice).is_err());
+        assert_eq!((keys.len(), twice.len()), (MAX_KEYS, 0));
+        assert!(add_keys(br#"{"2": 1, "new": 2, "new": 3, "new": 4}"#, &mut keys, &mut twice).is_ok());
+        assert_eq!((keys.len(), twice), (MAX_KEYS + 1, BTreeSet::from(["new".to_owned()])));
     }
 
     #[test]
