@@ -237,13 +237,14 @@ def test_killed_at_any_moment_the_next_run_ends_in_the_bytes_of_a_clean_one(tmp_
     run_json(*words, "-o", tmp_path / "clean")
     output = tmp_path / "out"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    partial = tmp_path / "out.partial" / "parts"
+    # Parts wait under their temporary names to be recorded together.
+    written = tmp_path / "out.partial" / "output"
     kills = 0
     for wanted in range(1, 40, 6):
         process = subprocess.Popen(
             [*COMMAND, *words, "-o", str(output)], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
-        while process.poll() is None and (len(list(partial.glob("*.json"))) if partial.exists() else 0) < wanted:
+        while process.poll() is None and (len(os.listdir(written)) if written.exists() else 0) < wanted:
             time.sleep(0.0005)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
@@ -256,3 +257,28 @@ def test_killed_at_any_moment_the_next_run_ends_in_the_bytes_of_a_clean_one(tmp_
     run_json(*words, "-o", output)
     assert tree(output) == tree(tmp_path / "clean")
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_killed_index_of_many_small_shards_keeps_what_was_recorded(tmp_path: Path) -> None:
+    for shard in range(1_100):
+        write_tar(tmp_path / "pool" / f"{shard:05d}.tar", pairs(shard, 1))
+    words = ["index", str(tmp_path / "pool")]
+    run_json(*words, "-o", tmp_path / "clean")
+    output, partial = tmp_path / "out", tmp_path / "out.partial"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [*COMMAND, *words, "-o", str(output)], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    while process.poll() is None and not list((partial / "parts").glob("*.jsonl")):
+        time.sleep(0.0005)
+    if process.poll() is None:
+        process.send_signal(signal.SIGKILL)
+    if process.wait() == 0:
+        pytest.skip("the run was too fast to be killed")
+    recorded = [json.loads(line) for path in (partial / "parts").glob("*.jsonl") for line in path.read_text().splitlines()]
+    names = [file["file"] for line in recorded for file in line["part"]["files"]]
+    before = {name: (partial / "output" / name).stat().st_ino for name in names}
+    assert len(before) > 0
+    run_json(*words, "-o", output)
+    assert tree(output) == tree(tmp_path / "clean")
+    assert {name: (output / name).stat().st_ino for name in names} == before, "a part was made twice"

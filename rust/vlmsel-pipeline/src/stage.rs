@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -125,7 +126,7 @@ impl Run {
             Opening::Finished(finished) => return Self::stand(*finished, units, accept, is_current),
             Opening::Open(output) => *output,
         };
-        let (mut left, mut compared) = (Vec::new(), HashSet::new());
+        let (mut left, mut compared, mut forgotten) = (Vec::new(), HashSet::new(), Vec::new());
         let committed = output.committed();
         for unit in units {
             let Some(part) = committed.get(&unit.name) else {
@@ -140,10 +141,11 @@ impl Run {
             if stands && !overwrite {
                 compared.insert(unit.name.clone());
             } else {
-                output.forget(&unit.name)?;
+                forgotten.push(unit.name.as_str());
             }
             left.push(unit.clone());
         }
+        output.forget(&forgotten)?;
         Ok(Begun::Left(Box::new(Self { output, left, compared, compares: false })))
     }
 
@@ -190,17 +192,42 @@ impl Run {
     /// # Errors
     /// The file system's.
     pub fn commit(&self, unit: &str, done: Done) -> Result<bool> {
-        let Done { files, rows, counts, detail, noted } = done;
+        self.judge(unit, done, |done, names| {
+            self.output.commit(unit, names, done.rows, done.counts, done.detail)?;
+            if let Some(noted) = done.noted {
+                self.output.note(unit, noted);
+            }
+            Ok(())
+        })
+    }
+
+    /// As [`Run::commit`], for a unit that took this long: it may wait for others, to be made durable with them
+    /// ([`Output::commit_soon`]).
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn commit_soon(&self, unit: &str, done: Done, took: Duration) -> Result<bool> {
+        self.judge(unit, done, |done, names| {
+            Ok(self.output.commit_soon(unit, names, done.rows, done.counts, done.detail, done.noted, took)?)
+        })
+    }
+
+    fn judge(
+        &self,
+        unit: &str,
+        mut done: Done,
+        commit: impl FnOnce(Done, &[(&str, Option<blake3::Hash>)]) -> Result<()>,
+    ) -> Result<bool> {
+        let files = std::mem::take(&mut done.files);
         let names: Vec<(&str, Option<blake3::Hash>)> =
             files.iter().map(|(name, hash)| (name.as_str(), *hash)).collect();
-        if self.compared.contains(unit) {
-            if !self.output.compare(unit, &names, rows, counts, detail)? {
-                return Ok(false);
-            }
-        } else {
-            self.output.commit(unit, &names, rows, counts, detail)?;
+        if !self.compared.contains(unit) {
+            return commit(done, &names).map(|()| true);
         }
-        if let Some(noted) = noted {
+        if !self.output.compare(unit, &names, done.rows, done.counts, done.detail)? {
+            return Ok(false);
+        }
+        if let Some(noted) = done.noted {
             self.output.note(unit, noted);
         }
         Ok(true)
@@ -239,10 +266,15 @@ pub fn run(stage: &impl Stage, spec: OutputSpec, units: &[Unit], threads: usize)
     };
     let left = run.left();
     stage.prepare(left, run.output())?;
-    RunOptions::each(threads, left, |_, unit| {
+    let all_done = RunOptions::each(threads, left, |_, unit| {
+        let begun = Instant::now();
         let done = stage.work(unit, run.output())?;
-        if run.commit(&unit.name, done)? { Ok(()) } else { Err(stage.changed(unit)) }
-    })?;
+        if run.commit_soon(&unit.name, done, begun.elapsed())? { Ok(()) } else { Err(stage.changed(unit)) }
+    });
+    // What is done is kept, also where the run ends here; and `conclude` may read it.
+    let flushed = run.output().flush();
+    all_done?;
+    flushed?;
     let done = left.len() as u64;
     let (already_finished, done) = if run.compares() { (true, 0) } else { (false, done) };
     let summary = if already_finished { Summary::default() } else { stage.conclude(done, run.output())? };

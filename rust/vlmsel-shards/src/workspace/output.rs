@@ -2,20 +2,23 @@
 //!
 //! ```text
 //! <out>.partial/begun.json          config and inputs of the run that is under way
-//! <out>.partial/parts/<hash>.json   one record per committed unit
+//! <out>.partial/parts/<hash>.json   one record per committed unit; <hash>.jsonl of many that were committed together
 //! <out>.partial/output/             the folder itself; renamed to <out> when its manifest is written
 //! ```
 //! A part is written under a temporary name, fsynced, renamed, and only then recorded; what is not recorded is written
-//! again on resume. State and content are apart so that publishing is one rename (or one exchange).
+//! again on resume. Parts of which there may be very many wait under their temporary names until some of them go that way
+//! together ([`Output::commit_soon`]). State and content are apart so that publishing is one rename (or one exchange).
 //!
 //! What a run noted of the files that it read ([`crate::workspace::noted`]) stands in `parts/<hash>.noted` while it runs, and then in
 //! `.<out>.identities` beside the output. A finished output whose inputs cannot be believed to be the same is made once more in
 //! `.<out>.check/` and compared ([`Finished::again`]).
 
+mod batch;
+mod durable;
 mod files;
 mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -32,6 +35,8 @@ use crate::workspace::manifest::{
 };
 use crate::workspace::noted::{Identities, Noted};
 
+use self::batch::{Batch, Batches, RECORDS, Recorded, read_records};
+use self::durable::sync_files;
 use self::files::{clear, exchange, sync_folder};
 pub use self::files::{create_new, hash_file, write_atomically};
 use self::state::{
@@ -131,6 +136,10 @@ pub struct Output {
     parts: Mutex<BTreeMap<String, PartRecord>>,
     /// What committed units read.
     noted: Mutex<BTreeMap<String, Noted>>,
+    /// Committed units that are not durable yet.
+    waiting: Mutex<Batch>,
+    /// Where units that were committed together are recorded.
+    batches: Mutex<Batches>,
     /// Whether what cannot be resumed goes with this object: from when it is known to be this run's until it is published.
     discard: bool,
     /// What this extends, or is compared with.
@@ -162,11 +171,31 @@ pub struct Summary {
     pub losses: Option<Losses>,
 }
 
+/// The place of a file until it is committed.
+fn temporary_of(place: &Path) -> PathBuf {
+    beside(place, ".", ".tmp")
+}
+
+/// Whether none of the files changed a moment ago: another change might not show.
+fn is_settled(noted: &Noted) -> bool {
+    noted.files.values().all(|file| file.identity.is_settled())
+}
+
 fn old_schema(path: &Path, command: &str, schema: u32) -> Error {
     Error::Mismatch(format!(
         "{} was written by an earlier version of vlmsel (schema {schema}, now {SCHEMA}): such folders are read, not written on. Run `vlmsel {command}` anew into another folder with -o, or replace this one with --overwrite",
         path.display()
     ))
+}
+
+/// The record of one unit, and what was noted of it.
+fn read_record(path: &Path) -> Result<Recorded> {
+    let bytes = fs::read(path).at("read", path)?;
+    let part: PartRecord = serde_json::from_slice(&bytes).map_err(|error| Error::unreadable(path, error))?;
+    // Without it, or where it was cut short, nothing is believed of the unit.
+    let read = fs::read(path.with_extension("noted")).ok();
+    let noted = read.and_then(|bytes| serde_json::from_slice::<Noted>(&bytes).ok());
+    Ok(Recorded { part, noted })
 }
 
 impl Output {
@@ -226,8 +255,18 @@ impl Output {
 
     fn new(spec: OutputSpec, partial: PathBuf, lock: Lock) -> Self {
         let content = partial.join("output");
-        let (parts, noted) = (Mutex::default(), Mutex::default());
-        Self { spec, partial, content, parts, noted, discard: false, standing: None, lock }
+        Self {
+            spec,
+            partial,
+            content,
+            parts: Mutex::default(),
+            noted: Mutex::default(),
+            waiting: Mutex::default(),
+            batches: Mutex::default(),
+            discard: false,
+            standing: None,
+            lock,
+        }
     }
 
     fn open_partial(&mut self, has_finished: bool) -> Result<()> {
@@ -296,55 +335,78 @@ impl Output {
 
     fn load_parts(&mut self) -> Result<()> {
         let folder = self.partial.join("parts");
-        let (mut found, mut noted) = (BTreeMap::new(), BTreeMap::new());
+        let (mut found, mut noted, mut batches) = (BTreeMap::new(), BTreeMap::new(), Batches::new());
+        let mut broken = BTreeSet::new();
         if is_folder(&folder)? {
             for entry in fs::read_dir(&folder).at("list", &folder)? {
                 let path = entry.at("list", &folder)?.path();
-                if path.extension().is_some_and(|e| e == "json") {
-                    let bytes = fs::read(&path).at("read", &path)?;
-                    let record: PartRecord =
-                        serde_json::from_slice(&bytes).map_err(|error| Error::unreadable(&path, error))?;
-                    // Without it, or where it was cut short, nothing is believed of the unit.
-                    let read = fs::read(path.with_extension("noted")).ok();
-                    let read = read.and_then(|bytes| serde_json::from_slice::<Noted>(&bytes).ok());
-                    noted.extend(read.map(|read| (record.unit.clone(), read)));
-                    let whole = record.files.iter().all(|f| {
-                        is_plain_relative(&f.file)
-                            && fs::metadata(self.content.join(&f.file)).is_ok_and(|m| m.len() == f.bytes)
-                    });
-                    if whole {
-                        found.insert(record.unit.clone(), record);
+                let records = match path.extension() {
+                    Some(end) if end == "json" => vec![read_record(&path)?],
+                    // What was being written under a temporary name ends otherwise.
+                    Some(end) if end == RECORDS => read_records(&path)?,
+                    _ => continue,
+                };
+                if path.extension().is_some_and(|end| end == RECORDS) {
+                    let units = records.iter().map(|record| record.part.unit.clone()).collect();
+                    batches.insert(path, units);
+                }
+                for Recorded { part, noted: read } in records {
+                    noted.extend(read.map(|read| (part.unit.clone(), read)));
+                    if self.is_whole(&part) {
+                        found.insert(part.unit.clone(), part);
+                    } else {
+                        broken.insert(part.unit);
                     }
                 }
             }
         }
         self.parts = Mutex::new(found);
         self.noted = Mutex::new(noted);
-        Ok(())
+        self.batches = Mutex::new(batches);
+        // They are committed anew: no older record may be there besides.
+        self.forget_in_batches(&broken.iter().map(String::as_str).collect())
+    }
+
+    fn is_whole(&self, part: &PartRecord) -> bool {
+        part.files.iter().all(|file| {
+            is_plain_relative(&file.file)
+                && fs::metadata(self.content.join(&file.file)).is_ok_and(|meta| meta.len() == file.bytes)
+        })
     }
 
     /// Takes over the parts of the finished output that this run extends; hard links, so nothing is copied.
     fn adopt(&self, manifest: &Manifest, noted: &Identities) -> Result<()> {
+        let (mut adopted, mut folders, mut copied) = (Vec::new(), BTreeSet::from([self.content.clone()]), Vec::new());
         for part in &manifest.parts {
             if self.is_committed(&part.unit) {
                 continue;
             }
             for record in &part.files {
                 let (old, new) = (self.spec.path.join(&record.file), self.content.join(&record.file));
-                if let Some(parent) = new.parent() {
+                if let Some(parent) = new.parent()
+                    && folders.insert(parent.to_path_buf())
+                {
                     fs::create_dir_all(parent).at("create", parent)?;
                 }
-                if new.exists() {
-                    fs::remove_file(&new).at("remove", &new)?;
-                }
+                clear(&new)?;
                 if fs::hard_link(&old, &new).is_err() {
                     fs::copy(&old, &new).at("copy", &old)?;
+                    copied.push(new);
                 }
             }
-            self.record(part.clone())?;
-            if let Some(noted) = noted.units.get(&part.unit) {
-                self.note(&part.unit, noted.clone());
+            adopted.push(Recorded { part: part.clone(), noted: noted.units.get(&part.unit).cloned() });
+        }
+        if adopted.is_empty() {
+            return Ok(());
+        }
+        sync_files(&self.content, &copied)?;
+        folders.iter().try_for_each(|folder| sync_folder(folder))?;
+        self.record_all(&adopted)?;
+        for Recorded { part, noted } in adopted {
+            if let Some(noted) = noted {
+                self.noted.lock().unwrap_or_else(PoisonError::into_inner).insert(part.unit.clone(), noted);
             }
+            self.lock_parts().insert(part.unit.clone(), part);
         }
         Ok(())
     }
@@ -401,15 +463,17 @@ impl Output {
         }
         self.check_process()?;
         let path = self.content.join(name);
-        let parent = path.parent().unwrap_or(&self.content);
-        fs::create_dir_all(parent).at("create", parent)?;
-        Ok(beside(&path, ".", ".tmp"))
+        // The folder itself is there from the beginning.
+        if let Some(parent) = path.parent().filter(|parent| *parent != self.content) {
+            fs::create_dir_all(parent).at("create", parent)?;
+        }
+        Ok(temporary_of(&path))
     }
 
     /// Notes what a unit read, before or after it is committed. Of a file that changed a moment ago nothing is noted: another
     /// change might not show. It costs work if this is lost, and never more, so nothing waits for the disk here.
     pub fn note(&self, unit: &str, noted: Noted) {
-        if noted.files.values().any(|file| !file.identity.is_settled()) {
+        if !is_settled(&noted) {
             return;
         }
         if let Ok(bytes) = to_json(&noted) {
@@ -423,17 +487,26 @@ impl Output {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner).get(unit).cloned()
     }
 
-    /// Forgets a committed unit, so that it is done again. Its files are overwritten then, or removed at the end.
+    /// Forgets committed units, so that they are done again. Their files are overwritten then, or removed at the end.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn forget(&self, unit: &str) -> Result<()> {
-        for kind in ["noted", "json"] {
-            clear(&self.part_path(unit, kind))?;
+    pub fn forget(&self, units: &[&str]) -> Result<()> {
+        self.flush()?;
+        self.forget_in_batches(&units.iter().copied().collect())?;
+        for unit in units {
+            for kind in ["noted", "json"] {
+                clear(&self.part_path(unit, kind))?;
+            }
+            self.noted.lock().unwrap_or_else(PoisonError::into_inner).remove(*unit);
+            self.lock_parts().remove(*unit);
         }
-        self.noted.lock().unwrap_or_else(PoisonError::into_inner).remove(unit);
-        self.lock_parts().remove(unit);
         Ok(())
+    }
+
+    /// A unit has one record: the one that it had goes before it is committed again.
+    fn displace(&self, unit: &str) -> Result<()> {
+        if self.is_committed(unit) { self.forget(&[unit]) } else { Ok(()) }
     }
 
     fn part_path(&self, unit: &str, kind: &str) -> PathBuf {
@@ -451,6 +524,7 @@ impl Output {
         counts: BTreeMap<String, u64>,
         detail: Value,
     ) -> Result<()> {
+        self.displace(unit)?;
         let files = names.iter().map(|(name, hash)| self.seal(name, *hash)).collect::<Result<Vec<_>>>()?;
         self.record(PartRecord { unit: unit.to_owned(), rows, counts, detail, files })
     }
@@ -469,29 +543,28 @@ impl Output {
     ) -> Result<bool> {
         let mut files = Vec::new();
         for (name, hash) in names {
-            let temporary = self.temporary(name)?;
-            let file = File::open(&temporary).at("open", &temporary)?;
-            let bytes = file.metadata().at("inspect", &temporary)?.len();
-            let hash = hash.map_or_else(|| hash_file(file, &temporary), Ok)?;
-            clear(&temporary)?;
-            files.push(FileRecord { file: (*name).to_owned(), bytes, blake3: hash.to_hex().to_string() });
+            files.push(self.file_record(name, *hash)?);
+            clear(&self.temporary(name)?)?;
         }
         let again = PartRecord { unit: unit.to_owned(), rows, counts, detail, files };
         Ok(self.lock_parts().get(unit) == Some(&again))
     }
 
-    fn seal(&self, name: &str, hash: Option<blake3::Hash>) -> Result<FileRecord> {
+    /// What the manifest will say of the file at a temporary place.
+    fn file_record(&self, name: &str, hash: Option<blake3::Hash>) -> Result<FileRecord> {
         let temporary = self.temporary(name)?;
         let file = File::open(&temporary).at("open", &temporary)?;
-        file.sync_all().at("write", &temporary)?;
         let bytes = file.metadata().at("inspect", &temporary)?.len();
-        let hash = match hash {
-            Some(hash) => hash,
-            None => hash_file(file, &temporary)?,
-        };
-        let place = self.content.join(name);
-        fs::rename(&temporary, &place).at("rename", &temporary)?;
+        let hash = hash.map_or_else(|| hash_file(file, &temporary), Ok)?;
         Ok(FileRecord { file: name.to_owned(), bytes, blake3: hash.to_hex().to_string() })
+    }
+
+    fn seal(&self, name: &str, hash: Option<blake3::Hash>) -> Result<FileRecord> {
+        let (temporary, place) = (self.temporary(name)?, self.content.join(name));
+        sync_files(&self.content, std::slice::from_ref(&temporary))?;
+        let record = self.file_record(name, hash)?;
+        fs::rename(&temporary, &place).at("rename", &temporary)?;
+        Ok(record)
     }
 
     fn record(&self, part: PartRecord) -> Result<()> {
@@ -504,6 +577,7 @@ impl Output {
     /// Writes the manifest and puts the folder in its place.
     pub fn finish(mut self, summary: Summary) -> Result<Manifest> {
         self.check_process()?;
+        self.flush()?;
         let parts: Vec<PartRecord> = self.lock_parts().values().cloned().collect();
         let manifest = Manifest {
             schema: SCHEMA,
