@@ -35,10 +35,11 @@ def _null_first(value: Any) -> tuple[int, Any]:
 
 
 def order_key(row: Row, descending: bool) -> tuple[Any, ...]:
-    """(score, id, source, kept); exact: floats become fractions."""
+    """(score, id, source, kept, tokens); exact: floats become fractions. Tokens tell rows apart where a budget counts them."""
     score = Fraction(row.score)
     row_id = row.id.encode() if isinstance(row.id, str) else row.id
-    return (-score if descending else score, row_id, _null_first(row.source), tuple(_null_first(k) for k in row.kept))
+    kept = tuple(_null_first(k) for k in row.kept)
+    return (-score if descending else score, row_id, _null_first(row.source), kept, row.n_tokens or 0)
 
 
 def classify(

@@ -220,6 +220,7 @@ def test_any_request(tmp_path_factory: pytest.TempPathFactory, **case: Any) -> N
         include=[tmp_path / "ids.txt"] if include else None,
         exclude=[tmp_path / "no.txt"] if exclude else None,
         allow_unmatched=True,
+        keep_columns=["extra"],
         output=tmp_path / "out",
         memory_limit=case["memory_limit"],
         **case["size"],

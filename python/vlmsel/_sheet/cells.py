@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,6 @@ def uid_bytes(uid: Any) -> bytes | None:
     if isinstance(uid, bytes):
         return uid if len(uid) == 16 else None
     try:
-        return bytes.fromhex(uid) if isinstance(uid, str) and len(uid) == 32 else None
+        return UUID(uid.strip()).bytes if isinstance(uid, str) else None
     except ValueError:
         return None

@@ -6,10 +6,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, RecordBatch, StringViewArray};
+use arrow_array::{Array, ArrayRef, RecordBatch, StringViewArray};
 use arrow_schema::DataType;
 use serde_json::{Map, Value};
-use vlmsel_core::hash::{Hash128, parse_uid};
+use vlmsel_core::hash::{Hash128, parse_uid, parse_uid_bytes};
 
 use crate::error::{Error, Result};
 use crate::formats::cell_json::{Room, json_of};
@@ -63,7 +63,7 @@ impl Sidecar {
     /// [`Error::Unreadable`] for a damaged file, and for one that is too large to be what belongs to a tar.
     pub fn read(path: &Path) -> Result<Option<Self>> {
         let table = ParquetTable::open(path, &path.to_string_lossy())?;
-        let names: BTreeSet<&str> = table.schema().fields().iter().map(|field| field.name().as_str()).collect();
+        let names: BTreeSet<&str> = table.readable_columns().collect();
         if !names.contains("key") {
             return Ok(None);
         }
@@ -90,7 +90,8 @@ impl Sidecar {
         let at = |column: &Option<StringViewArray>, i: usize| {
             column.as_ref().filter(|c| c.is_valid(i)).map(|c| c.value(i).to_owned())
         };
-        let (keys, uids, status) = (strings("key")?, strings("uid")?, strings("status")?);
+        let (keys, status) = (strings("key")?, strings("status")?);
+        let uids = batch.column_by_name("uid");
         let (caption, text) = (strings("caption")?, strings("text")?);
         let schema = batch.schema();
         for i in 0..batch.num_rows() {
@@ -101,7 +102,7 @@ impl Sidecar {
                 object.insert(field.name().clone(), json_of(column, i, room)?);
             }
             let row = Row {
-                uid: at(&uids, i).as_deref().and_then(parse_uid),
+                uid: uids.and_then(|column| uid_of(column, i)),
                 text: at(&caption, i).or_else(|| at(&text, i)),
                 expected: status.is_none() || at(&status, i).as_deref() == Some("success"),
                 json: Value::Object(object).to_string(),
@@ -123,5 +124,21 @@ impl Sidecar {
         let mut rest: Vec<_> = self.rows.into_iter().collect();
         rest.sort_by(|a, b| a.0.cmp(&b.0));
         rest
+    }
+}
+
+/// An id of 128 bits, in any type and spelling.
+pub(super) fn uid_of(column: &ArrayRef, at: usize) -> Option<Hash128> {
+    if column.is_null(at) {
+        return None;
+    }
+    match column.data_type() {
+        DataType::Utf8View => parse_uid(column.as_string_view().value(at)),
+        DataType::FixedSizeBinary(16) => column.as_fixed_size_binary().value(at).try_into().ok(),
+        DataType::BinaryView => {
+            let bytes = column.as_binary_view().value(at);
+            bytes.try_into().ok().or_else(|| parse_uid_bytes(bytes))
+        }
+        _ => None,
     }
 }

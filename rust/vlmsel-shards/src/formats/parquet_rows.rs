@@ -9,11 +9,11 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use serde_json::{Map, Value};
-use vlmsel_core::hash::{image_hash, parse_uid};
+use vlmsel_core::hash::image_hash;
 
 use crate::error::{Error, Result};
 use crate::formats::cell_json::{Room, json_of};
-use crate::formats::img2dataset::is_img2dataset;
+use crate::formats::img2dataset::{is_img2dataset, uid_of};
 use crate::formats::json_fields::fields;
 use crate::formats::location::ImageLocation;
 use crate::formats::reader::{
@@ -96,7 +96,7 @@ impl Reader {
         let path: PathBuf = shard.path.to_path_buf();
         let table = ParquetTable::open(&path, shard.unit)?;
         let found = image_column(table.schema()).map_err(|error| Error::unreadable(&path, error))?;
-        let names: Vec<String> = table.schema().fields().iter().map(|field| field.name().clone()).collect();
+        let names: Vec<String> = table.readable_columns().map(ToOwned::to_owned).collect();
         let has = |name: &str| names.iter().any(|known| known == name);
         if found.is_none() && has("key") && has("status") {
             return Err(Error::unreadable(&path, "img2dataset's table of a tar that is not beside it"));
@@ -109,6 +109,12 @@ impl Reader {
             return Err(Error::unreadable(&path, text));
         }
         let mut closing = Closing::default();
+        let unknown: Vec<&str> =
+            table.schema().fields().iter().map(|field| field.name().as_str()).filter(|name| !has(name)).collect();
+        if !unknown.is_empty() {
+            let example = format!("{}: {} (types that are not known)", shard.unit, unknown.join(", "));
+            closing.notes.push(Note { kind: "unread_field", count: unknown.len() as u64, examples: vec![example] });
+        }
         let image = found.map(|(name, others)| {
             if !others.is_empty() {
                 let example = format!("{}: {} (the images are those of {name})", shard.unit, others.join(", "));
@@ -228,7 +234,8 @@ impl RawRow {
             Some(Value::Number(key)) => Some(key.to_string()),
             _ => None,
         });
-        sample.uid = text(common.id_column.as_deref().unwrap_or("uid")).as_deref().and_then(parse_uid);
+        let id_column = rows.column_by_name(common.id_column.as_deref().unwrap_or("uid"));
+        sample.uid = id_column.and_then(|column| uid_of(column, *at));
         if let (Some(field), None) = (&common.id_column, sample.uid) {
             return Err(("bad_id", format!("{field} is no id of 128 bits")));
         }
