@@ -275,7 +275,9 @@ def test_a_killed_index_of_many_small_shards_keeps_what_was_recorded(tmp_path: P
         process.send_signal(signal.SIGKILL)
     if process.wait() == 0:
         pytest.skip("the run was too fast to be killed")
-    recorded = [json.loads(line) for path in (partial / "parts").glob("*.jsonl") for line in path.read_text().splitlines()]
+    recorded = [
+        json.loads(line) for path in (partial / "parts").glob("*.jsonl") for line in path.read_text().splitlines()
+    ]
     names = [file["file"] for line in recorded for file in line["part"]["files"]]
     before = {name: (partial / "output" / name).stat().st_ino for name in names}
     assert len(before) > 0
