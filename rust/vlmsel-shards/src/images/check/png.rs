@@ -47,7 +47,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), Damage> {
             }
             b"fcTL" => frames.control(body, rows.is_some())?,
             b"fdAT" => frames.data(body)?,
-            _ => side.chunk(&kind, body)?,
+            _ => side.chunk(kind, body)?,
         }
         before = kind;
     }

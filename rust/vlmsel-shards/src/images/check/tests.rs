@@ -60,10 +60,11 @@ fn stray_bytes_between_segments_are_no_damage() {
     let whole = grey_jpeg(None);
     // Behind the quantisation table.
     let (before, behind) = whole.split_at(71);
-    for stray in [b"\0".as_slice(), b"abc\xff\0\xff\xff\0d", &[7; 1 << 16]] {
+    let most = vec![7; 1 << 16];
+    for stray in [b"\0".as_slice(), b"abc\xff\0\xff\xff\0d", &most] {
         assert_eq!(reason(&[before, stray, behind].concat()), "");
     }
-    assert_eq!(reason(&[before, &[7; (1 << 16) + 1], behind].concat()), "bad_image_header");
+    assert_eq!(reason(&[before, &most, &[7], behind].concat()), "bad_image_header");
 }
 
 #[test]

@@ -20,10 +20,10 @@ pub(super) struct Side {
 }
 
 impl Side {
-    pub fn chunk(&mut self, kind: &[u8; 4], body: &[u8]) -> Result<(), Damage> {
+    pub fn chunk(&mut self, kind: [u8; 4], body: &[u8]) -> Result<(), Damage> {
         // A name ends with a zero, and a byte says how the rest is compressed.
         let named = || body.iter().position(|&byte| byte == 0).map(|end| &body[end + 1..]);
-        let added = match kind {
+        let added = match &kind {
             b"tEXt" => body.len() as u64,
             b"zTXt" => inflated(named().and_then(|rest| rest.get(1..)))?,
             b"iTXt" => match named() {
