@@ -100,10 +100,10 @@ pub fn schema() -> SchemaRef {
     ]))
 }
 
-fn properties() -> Result<WriterProperties> {
+fn properties(is_small: bool) -> Result<WriterProperties> {
     let level = ZstdLevel::try_new(1).map_err(|error| Error::Usage(error.to_string()))?;
     let mut builder = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(level))
+        .set_compression(if is_small { Compression::UNCOMPRESSED } else { Compression::ZSTD(level) })
         .set_created_by("vlmsel".to_owned())
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_max_row_group_row_count(Some(GROUP_ROWS));
@@ -121,9 +121,22 @@ fn properties() -> Result<WriterProperties> {
     Ok(builder.build())
 }
 
+/// A table of no more rows than this, with no more text than [`SMALL_BYTES`], is not compressed: making a compressor for each column
+/// would take most of the time.
+const SMALL_ROWS: usize = 64;
+/// Text of a small table.
+const SMALL_BYTES: usize = 64 << 10;
+
+/// Where the table goes; the writer is made when it is known whether the table is small.
+enum Target<W: Write + Send> {
+    Waiting(W),
+    Writing(ArrowWriter<W>),
+    Gone,
+}
+
 /// Writes the index of one shard.
 pub struct IndexTableWriter<W: Write + Send> {
-    writer: ArrowWriter<W>,
+    target: Target<W>,
     source: String,
     shard: String,
     rows: Vec<IndexRow>,
@@ -134,8 +147,8 @@ pub struct IndexTableWriter<W: Write + Send> {
 impl<W: Write + Send> IndexTableWriter<W> {
     /// A table for `shard` of `source`.
     pub fn new(out: W, source: &str, shard: &str) -> Result<Self> {
-        let writer = ArrowWriter::try_new(out, schema(), Some(properties()?)).map_err(failed)?;
-        Ok(Self { writer, source: source.to_owned(), shard: shard.to_owned(), rows: Vec::new(), bytes: 0, written: 0 })
+        let (source, shard) = (source.to_owned(), shard.to_owned());
+        Ok(Self { target: Target::Waiting(out), source, shard, rows: Vec::new(), bytes: 0, written: 0 })
     }
 
     /// Adds a row.
@@ -147,25 +160,36 @@ impl<W: Write + Send> IndexTableWriter<W> {
         self.rows.push(row);
         self.written += 1;
         if self.rows.len() >= GROUP_ROWS || self.bytes >= GROUP_BYTES {
-            self.flush()?;
+            self.flush(false)?;
         }
         Ok(())
     }
 
     /// Ends the file; returns its rows and the writer it went to.
     pub fn finish(mut self) -> Result<(u64, W)> {
-        self.flush()?;
-        Ok((self.written, self.writer.into_inner().map_err(failed)?))
+        let is_small = self.rows.len() <= SMALL_ROWS && self.bytes <= SMALL_BYTES;
+        self.flush(is_small)?;
+        match self.target {
+            Target::Writing(writer) => Ok((self.written, writer.into_inner().map_err(failed)?)),
+            Target::Waiting(_) | Target::Gone => Err(Error::Resource("the index part was not begun".to_owned())),
+        }
     }
 
-    fn flush(&mut self) -> Result<()> {
-        if self.rows.is_empty() {
-            return Ok(());
+    /// Writes the rows so far as a group. Whether the table is small counts for its first group alone.
+    fn flush(&mut self, is_small: bool) -> Result<()> {
+        let mut writer = match std::mem::replace(&mut self.target, Target::Gone) {
+            Target::Waiting(out) => ArrowWriter::try_new(out, schema(), Some(properties(is_small)?)).map_err(failed)?,
+            Target::Writing(writer) => writer,
+            Target::Gone => return Err(Error::Resource("an index part that failed is written on".to_owned())),
+        };
+        if !self.rows.is_empty() {
+            let rows = std::mem::take(&mut self.rows);
+            self.bytes = 0;
+            writer.write(&to_batch(&rows, &self.source, &self.shard)?).map_err(failed)?;
+            writer.flush().map_err(failed)?;
         }
-        let rows = std::mem::take(&mut self.rows);
-        self.bytes = 0;
-        self.writer.write(&to_batch(&rows, &self.source, &self.shard)?).map_err(failed)?;
-        self.writer.flush().map_err(failed)
+        self.target = Target::Writing(writer);
+        Ok(())
     }
 }
 

@@ -79,8 +79,10 @@ pub struct TarReader<S: ReadAt> {
 impl<S: ReadAt> TarReader<S> {
     /// A reader whose buffer holds `buffer_bytes`; a member no longer than that can be had in one piece.
     pub fn new(source: S, buffer_bytes: usize) -> Self {
-        let window = Window { bytes: vec![0; buffer_bytes.max(4096)], start: 0, length: 0 };
         let size = source.size_bytes();
+        // Of a small tar there are very many.
+        let length = usize::try_from(size).unwrap_or(usize::MAX).min(buffer_bytes).max(4096);
+        let window = Window { bytes: vec![0; length], start: 0, length: 0 };
         Self { source, size, next_header: 0, window, tricked: false, finished: false, seen: 0 }
     }
 
