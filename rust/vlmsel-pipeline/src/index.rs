@@ -182,7 +182,6 @@ impl Indexing<'_> {
     fn judge<'a>(&self, parts: impl IntoIterator<Item = &'a PartRecord>) -> Result<IndexSummary> {
         let summary = summarise(self.options, parts);
         let tolerance = self.options.run.tolerance();
-        self.refuse_a_wrong_root(&summary)?;
         let mut reasons: Vec<String> =
             summary.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         if summary.unsupported > 0 {
@@ -190,6 +189,9 @@ impl Indexing<'_> {
         }
         // What is lost with a damaged file is judged with the file.
         let bad = summary.quarantined - summary.lost_with_files + summary.unsupported;
+        if tolerance.exceeded(summary.input, bad, 0).is_some() {
+            self.refuse_a_wrong_root(&summary)?;
+        }
         tolerance.judge(summary.input, bad, &summary.damaged, &reasons.join(", "))?;
         if let (true, Some(note)) = (tolerance.strict, summary.notes.get("no_end_marker")) {
             return Err(Error::Strict(format!(
