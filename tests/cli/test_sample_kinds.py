@@ -254,6 +254,11 @@ def test_advice_for_a_truncated_tar_works(tmp_path: Path) -> None:
     assert "--allow-bad-files 1" in refused.stderr
     advised = run_json("index", tar, "-o", tmp_path / "index", "--allow-bad-files", "1")
     assert advised["ok"] == 4
+    # So does it for whoever reads the index.
+    (tmp_path / "ids.txt").write_text("\n".join(row["uid"].hex() for row in rows(tmp_path / "index")) + "\n")
+    words = ["shard", "--selection", tmp_path / "ids.txt", "--index", tmp_path / "index", "-o", tmp_path / "shards"]
+    assert run(*words).returncode == 3
+    assert run(*words, "--allow-bad-files", "1").returncode == 0
 
 
 def test_no_image_at_all_is_another_root(tmp_path: Path) -> None:

@@ -274,7 +274,7 @@ impl Stage for Indexing<'_> {
             roots: self.sources.to_json(self.image_root, &summary.classes),
             provenance: json!({}),
             run: json!({ "shards_read": done }),
-            losses: Losses::of(summary.input, summary.quarantined, bad_files, tolerated),
+            losses: Losses::of(summary.input, summary.quarantined - summary.lost_with_files, bad_files, tolerated),
         })
     }
 }
