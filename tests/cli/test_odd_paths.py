@@ -332,7 +332,18 @@ def test_every_path_of_a_command_line_is_taken_as_bytes(tmp_path: Path, name: by
     run("doctor", folder + b"/" + name + b".tar")
     run("verify", folder + b"/shards")
     run("verify", folder + b"/selection-random-s0")
-    run("select", folder + b"/" + name + b".parquet", "-k", "5", "-o", folder + b"/" + name, "--json", "--include", uid)
+    run(
+        "select",
+        folder + b"/" + name + b".parquet",
+        "-k",
+        "5",
+        "-o",
+        folder + b"/" + name,
+        "--json",
+        "--include",
+        uid,
+        "--allow-unmatched",
+    )
     run("sheet", folder + b"/selection", *workspace, "-o", folder + b"/" + name + b".png", "--json")
     found = sorted(os.listdir(folder))
     assert {b"selection", b"selection-random-s0", b"index", b"shards", name, name + b".png"} <= set(found)

@@ -30,7 +30,9 @@ def test_units_are_the_rows_of_their_parts(index: Index) -> None:
         read = [(unit.part, sample) for unit, samples in index.read(units) for sample in samples]
         assert len(read) == index.n_rows == 730
         for part in {unit.part for unit in units}:
-            rows = pq.read_table(part, columns=_COLUMNS).to_pylist()
+            rows = pq.read_table(part, columns=[*_COLUMNS, "class"]).to_pylist()
+            for row in rows:
+                row["sample_class"] = row.pop("class")
             assert [vars(sample) | {"images": list(sample.images)} for of, sample in read if of == part] == rows
 
 
