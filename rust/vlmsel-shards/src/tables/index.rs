@@ -130,7 +130,7 @@ const SMALL_BYTES: usize = 64 << 10;
 /// Where the table goes; the writer is made when it is known whether the table is small.
 enum Target<W: Write + Send> {
     Waiting(W),
-    Writing(ArrowWriter<W>),
+    Writing(Box<ArrowWriter<W>>),
     Gone,
 }
 
@@ -178,7 +178,9 @@ impl<W: Write + Send> IndexTableWriter<W> {
     /// Writes the rows so far as a group. Whether the table is small counts for its first group alone.
     fn flush(&mut self, is_small: bool) -> Result<()> {
         let mut writer = match std::mem::replace(&mut self.target, Target::Gone) {
-            Target::Waiting(out) => ArrowWriter::try_new(out, schema(), Some(properties(is_small)?)).map_err(failed)?,
+            Target::Waiting(out) => {
+                Box::new(ArrowWriter::try_new(out, schema(), Some(properties(is_small)?)).map_err(failed)?)
+            }
             Target::Writing(writer) => writer,
             Target::Gone => return Err(Error::Resource("an index part that failed is written on".to_owned())),
         };
