@@ -351,3 +351,9 @@ def test_a_folder_of_images_with_metadata(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "0.jpg", "text": "a cat"}) + "\n")
     done, _ = index_of(tmp_path, tmp_path / "metadata.jsonl")
     assert done.classes == {tmp_path.name: {"pair": 1}}
+
+
+def test_an_empty_conversation_beside_a_picture_says_nothing(tmp_path: Path) -> None:
+    members = [("a.jpg", picture(1)), ("a.txt", b"a cat"), ("a.json", b'{"conversations": [], "caption": 3}')]
+    _, found = index_of(tmp_path, write_tar(tmp_path / "d/0.tar", members))
+    assert (found["a"]["class"], found["a"]["text"]) == ("pair", "a cat")

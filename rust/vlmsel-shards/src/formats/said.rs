@@ -58,7 +58,9 @@ impl Said {
     /// # Errors
     /// The reason to put the record aside.
     pub fn read(fields: &Fields<'_, '_>, captions: Captions) -> Result<Self, Reason> {
-        let get = |name: &str| fields.get(name).filter(|raw| *raw != "null");
+        // Beside a picture an empty list says nothing; a record that consists of one is wrong.
+        let is_nothing = |raw: &str| raw == "null" || (captions == Captions::Lenient && raw == "[]");
+        let get = |name: &str| fields.get(name).filter(|raw| !is_nothing(raw));
         let text_in = |name: &str| get(name).filter(|raw| raw.starts_with('"')).map(string).transpose();
         let mut said = Self::default();
         for name in ["caption", "text"] {
