@@ -357,3 +357,11 @@ def test_an_empty_conversation_beside_a_picture_says_nothing(tmp_path: Path) -> 
     members = [("a.jpg", picture(1)), ("a.txt", b"a cat"), ("a.json", b'{"conversations": [], "caption": 3}')]
     _, found = index_of(tmp_path, write_tar(tmp_path / "d/0.tar", members))
     assert (found["a"]["class"], found["a"]["text"]) == ("pair", "a cat")
+
+
+def test_a_table_of_text_beside_records_is_no_data(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/a.jsonl").write_text(json.dumps({"id": "a", "caption": "x"}) + "\n")
+    (tmp_path / "d/losses.csv").write_text("step,loss\n1,2\n")
+    done = vlmsel.index(tmp_path / "d", output=tmp_path / "index")
+    assert (done.ok, done.skipped.count) == (1, 1)

@@ -184,8 +184,8 @@ pub fn resolve(options: &SourceOptions, check: Check<'_>) -> Result<Sources> {
         };
         let files = expand(std::slice::from_ref(&argument), "file of samples", &accept, check)
             .map_err(|error| with_passed_over(error, &passed_over.borrow()))?;
-        let is_primary = |file: &InputFile| formats.of(&file.path).is_some_and(|format| !format.is_secondary());
-        let has_primary = files.iter().any(is_primary);
+        let ranks = files.iter().filter_map(|file| formats.of(&file.path)).map(Format::rank);
+        let lowest = ranks.min().unwrap_or(0);
         let is_folder = Path::new(&argument).is_dir();
         let name = match name {
             Some(name) => name,
@@ -204,7 +204,7 @@ pub fn resolve(options: &SourceOptions, check: Check<'_>) -> Result<Sources> {
         if is_folder {
             sources.guarded.push(PathBuf::from(&argument));
         }
-        let lost = if is_folder && has_primary { lost_shards(&root, *formats, check)? } else { Vec::new() };
+        let lost = if is_folder && lowest == 0 { lost_shards(&root, *formats, check)? } else { Vec::new() };
         for (path, table, format) in lost {
             let below = text_of(path.strip_prefix(&root).unwrap_or(&path));
             let (source, sidecar) = (name.clone(), Some(table));
@@ -212,7 +212,7 @@ pub fn resolve(options: &SourceOptions, check: Check<'_>) -> Result<Sources> {
         }
         for file in files {
             let format = formats.of(&file.path).ok_or_else(|| wrong_kind(&file.path, *formats))?;
-            if is_folder && has_primary && format.is_secondary() {
+            if is_folder && format.rank() > lowest {
                 if !format.belongs_to_another(&file.path) {
                     passed_over.borrow_mut().insert(file.path.clone());
                 }

@@ -53,9 +53,9 @@ impl Format for Delimited {
         delimiter_of(path).is_some()
     }
 
-    // Beside tars they are tables about these.
-    fn is_secondary(&self) -> bool {
-        true
+    // Beside shards they are tables about these.
+    fn rank(&self) -> u8 {
+        2
     }
 
     fn names_files(&self) -> bool {

@@ -52,9 +52,9 @@ impl Format for ParquetRows {
         path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet"))
     }
 
-    // Beside tars they are tables about these.
-    fn is_secondary(&self) -> bool {
-        true
+    // Beside shards they are tables about these.
+    fn rank(&self) -> u8 {
+        1
     }
 
     fn belongs_to_another(&self, path: &Path) -> bool {

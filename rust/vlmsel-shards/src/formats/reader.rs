@@ -90,9 +90,9 @@ pub trait Format: Sync {
         false
     }
 
-    /// Whether its files are no data in a folder that also holds shards of a form for which this is false.
-    fn is_secondary(&self) -> bool {
-        false
+    /// Of a folder, only files of the forms with the lowest rank in it are data; the others are what tools left beside them.
+    fn rank(&self) -> u8 {
+        0
     }
 
     /// Whether a file of this form belongs to a shard of another, and is read with that.

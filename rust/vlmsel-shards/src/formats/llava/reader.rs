@@ -54,8 +54,8 @@ impl Format for Llava {
     }
 
     // The JSON files beside tars are statistics that img2dataset and others leave.
-    fn is_secondary(&self) -> bool {
-        true
+    fn rank(&self) -> u8 {
+        1
     }
 
     fn names_files(&self) -> bool {
