@@ -101,7 +101,8 @@ def run(
         if out.finished:
             stage.accept(out.manifest)
             return Ended(out.path, out.manifest, 0, already_done=True)
-        left = [unit for unit in units if unit.name in out.left()]
+        names = out.left()
+        left = [unit for unit in units if unit.name in names]
         done = 0
         with closing(stage.work(left, out)) as work:
             for unit, result in work:

@@ -3,7 +3,7 @@
 //! A [`Unit`] of work is plain data, so that any process can do it. [`Run`] is the ceremony around the units, one step at a time,
 //! for whoever has a loop of its own (stages in Python); [`run`] is the loop of the stages in Rust.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -158,8 +158,10 @@ impl Run {
         is_current: IsCurrent<'_>,
     ) -> Result<Begun> {
         let mut left = Vec::new();
+        let parts: HashMap<&str, &PartRecord> =
+            finished.manifest().parts.iter().map(|part| (part.unit.as_str(), part)).collect();
         for unit in units {
-            let Some(part) = finished.manifest().parts.iter().find(|part| part.unit == unit.name) else { continue };
+            let Some(part) = parts.get(unit.name.as_str()) else { continue };
             if !is_current(unit, part, finished.noted(&unit.name))? {
                 left.push(unit.clone());
             }

@@ -6,16 +6,13 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use crate::error::{Error, IoContext, Result};
-use crate::storage::source::{Sequential, open};
-use crate::storage::text_encoding::utf8_stream;
+use crate::error::{Error, Result};
+use crate::storage::text_stream::{Compression, open_text};
 
 /// A longer value is put aside.
 pub const MAX_VALUE_BYTES: usize = 64 << 20;
 /// Deeper nesting is put aside (`serde_json` refuses the same depth).
 pub const MAX_DEPTH: u32 = 127;
-/// The largest zstd window accepted, as a power of two: 128 MiB, what `zstd --long` writes.
-const MAX_WINDOW_LOG: u32 = 27;
 
 /// One record: its bytes, or why there are none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,18 +65,7 @@ fn goes_over_lines(input: &mut impl BufRead, path: &Path) -> Result<bool> {
 impl JsonValues {
     /// Opens a file; its name says how it is compressed, its first character whether it is a list or lines.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = Sequential::new(open(path)?, 0);
-        let ending = path.extension().map(std::ffi::OsStr::to_ascii_lowercase).unwrap_or_default();
-        let (stream, is_compressed): (Box<dyn Read + Send>, bool) = if ending == "gz" {
-            (Box::new(flate2::read::MultiGzDecoder::new(file)), true)
-        } else if ending == "zst" {
-            let mut decoder = zstd::Decoder::new(file).at("read", path)?;
-            decoder.window_log_max(MAX_WINDOW_LOG).at("read", path)?;
-            (Box::new(decoder), true)
-        } else {
-            (Box::new(file), false)
-        };
-        let stream = utf8_stream(stream, path, is_compressed)?;
+        let stream = open_text(path, Compression::of(path))?;
         let mut input: Box<dyn BufRead + Send> = Box::new(BufReader::with_capacity(1 << 18, stream));
         skip(&mut input, path, b"\xef\xbb\xbf")?;
         let first = skip_space(&mut input, path)?;

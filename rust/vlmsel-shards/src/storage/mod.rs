@@ -6,3 +6,4 @@ pub mod paths;
 pub mod source;
 pub mod stand_in;
 pub mod text_encoding;
+pub mod text_stream;

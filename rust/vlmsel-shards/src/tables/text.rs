@@ -8,7 +8,7 @@ mod json_cells;
 mod lines;
 
 use std::collections::BTreeSet;
-use std::io::{BufReader, Read};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,17 +17,16 @@ use arrow_array::RecordBatch;
 
 use self::cells::{BatchBuilder, cells_of_record};
 use self::json_cells::{add_keys, cells_of_line};
-use self::lines::{Capped, LineEnd, Lines};
+use self::lines::{LineEnd, Lines, MAX_RECORD_BYTES};
 use crate::columns::partitions::Partition;
 use crate::columns::{Column, Role};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::formats::json_fields::MAX_KEYS;
-use crate::storage::source::{Sequential, open};
-use crate::storage::text_encoding::utf8_stream;
+use crate::storage::source::open;
+pub use crate::storage::text_stream::Compression;
+use crate::storage::text_stream::{Capped, open_text};
 use crate::workspace::quarantine::Quarantined;
 
-/// Largest window a zstd stream may ask for, as a power of two (128 MiB).
-const MAX_ZSTD_WINDOW_LOG: u32 = 27;
 /// Rows per batch.
 const BATCH_ROWS: usize = 4096;
 /// JSON lines whose keys make the list of columns.
@@ -42,17 +41,6 @@ pub enum Syntax {
     Tsv,
     /// One JSON object per line.
     JsonLines,
-}
-
-/// How the file is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// It is not.
-    None,
-    /// gzip, any number of members.
-    Gzip,
-    /// zstd, any number of frames.
-    Zstd,
 }
 
 /// An opened text table.
@@ -163,31 +151,14 @@ impl TextTable {
         Err(Error::Usage(format!("{}: column {name:?} stands there twice", self.path.display())))
     }
 
-    fn stream(&self) -> Result<Box<dyn Read + Send>> {
-        let file = Sequential::new(open(&self.path)?, 0);
-        let stream: Box<dyn Read + Send> = match self.compression {
-            Compression::None => Box::new(file),
-            Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(1 << 16, file))),
-            Compression::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::new(file).at("decompress", &self.path)?;
-                decoder.window_log_max(MAX_ZSTD_WINDOW_LOG).at("decompress", &self.path)?;
-                Box::new(decoder)
-            }
-        };
-        let is_compressed = self.compression != Compression::None;
-        Ok(Box::new(utf8_stream(stream, &self.path, is_compressed)?))
-    }
-
     fn lines(&self) -> Result<Lines> {
-        let stream = self.stream()?;
+        let stream = open_text(&self.path, self.compression)?;
         Ok(Lines { reader: BufReader::with_capacity(1 << 16, stream), path: self.path.clone(), number: 0 })
     }
 
     fn csv_reader(&self) -> Result<(csv::Reader<Capped>, Arc<AtomicU64>)> {
-        let stream = self.stream()?;
-        let since_record = Arc::new(AtomicU64::new(0));
+        let (capped, since_record) = Capped::new(open_text(&self.path, self.compression)?, MAX_RECORD_BYTES);
         let delimiter = if self.syntax == Syntax::Tsv { b'\t' } else { b',' };
-        let capped = Capped { inner: stream, since_record: since_record.clone() };
         Ok((
             csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).buffer_capacity(1 << 16).from_reader(capped),
             since_record,

@@ -67,33 +67,32 @@ impl Format for Llava {
     }
 
     fn open(&self, shard: &Shard<'_>) -> Result<Box<dyn SampleReader>> {
-        let values = JsonValues::open(shard.path)?;
-        let total = std::fs::metadata(shard.path).map_or(0, |meta| meta.len());
-        Ok(Box::new(Reader { values, common: Common::of(shard), left: total, ended: false, damage: None }))
+        Ok(Box::new(Reader::new(JsonValues::open(shard.path)?, shard)))
     }
 }
 
 /// What all records of a file share.
-pub(in crate::formats) struct Common {
+struct Common {
     unit: String,
     image_root: PathBuf,
     id_field: Option<String>,
     depth: Depth,
 }
 
-impl Common {
-    pub fn of(shard: &Shard<'_>) -> Arc<Self> {
-        Arc::new(Self {
-            unit: shard.unit.to_owned(),
-            image_root: shard.image_root.to_path_buf(),
-            id_field: shard.options.id_column.clone(),
-            depth: shard.depth,
-        })
+/// Records in JSON, one after the other, with their numbers from 0; as [`JsonValues::read_next`].
+pub(in crate::formats) trait Values {
+    fn read_next(&mut self) -> Result<Option<(u64, Value)>>;
+}
+
+impl Values for JsonValues {
+    fn read_next(&mut self) -> Result<Option<(u64, Value)>> {
+        Self::read_next(self)
     }
 }
 
-struct Reader {
-    values: JsonValues,
+/// Reads samples from records in JSON, wherever these come from.
+pub(in crate::formats) struct Reader<V> {
+    values: V,
     common: Arc<Common>,
     /// Bytes of the file that were not told yet. A compressed file is read faster than its own size tells: the sum never
     /// runs past it.
@@ -102,7 +101,20 @@ struct Reader {
     damage: Option<Damage>,
 }
 
-impl SampleReader for Reader {
+impl<V: Values> Reader<V> {
+    pub fn new(values: V, shard: &Shard<'_>) -> Self {
+        let common = Common {
+            unit: shard.unit.to_owned(),
+            image_root: shard.image_root.to_path_buf(),
+            id_field: shard.options.id_column.clone(),
+            depth: shard.depth,
+        };
+        let left = std::fs::metadata(shard.path).map_or(0, |meta| meta.len());
+        Self { values, common: Arc::new(common), left, ended: false, damage: None }
+    }
+}
+
+impl<V: Values> SampleReader for Reader<V> {
     fn next_batch(&mut self) -> Result<Option<Batch>> {
         if self.ended {
             return Ok(None);
@@ -136,10 +148,10 @@ impl SampleReader for Reader {
 }
 
 /// A record in JSON, not taken apart yet.
-pub(in crate::formats) struct RawRecord {
-    pub row: u64,
-    pub value: Value,
-    pub common: Arc<Common>,
+struct RawRecord {
+    row: u64,
+    value: Value,
+    common: Arc<Common>,
 }
 
 impl RawSample for RawRecord {

@@ -2,13 +2,11 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 
 /// A line or record longer than this is no record (an unclosed quote, a binary file).
-const MAX_RECORD_BYTES: usize = 16 << 20;
+pub const MAX_RECORD_BYTES: usize = 16 << 20;
 
 /// How a line ended.
 pub enum LineEnd {
@@ -68,24 +66,5 @@ impl Lines {
             let all = buffer.len();
             self.reader.consume(all);
         }
-    }
-}
-
-/// Stops a CSV record that never ends: a quote that is not closed would otherwise swallow the file into memory.
-pub struct Capped {
-    pub(super) inner: Box<dyn Read + Send>,
-    pub(super) since_record: Arc<AtomicU64>,
-}
-
-impl Read for Capped {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        if self.since_record.load(Ordering::Relaxed) > MAX_RECORD_BYTES as u64 {
-            return Err(std::io::Error::other(format!(
-                "a record of more than {MAX_RECORD_BYTES} bytes (an unclosed quote?)"
-            )));
-        }
-        let read = self.inner.read(buffer)?;
-        self.since_record.fetch_add(read as u64, Ordering::Relaxed);
-        Ok(read)
     }
 }
