@@ -10,6 +10,7 @@ use vlmsel_pipeline::Error;
 use vlmsel_pipeline::progress::Progress;
 use vlmsel_pipeline::threads::start;
 use vlmsel_shards::error::ErrorClass;
+use vlmsel_shards::out_of_memory::panic_text;
 
 /// How often progress is shown and signals are looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -65,17 +66,9 @@ pub fn enter<T: Send>(
         (Some(Ok(Ok(value))), None) => Ok(value),
         (_, Some(error)) => Err(error),
         (Some(Ok(Err(error))), None) => Err(raise(py, &error)),
-        (Some(Err(panic)), None) => Err(bug(py, &panic_text(panic.as_ref()))),
+        (Some(Err(panic)), None) => Err(bug(py, panic_text(panic.as_ref()).unwrap_or("a panic without a message"))),
         (None, None) => Err(bug(py, "the worker thread vanished")),
     }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    panic
-        .downcast_ref::<String>()
-        .cloned()
-        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-        .unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
 fn bug(py: Python<'_>, message: &str) -> PyErr {

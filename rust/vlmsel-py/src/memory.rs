@@ -4,6 +4,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use vlmsel_shards::out_of_memory::{is_of_zstd, panic_text};
+
 /// The system's allocator, which ends the process with exit code 6 and a message where it has no memory left. Rust would
 /// abort, which looks like a bug; and going on is not possible, because Rust code that asks for memory cannot be told no.
 struct OrExit;
@@ -78,10 +80,7 @@ pub fn prepare() {
     share_the_heap_where_addresses_are_few();
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        // zstd is C and gets its memory elsewhere; its Rust side panics where there is none.
-        let payload = panic.payload();
-        let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
-        if text.is_some_and(|text| text.contains("zstd returned null pointer")) {
+        if panic_text(panic.payload()).is_some_and(is_of_zstd) {
             end(format_args!(" (for zstd)"));
         }
         usual(panic);

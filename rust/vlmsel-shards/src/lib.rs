@@ -11,6 +11,7 @@ pub mod columns;
 pub mod error;
 pub mod formats;
 pub mod images;
+pub mod out_of_memory;
 pub mod parquet;
 pub mod storage;
 pub mod tables;

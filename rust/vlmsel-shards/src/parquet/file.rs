@@ -11,13 +11,14 @@ use ::parquet::file::reader::{ChunkReader, Length};
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
+use crate::out_of_memory::{panic_text, zstd_error};
 use crate::storage::source::{ReadAt, Sequential, into_io};
 
 /// Result of the parquet crate.
 type ParquetResult<T> = std::result::Result<T, ParquetError>;
 
 /// Runs the parquet crate on bytes that may be hostile: its errors and panics name the file. The panic's own message is
-/// held back, because the error says it better.
+/// held back, because the error says it better. Where zstd had no memory, the file is not to blame and nothing is said of it.
 pub(super) fn guarded<T>(path: &Path, work: impl FnOnce() -> ParquetResult<T>) -> Result<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -33,8 +34,13 @@ pub(super) fn guarded<T>(path: &Path, work: impl FnOnce() -> ParquetResult<T>) -
     GUARDED.set(before);
     match outcome {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Error::unreadable(path, format!("damaged Parquet: {error}"))),
-        Err(_) => Err(Error::unreadable(path, "damaged Parquet: its pages make no sense")),
+        Ok(Err(error)) => {
+            let text = error.to_string();
+            Err(zstd_error(&text).unwrap_or_else(|| Error::unreadable(path, format!("damaged Parquet: {text}"))))
+        }
+        Err(panic) => Err(panic_text(panic.as_ref())
+            .and_then(zstd_error)
+            .unwrap_or_else(|| Error::unreadable(path, "damaged Parquet: its pages make no sense"))),
     }
 }
 
@@ -67,5 +73,31 @@ impl ChunkReader for Shared {
         let mut buffer = Vec::new();
         self.0.read_onto(&mut buffer, start, length).map_err(into_io)?;
         Ok(buffer.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorClass;
+
+    fn class_of(work: impl FnOnce() -> ParquetResult<()>) -> ErrorClass {
+        guarded(Path::new("a.parquet"), work).unwrap_err().class()
+    }
+
+    #[test]
+    fn a_file_is_not_damaged_where_zstd_had_no_memory() {
+        let error = |text: &str| Err(ParquetError::General(text.to_owned()));
+        assert_eq!(class_of(|| error("a page ends early")), ErrorClass::Unreadable);
+        assert_eq!(class_of(|| panic!("index {} out of range", 7)), ErrorClass::Unreadable);
+        // The library's words, as its header `zstd_errors.h` numbers them.
+        let words = zstd::zstd_safe::get_error_name(-64_isize as usize);
+        assert_eq!(class_of(|| error(words)), ErrorClass::Resource, "{words}");
+        assert_eq!(class_of(|| panic!("can create zstd decompressor: {words}")), ErrorClass::Resource);
+        let none: Option<()> = None;
+        assert_eq!(
+            class_of(|| Ok(none.expect("zstd returned null pointer when creating new context"))),
+            ErrorClass::Resource
+        );
     }
 }

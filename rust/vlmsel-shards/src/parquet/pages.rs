@@ -10,6 +10,7 @@ use ::parquet::basic::Compression;
 
 use super::page_header::{HeaderError, MAX_HEADER_BYTES, MAX_PAGE_BYTES, PageHeader, PageKind};
 use crate::error::Error;
+use crate::out_of_memory::zstd_error;
 use crate::storage::source::ReadAt;
 
 /// Bytes read for a header: more than it usually has, less than is worth skipping.
@@ -209,7 +210,9 @@ impl<'a> Body<'a> {
                         zstd::bulk::Decompressor::new().map_err(|error| Error::Resource(format!("zstd: {error}")))?,
                     ),
                 };
-                decoder.decompress_to_buffer(self.stored, plain).map_err(|error| wrong(&error))?
+                decoder
+                    .decompress_to_buffer(self.stored, plain)
+                    .map_err(|error| zstd_error(&error.to_string()).map_or_else(|| wrong(&error), PageError::File))?
             }
         };
         if written != size {
