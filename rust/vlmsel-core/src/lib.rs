@@ -2,8 +2,10 @@
 //!
 //! Nothing here opens a file, starts a thread or knows Python: where an order is cut is tested without a file.
 
+pub mod cover;
 pub mod cutoff;
 pub mod decimal;
+pub mod hamming;
 pub mod hash;
 pub mod histogram;
 pub mod mean;
