@@ -136,10 +136,10 @@ pub fn components(order: &[u32], relations: &[Relation]) -> Vec<Option<Covered>>
 
 /// The first relation in which two records are neighbours, and else the first that the covered one has.
 fn nearest(keeper: u32, record: u32, relations: &[Relation]) -> Covered {
-    let mut of_chain = 0;
-    for (at, relation) in relations.iter().enumerate().rev() {
+    let mut of_chain = None;
+    for (at, relation) in relations.iter().enumerate() {
         let Some(class) = relation.class_of(record) else { continue };
-        of_chain = at;
+        of_chain.get_or_insert(at);
         let Some(other) = relation.class_of(keeper) else { continue };
         if class == other {
             return Covered { keeper, relation: at, distance: 0.0 };
@@ -148,7 +148,7 @@ fn nearest(keeper: u32, record: u32, relations: &[Relation]) -> Covered {
             return Covered { keeper, relation: at, distance: *distance };
         }
     }
-    Covered { keeper, relation: of_chain, distance: f32::NAN }
+    Covered { keeper, relation: of_chain.unwrap_or_default(), distance: f32::NAN }
 }
 
 fn find(parent: &mut [u32], node: u32) -> u32 {
