@@ -4,12 +4,14 @@
 //! ends with an error or a summary in which every input row has exactly one class.
 
 mod arena;
+pub mod dedup;
 pub mod doctor;
 pub mod error;
 mod external_sort;
 pub mod finding;
 mod id_set;
 pub mod index;
+mod partitions;
 pub mod pick_rows;
 pub mod progress;
 mod read_shard;

@@ -1,0 +1,150 @@
+//! The first step: who is like whom. An output of its own, which knows nothing of scores, so that other keepers can be chosen without
+//! comparing anything again.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use vlmsel_shards::error::IoContext;
+use vlmsel_shards::workspace::manifest::{InputRecord, Manifest};
+use vlmsel_shards::workspace::output::{Output, OutputSpec, Summary};
+
+use super::classes::Classes;
+use super::exact::{self, Bounds, Equality};
+use super::kinds::Kind;
+use super::relation::{ColumnWriter, classes_file, edges_file};
+use super::rows::IndexRows;
+use crate::error::{Error, Result};
+use crate::stage::{self, Done, Stage, Unit};
+
+/// The command that the output is of.
+pub const COMMAND: &str = "dedup-edges";
+
+/// An edge between two classes.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+pub struct Edge {
+    /// The class with the smaller name.
+    pub a: u32,
+    /// The other.
+    pub b: u32,
+    /// Bits that differ, or one minus the similarity.
+    pub distance: f32,
+}
+
+/// What a kind found.
+#[derive(Debug)]
+pub struct Relation {
+    /// Classes of rows that are the same to it.
+    pub classes: Classes,
+    /// Classes that are near each other, sorted.
+    pub edges: Vec<Edge>,
+    /// What a user should know.
+    pub detail: Value,
+}
+
+/// What all kinds share.
+pub struct Finding<'a> {
+    /// The index.
+    pub index: &'a IndexRows,
+    /// The kinds, in order.
+    pub kinds: &'a [Kind],
+    /// The folder of the images' codes, where a kind needs them.
+    pub codes: Option<PathBuf>,
+    /// How equality is told.
+    pub equality: Equality,
+    /// Bounds; the scratch folder is that of the output.
+    pub bounds: Bounds<'a>,
+}
+
+impl Finding<'_> {
+    /// Makes what is missing of the edges in `folder`.
+    ///
+    /// # Errors
+    /// Those of the kinds, and of [`Output::begin`].
+    pub fn run(
+        &self,
+        folder: &Path,
+        config: Value,
+        inputs: Vec<InputRecord>,
+        overwrite: bool,
+    ) -> Result<(Manifest, bool)> {
+        let spec = OutputSpec {
+            path: folder.to_path_buf(),
+            command: COMMAND.to_owned(),
+            config,
+            inputs,
+            guarded: vec![self.index.folder.clone()],
+            overwrite,
+            extend: false,
+            resume: true,
+        };
+        let unit = |kind: &Kind| Unit {
+            command: COMMAND.to_owned(),
+            name: kind.unit(),
+            inputs: vec!["index".to_owned()],
+            range: None,
+        };
+        let units: Vec<Unit> = self.kinds.iter().map(unit).collect();
+        let ended = stage::run(self, spec, &units, 1)?;
+        Ok((ended.manifest, ended.already_finished))
+    }
+
+    fn relation(&self, kind: Kind, bounds: Bounds<'_>) -> Result<Relation> {
+        match kind {
+            Kind::Exact(field) => {
+                let classes = exact::classes(self.index, field, self.equality, bounds)?;
+                Ok(Relation { classes, edges: Vec::new(), detail: json!({}) })
+            }
+            Kind::NearText(_) | Kind::NearImage(_) | Kind::NearPair(..) => Err(Error::Bug("not yet".to_owned())),
+        }
+    }
+}
+
+impl Stage for Finding<'_> {
+    fn accept(&self, _standing: &Manifest) -> Result<()> {
+        Ok(())
+    }
+
+    fn work(&self, unit: &Unit, output: &Output) -> Result<Done> {
+        let kind = self.kinds.iter().find(|kind| kind.unit() == unit.name);
+        let kind = *kind.ok_or_else(|| Error::Bug(format!("there is no kind {}", unit.name)))?;
+        let scratch = output.scratch()?;
+        std::fs::create_dir_all(&scratch).at("create", &scratch)?;
+        let bounds = Bounds { scratch: &scratch, ..self.bounds };
+        let Relation { classes, edges, detail } = self.relation(kind, bounds)?;
+        let (classes_name, edges_name) = (classes_file(&unit.name), edges_file(&unit.name));
+        let mut writer = ColumnWriter::classes(&output.temporary(&classes_name)?)?;
+        let mut count = 0_u64;
+        classes.in_order(|class, rows| {
+            count += 1;
+            bounds.progress.check()?;
+            rows.iter().try_for_each(|row| writer.push(class, *row))
+        })?;
+        let (rows, classes_hash) = writer.finish()?;
+        let mut writer = ColumnWriter::edges(&output.temporary(&edges_name)?)?;
+        edges.iter().try_for_each(|Edge { a, b, distance }| writer.push_edge(*a, *b, *distance))?;
+        let (edges, edges_hash) = writer.finish()?;
+        let counts = [("classes", count), ("rows", rows), ("edges", edges)];
+        Ok(Done {
+            files: vec![(classes_name, Some(classes_hash)), (edges_name, Some(edges_hash))],
+            rows,
+            counts: counts.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
+            detail,
+            noted: None,
+        })
+    }
+
+    fn conclude(&self, done: u64, output: &Output) -> Result<Summary> {
+        let parts = output.committed();
+        let sum = |name: &str| parts.values().filter_map(|part| part.counts.get(name)).sum::<u64>();
+        let counts: BTreeMap<String, u64> =
+            ["classes", "rows", "edges"].iter().map(|name| ((*name).to_owned(), sum(name))).collect();
+        Ok(Summary {
+            counts,
+            roots: Value::Null,
+            provenance: json!({}),
+            run: json!({ "kinds_compared": done }),
+            losses: None,
+        })
+    }
+}
