@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from vlmsel._core import __version__ as __version__
     from vlmsel._sheet.sheet import Sheet as Sheet
     from vlmsel._sheet.sheet import sheet as sheet
+    from vlmsel.deduplication import Deduplication as Deduplication
+    from vlmsel.deduplication import dedup as dedup
     from vlmsel.doctoring import Diagnosis as Diagnosis
     from vlmsel.doctoring import doctor as doctor
     from vlmsel.indexing import Index as Index
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     soup: Callable[..., Any]
 
 _HOMES = {
+    "Deduplication": "vlmsel.deduplication",
     "Diagnosis": "vlmsel.doctoring",
     "Index": "vlmsel.indexing",
     "Output": "vlmsel.outputs",
@@ -42,6 +45,7 @@ _HOMES = {
     "Sheet": "vlmsel._sheet.sheet",
     "Verification": "vlmsel.outputs",
     "__version__": "vlmsel._core",
+    "dedup": "vlmsel.deduplication",
     "doctor": "vlmsel.doctoring",
     "fingerprint": "vlmsel.outputs",
     "index": "vlmsel.indexing",

@@ -32,6 +32,7 @@ GROUP = "vlmsel.commands"
 
 BUILT_IN = {
     "index": "List the pairs of tar and JSONL shards in index/.",
+    "dedup": "Find copies, and choose which of them to keep.",
     "select": "Choose the best pairs by score: exactly k of them, reproducibly.",
     "shard": "Copy the selected pairs into new tar shards.",
     "sheet": "Draw contact sheets: the best, the cut, the worst.",

@@ -1,13 +1,237 @@
 //! `dedup`: which records are copies of which, and which of them is kept.
+//!
+//! Two steps, two outputs. The *edges* say who is like whom; they know nothing of scores ([`edges`]). *Keepers* are chosen from
+//! them in an order of the user's, and cover their neighbours ([`keepers`]): every record that goes is within the threshold of one
+//! that stays. Rows are known by their place in the index, all through; ids come back with the result.
 
+mod against;
 mod classes;
 mod content;
+mod dropped;
 mod edges;
 mod equal;
 mod exact;
 mod keep_order;
+mod keepers;
 mod kinds;
 mod relation;
+mod result;
 mod row_set;
 mod rows;
 mod scores;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use vlmsel_shards::error::IoContext;
+use vlmsel_shards::storage::paths::{self, beside};
+use vlmsel_shards::workspace::fingerprint::fingerprint;
+use vlmsel_shards::workspace::manifest::{InputRecord, Manifest};
+use vlmsel_shards::workspace::output::{Opening, Output, OutputSpec, Summary};
+
+use self::edges::Finding;
+use self::exact::{Bounds, Equality};
+use self::keep_order::Criterion;
+use self::keepers::Choice;
+use self::kinds::Kind;
+use self::result::{Found, ResultWriter, SUMMARY};
+use self::rows::IndexRows;
+use self::scores::Scores;
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::run_options::RunOptions;
+
+/// What to compare, and which copy to keep.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DedupOptions {
+    /// The index.
+    #[serde(deserialize_with = "paths::json::path")]
+    pub index: PathBuf,
+    /// Scores of the index, for keepers.
+    #[serde(default, deserialize_with = "paths::json::optional_path")]
+    pub scores: Option<PathBuf>,
+    /// The output folder; the edges lie beside it, in `<output>-edges`.
+    #[serde(deserialize_with = "paths::json::path")]
+    pub output: PathBuf,
+    /// Kinds: an option of the command and its value.
+    #[serde(default)]
+    pub kinds: Vec<(String, String)>,
+    /// What makes a copy the best, the first criterion first.
+    #[serde(default)]
+    pub keep: Vec<String>,
+    /// Connected components instead of direct neighbours.
+    #[serde(default)]
+    pub chains: bool,
+    /// A source may lose this share of its records.
+    pub max_removed: f64,
+    /// Where scratch files go; beside the output if not given.
+    #[serde(default, deserialize_with = "paths::json::optional_path")]
+    pub scratch: Option<PathBuf>,
+    /// Options that every command has.
+    #[serde(default)]
+    pub run: RunOptions,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct DedupSummary {
+    /// The output folder.
+    #[serde(serialize_with = "paths::json::as_text")]
+    pub output: PathBuf,
+    /// The folder of the edges.
+    #[serde(serialize_with = "paths::json::as_text")]
+    pub edges: PathBuf,
+    /// What was found.
+    #[serde(flatten)]
+    pub found: Found,
+    /// Classes, rows and edges by kind.
+    pub compared: BTreeMap<String, BTreeMap<String, u64>>,
+    /// The edges were there before.
+    pub edges_reused: bool,
+    /// The output was complete before; nothing was touched.
+    pub already_finished: bool,
+    /// This was a plan; nothing was written.
+    pub dry_run: bool,
+}
+
+const COMMAND: &str = "dedup";
+/// Memory where no limit is given.
+const USUAL_MEMORY: u64 = 2 << 30;
+
+/// Runs the command.
+///
+/// # Errors
+/// Exit 2 for what cannot be compared, 3 where a source would lose more than `max_removed`, 6 where memory or disk do not suffice,
+/// and whatever [`Output::begin`] refuses.
+pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary> {
+    let kinds = options.kinds.iter().map(|(option, value)| Kind::parse(option, value)).collect::<Result<Vec<_>>>()?;
+    let kinds = Kind::in_order(kinds);
+    let criteria = Criterion::parse_all(&options.keep, options.scores.is_some())?;
+    let manifest = read_index_manifest(&options.index)?;
+    options.run.tolerance().accept(&options.index, manifest.losses.as_ref())?;
+    let index = IndexRows::new(&options.index, manifest)?;
+    let inputs = index.inputs()?;
+    let scores = options.scores.as_deref().map(|folder| Scores::open(folder, &index, &inputs)).transpose()?;
+    let edges_folder = beside(&options.output, "", "-edges");
+    let memory = if options.run.memory_limit == 0 { USUAL_MEMORY } else { options.run.memory_limit };
+    let threads = options.run.pool()?.current_num_threads();
+    let scratch = scratch_folder(options)?;
+    let bounds = Bounds { scratch: &scratch, memory, threads, progress };
+    let units: Vec<String> = kinds.iter().map(|kind| kind.unit()).collect();
+    let summary = DedupSummary {
+        output: options.output.clone(),
+        edges: edges_folder.clone(),
+        found: Found { input: u64::from(index.rows), ..Found::default() },
+        dry_run: options.run.dry_run,
+        ..DedupSummary::default()
+    };
+    if options.run.dry_run {
+        return Ok(summary);
+    }
+    let finding = Finding { index: &index, kinds: &kinds, codes: None, equality: Equality::default(), bounds };
+    let edges_config = json!({ "kinds": units });
+    let (edges, edges_reused) = finding.run(&edges_folder, edges_config, inputs.clone(), options.run.overwrite)?;
+    let compared = edges.parts.iter().map(|part| (part.unit.clone(), part.counts.clone())).collect();
+    let summary = DedupSummary { compared, edges_reused, ..summary };
+    let mut all_inputs = inputs;
+    all_inputs.push(of_manifest("edges", &edges_folder, &edges)?);
+    if let Some(folder) = &options.scores {
+        all_inputs.push(fingerprint(folder, "scores")?);
+    }
+    let mut guarded = vec![options.index.clone(), edges_folder.clone()];
+    guarded.extend(options.scores.clone());
+    let spec = OutputSpec {
+        path: options.output.clone(),
+        command: COMMAND.to_owned(),
+        config: json!({ "kinds": units, "keep": keep_order::to_json(&criteria), "chains": options.chains }),
+        inputs: all_inputs,
+        guarded,
+        overwrite: options.run.overwrite,
+        extend: false,
+        resume: false,
+    };
+    let output = match Output::begin(spec)? {
+        Opening::Finished(_) => {
+            let found = read_summary(&options.output)?;
+            refuse_large_losses(&found, options.max_removed)?;
+            return Ok(DedupSummary { found, already_finished: true, ..summary });
+        }
+        Opening::Open(output) => output,
+    };
+    let choice = Choice {
+        index: &index,
+        edges: &edges_folder,
+        kinds: &kinds,
+        criteria: &criteria,
+        scores: scores.as_ref(),
+        chains: options.chains,
+        against: &[],
+    };
+    let dropped = choice.dropped(bounds)?;
+    let found = ResultWriter::new(&index, &kinds, &[], progress).write(dropped, &output)?;
+    refuse_large_losses(&found, options.max_removed)?;
+    progress.check()?;
+    let mut counts: BTreeMap<String, u64> =
+        found.dropped.iter().map(|(kind, count)| (format!("dropped.{kind}"), *count)).collect();
+    counts.insert("input".to_owned(), found.input);
+    counts.insert("kept".to_owned(), found.kept);
+    output.finish(Summary { counts, roots: Value::Null, provenance: json!({}), run: json!({}), losses: None })?;
+    Ok(DedupSummary { found, ..summary })
+}
+
+fn of_manifest(name: &str, folder: &Path, manifest: &Manifest) -> Result<InputRecord> {
+    let fingerprint = manifest.checksum()?;
+    let bytes = std::fs::metadata(folder.join("manifest.json")).at("inspect", folder)?.len();
+    Ok(InputRecord { name: name.to_owned(), bytes, fingerprint })
+}
+
+fn read_index_manifest(folder: &Path) -> Result<Manifest> {
+    match Manifest::read(folder)? {
+        Some(manifest) if manifest.command == "index" => Ok(manifest),
+        Some(manifest) => Err(Error::usage(format!(
+            "{} holds the output of `vlmsel {}`; give the folder that `vlmsel index` wrote with --index",
+            folder.display(),
+            manifest.command
+        ))),
+        None => Err(Error::usage(format!("{} is no index: `vlmsel index` did not write it", folder.display()))),
+    }
+}
+
+fn read_summary(folder: &Path) -> Result<Found> {
+    let path = folder.join(SUMMARY);
+    let bytes = std::fs::read(&path).at("read", &path)?;
+    Ok(serde_json::from_slice(&bytes).map_err(|error| vlmsel_shards::Error::unreadable(&path, error))?)
+}
+
+fn scratch_folder(options: &DedupOptions) -> Result<PathBuf> {
+    let folder = options.scratch.clone().or_else(|| {
+        let parent = paths::place_of_output(&options.output).parent().map(Path::to_path_buf);
+        parent.filter(|parent| parent.is_dir())
+    });
+    let folder = folder.unwrap_or_else(std::env::temp_dir);
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    Err(Error::usage(format!("--scratch {}: it is no folder", folder.display())))
+}
+
+/// A source that loses most of its records was hardly meant to.
+fn refuse_large_losses(found: &Found, max_removed: f64) -> Result<()> {
+    for (source, of_source) in &found.sources {
+        let share = of_source.lost() as f64 / of_source.input.max(1) as f64;
+        if share > max_removed {
+            let kinds: Vec<String> = of_source.dropped.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+            return Err(Error::TooMuchUnreadable(format!(
+                "source {source} would lose {} of its {} records ({}), {share:.4} of them, allowed {max_removed}; look at the edges, then raise --max-removed to {:.4}, or ask for smaller thresholds",
+                of_source.lost(),
+                of_source.input,
+                kinds.join(", "),
+                (share * 1e4).ceil() / 1e4
+            )));
+        }
+    }
+    Ok(())
+}

@@ -7,6 +7,7 @@
 
 mod arrow;
 mod blend;
+mod dedup;
 mod doctor;
 mod gil;
 mod index;
@@ -28,6 +29,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     rows::register(module)?;
     select::register(module)?;
     index::register(module)?;
+    dedup::register(module)?;
     shard::register(module)?;
     doctor::register(module)?;
     blend::register(module)?;

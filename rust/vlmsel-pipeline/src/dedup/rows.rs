@@ -99,6 +99,7 @@ impl IndexRows {
     ///
     /// # Errors
     /// Those of reading, of `each` and of `end`.
+    #[allow(clippy::too_many_arguments, reason = "what, with how much, and what to do with it")]
     pub fn each<S>(
         &self,
         names: &[&str],
@@ -146,7 +147,22 @@ impl IndexRows {
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one caller for each of the two orders")]
+    /// The same of one part.
+    ///
+    /// # Errors
+    /// Those of reading and of `each`.
+    pub fn in_order_of(
+        &self,
+        part: usize,
+        names: &[&str],
+        wanted: Option<&RowSet>,
+        progress: &Progress,
+        each: &mut impl FnMut(&Batch<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.read_piece(part, 0, 1, names, wanted, progress, each)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what both orders have in common")]
     fn read_piece(
         &self,
         part: usize,

@@ -1,0 +1,125 @@
+"""``vlmsel dedup``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vlmsel.cli.help import Command
+from vlmsel.cli.options import Common, common_options
+
+if TYPE_CHECKING:
+    from vlmsel.cli.report import Report
+    from vlmsel.deduplication import Deduplication
+
+_EXACT = ("pair", "text", "image")
+
+
+@click.command("dedup", cls=Command)
+@click.option(
+    "--index",
+    "index_folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of vlmsel index; index/ by default.",
+)
+@click.option(
+    "--scores",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of vlmsel score, to choose keepers by one of its columns.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Folder to write; dedup/ in the workspace by default."
+)
+@click.option(
+    "--exact",
+    type=click.Choice(_EXACT),
+    multiple=True,
+    help="Samples whose images and text, text, or images are equal; pair where no kind is asked for. Repeatable.",
+)
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="RULE",
+    help="Which copy is the best: lowest:COLUMN, highest:COLUMN, source:NAME,NAME, largest or first; repeatable, the first rule first. lowest:ppl with scores, else largest.",
+)
+@click.option(
+    "--chains",
+    is_flag=True,
+    help="Keep one sample of each chain of copies, however far its ends are, not one of each neighbourhood.",
+)
+@click.option(
+    "--max-removed",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    metavar="FRACTION",
+    help="Part of its samples that a source may lose; more is exit code 3.",
+)
+@click.option(
+    "--scratch", type=click.Path(path_type=Path), metavar="DIR", help="Folder for scratch files; beside the output by default."
+)
+@common_options
+def command(
+    common: Common,
+    index_folder: Path | None,
+    scores: Path | None,
+    output: Path | None,
+    exact: tuple[str, ...],
+    keep: tuple[str, ...],
+    chains: bool,
+    max_removed: float,
+    scratch: Path | None,
+) -> None:
+    """Find copies, and choose which of them to keep.
+
+    Who is like whom goes to <output>-edges, which does not depend on scores; another --keep uses it again. Every sample that goes
+    is a direct neighbour of one that stays.
+    """
+    from vlmsel.cli.progress import Progress
+    from vlmsel.cli.report import Report, fields_of
+    from vlmsel.deduplication import dedup
+
+    report = Report("dedup", as_json=common.json, quiet=common.quiet)
+    with Progress("dedup", quiet=common.quiet, unit="rows") as progress:
+        done = dedup(
+            index_folder or common.place("index"),
+            scores=scores,
+            output=output or common.place("dedup"),
+            exact=exact,  # type: ignore[arg-type]
+            keep=keep,
+            chains=chains,
+            max_removed=max_removed,
+            scratch=scratch,
+            progress=progress.update,
+            **common.run_options(),
+        )
+    _say(report, done)
+    fields = fields_of(done)
+    report.result(done.path, {**fields, "edges": str(done.edges)})
+
+
+def _say(report: Report, done: Deduplication) -> None:
+    if done.dry_run:
+        report.say(f"would compare {done.input:,} samples and write {done.path}")
+        return
+    gone = done.input - done.kept
+    size = f"{done.kept:,} of {done.input:,} samples are kept"
+    if done.already_done:
+        report.say(f"{done.path} is up to date: {size}; nothing was touched")
+    else:
+        again = " (edges were there already)" if done.edges_reused else ""
+        report.say(f"{size}{again}; wrote {done.path}")
+    if not gone:
+        return
+    for source, found in done.sources.items():
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in found["dropped"].items())
+        lost = sum(found["dropped"].values())
+        report.say(f"  {source}: {lost:,} of {found['input']:,} go ({lost / max(found['input'], 1):.1%}){': ' if kinds else ''}{kinds}")
+    for group in done.groups[:3]:
+        text = group["keeper"]["text"]
+        shown = f" {text!r}" if text else ""
+        report.say(f"  {group['dropped']:,} go for {group['keeper']['uid']}{shown}")

@@ -1,0 +1,119 @@
+"""``vlmsel.dedup``: which samples are copies of which, and which of them is kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vlmsel import _core
+from vlmsel._requests import call, path_of
+from vlmsel.types import PathLike, ProgressCallback
+
+ExactKind = Literal["pair", "text", "image"]
+
+
+@dataclass(frozen=True)
+class Deduplication:
+    """What dedup found: ``input == kept + sum(dropped.values())``."""
+
+    path: Path
+    edges: Path
+    """The folder of who is like whom, from which other keepers can be chosen without comparing anything again."""
+    input: int
+    """Samples of the index."""
+    kept: int
+    dropped: Mapping[str, int]
+    """Samples that go, by the kind of copy that they are."""
+    sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The same for each source: ``input`` and ``dropped``."""
+    groups: Sequence[Mapping[str, Any]] = ()
+    """The keepers for which most others go, with the beginning of their texts."""
+    compared: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """For each kind that was asked for: classes of equal contents, the samples in them, and edges between classes."""
+    edges_reused: bool = False
+    """Whether the edges were there already."""
+    already_done: bool = False
+    """Whether the result was there, of the same index and options; nothing was touched then."""
+    dry_run: bool = False
+
+
+def dedup(
+    index: PathLike = "index",
+    *,
+    scores: PathLike | None = None,
+    output: PathLike = "dedup",
+    exact: Sequence[ExactKind] = (),
+    keep: Sequence[str] = (),
+    chains: bool = False,
+    max_removed: float = 0.5,
+    scratch: PathLike | None = None,
+    threads: int | None = None,
+    memory_limit: int | None = None,
+    strict: bool = False,
+    max_bad_fraction: float = 0.001,
+    allow_bad_files: int = 0,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Deduplication:
+    """Find copies in an index and say of each sample whether it is kept.
+
+    Args:
+        index: The index.
+        scores: Scores that `vlmsel.score` made of it, if keepers are chosen by one of their columns.
+        output: The folder to write; who is like whom is written beside it, into ``<output>-edges``.
+        exact: Fields that exact copies have in common: ``pair`` (images and text; what is meant where no kind is asked for),
+            ``text`` or ``image``.
+        keep: What makes a copy the best one, the first criterion first: ``lowest:COLUMN``, ``highest:COLUMN``,
+            ``source:NAME,NAME``, ``largest`` (pixels, then text) or ``first``. Empty: ``lowest:ppl`` with scores, else ``largest``.
+        chains: Keep one of each connected component, and not one of each neighbourhood: copies of copies go, too.
+        max_removed: Part of its samples that a source may lose.
+        scratch: Folder for scratch files; None: beside the output.
+        threads: Threads to use; None: one per core.
+        memory_limit: Bytes to stay under; None: 2 GiB.
+        strict: Accept only an index that lost nothing.
+        max_bad_fraction: Part of its records that the index may have lost.
+        allow_bad_files: Files that the index may have gone without.
+        overwrite: Replace what was made of another index or with other options.
+        dry_run: Check everything, write nothing.
+        progress: Called with the rows read so far, and all.
+
+    Returns:
+        The folder and what was found.
+
+    Raises:
+        NotFoundError, UsageError: What cannot be asked.
+        UnreadableError: A source would lose more than `max_removed`, or the index lost more than is tolerated.
+        MismatchError: The output is of another index or other options; scores of another index.
+        LockedError: Another process writes the output.
+        ResourceError: Memory or the disk do not suffice.
+    """
+    request = {
+        "index": os.fspath(index),
+        "scores": path_of(scores),
+        "output": os.fspath(output),
+        "kinds": [("exact", kind) for kind in exact],
+        "keep": list(keep),
+        "chains": chains,
+        "max_removed": max_removed,
+        "scratch": path_of(scratch),
+    }
+    summary = call(
+        _core.dedup,
+        request,
+        {
+            "threads": threads,
+            "memory_limit": memory_limit,
+            "strict": strict,
+            "max_bad_fraction": max_bad_fraction,
+            "allow_bad_files": allow_bad_files,
+            "overwrite": overwrite,
+            "dry_run": dry_run,
+        },
+        progress,
+    )
+    edges = Path(summary.pop("edges"))
+    return Deduplication(path=Path(output), edges=edges, **summary)
