@@ -8,6 +8,7 @@ pub mod hash;
 pub mod histogram;
 pub mod jaccard;
 pub mod mean;
+pub mod minhash;
 pub mod prefix_join;
 pub mod random;
 pub mod range_filter;
