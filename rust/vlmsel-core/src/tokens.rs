@@ -89,23 +89,21 @@ pub fn is_alone(token: u32) -> bool {
     token < PLACES
 }
 
-/// Lists of tokens, each with the number of its set.
+/// Lists of tokens, one behind the other.
 #[derive(Debug, Default, Clone)]
 pub struct TokenLists {
     tokens: Vec<u32>,
     ends: Vec<usize>,
-    names: Vec<u32>,
 }
 
 impl TokenLists {
     /// Bytes of a list beside those of its tokens.
-    pub const LIST_BYTES: u64 = (size_of::<usize>() + size_of::<u32>()) as u64;
+    pub const LIST_BYTES: u64 = size_of::<usize>() as u64;
 
     /// Adds a list, which `fill` appends to what it is given.
-    pub fn push(&mut self, name: u32, fill: impl FnOnce(&mut Vec<u32>)) {
+    pub fn push(&mut self, fill: impl FnOnce(&mut Vec<u32>)) {
         fill(&mut self.tokens);
         self.ends.push(self.tokens.len());
-        self.names.push(name);
     }
 
     /// Takes over the lists of another.
@@ -113,14 +111,12 @@ impl TokenLists {
         let base = self.tokens.len();
         self.tokens.append(&mut other.tokens);
         self.ends.extend(other.ends.drain(..).map(|end| end + base));
-        self.names.append(&mut other.names);
     }
 
     /// Forgets all lists.
     pub fn clear(&mut self) {
         self.tokens.clear();
         self.ends.clear();
-        self.names.clear();
     }
 
     /// How many there are.
@@ -143,12 +139,6 @@ impl TokenLists {
     pub fn get(&self, at: usize) -> &[u32] {
         let start = if at == 0 { 0 } else { self.ends[at - 1] };
         &self.tokens[start..self.ends[at]]
-    }
-
-    /// The name of the list at a place.
-    #[inline]
-    pub fn name(&self, at: usize) -> u32 {
-        self.names[at]
     }
 
     /// Turns places into tokens in all lists, on so many threads.
@@ -233,7 +223,7 @@ mod tests {
         let lists = |frequencies: &mut Frequencies| {
             let mut lists = TokenLists::default();
             for name in 0..50_u32 {
-                lists.push(name, |out| {
+                lists.push(|out| {
                     let places = (0..name % 7).map(|at| (at * name) << 6);
                     out.extend(places.collect::<std::collections::BTreeSet<_>>());
                 });
@@ -246,7 +236,7 @@ mod tests {
         for threads in [2, 3, 60] {
             let mut many = lists(&mut Frequencies::default());
             many.rank(&frequencies, threads);
-            assert!((0..50).all(|at| one.get(at) == many.get(at) && many.name(at) == at as u32));
+            assert!((0..50).all(|at| one.get(at) == many.get(at)));
         }
     }
 

@@ -4,6 +4,7 @@
 //! ends with an error or a summary in which every input row has exactly one class.
 
 mod arena;
+pub mod dedup;
 pub mod doctor;
 pub mod error;
 mod external_sort;

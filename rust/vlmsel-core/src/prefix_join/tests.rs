@@ -26,10 +26,10 @@ impl Sink for Told {
 
 fn lists(sets: &[BTreeSet<u32>]) -> TokenLists {
     let (mut lists, mut frequencies) = (TokenLists::default(), Frequencies::default());
-    for (name, set) in sets.iter().enumerate() {
+    for (at, set) in sets.iter().enumerate() {
         // Every item has a count of its own.
-        lists.push(name as u32, |out| out.extend(set.iter().map(|item| item << 6 | item % 64)));
-        frequencies.count(lists.get(name));
+        lists.push(|out| out.extend(set.iter().map(|item| item << 6 | item % 64)));
+        frequencies.count(lists.get(at));
     }
     lists.rank(&frequencies, 1);
     lists

@@ -1,0 +1,3 @@
+//! Finding what is there twice, or nearly.
+
+pub mod near_text;
