@@ -53,6 +53,11 @@ impl Decimal {
         (product / (10_u128.pow(self.scale) * u128::from(divisor))) as u64
     }
 
+    /// Numerator and denominator, the latter a power of ten up to 10^18.
+    pub fn as_ratio(self) -> (u128, u128) {
+        (self.numerator, 10_u128.pow(self.scale))
+    }
+
     /// Whether this is at most `bound`.
     pub fn at_most(self, bound: u64) -> bool {
         self.numerator <= u128::from(bound) * 10_u128.pow(self.scale)

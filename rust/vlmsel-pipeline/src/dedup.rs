@@ -14,6 +14,7 @@ mod exact;
 mod keep_order;
 mod keepers;
 mod kinds;
+pub mod near_text;
 mod relation;
 mod result;
 mod row_set;

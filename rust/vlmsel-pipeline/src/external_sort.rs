@@ -44,6 +44,15 @@ impl Sorter {
         if self.arena.memory_bytes() > self.budget { self.spill() } else { Ok(()) }
     }
 
+    /// Takes over the records of an arena.
+    ///
+    /// # Errors
+    /// Those of the scratch disk.
+    pub fn append(&mut self, arena: &mut Arena) -> Result<()> {
+        self.arena.append(arena);
+        if self.arena.memory_bytes() > self.budget { self.spill() } else { Ok(()) }
+    }
+
     fn spill(&mut self) -> Result<()> {
         let mut arena = std::mem::take(&mut self.arena);
         arena.sort();
@@ -79,6 +88,18 @@ impl Sorter {
     /// Whether anything went to disk.
     pub fn has_runs(&self) -> bool {
         !self.levels.is_empty()
+    }
+
+    /// The sorted records in one piece, where nothing went to disk.
+    ///
+    /// # Errors
+    /// The sorter as it was, where something did.
+    pub fn into_arena(mut self) -> std::result::Result<Arena, Self> {
+        if self.has_runs() {
+            return Err(self);
+        }
+        self.arena.sort();
+        Ok(self.arena)
     }
 
     /// All records in order.
@@ -265,12 +286,24 @@ mod tests {
         fn any_budget_sorts_alike(records in records(), budget in 1_u64..8000) {
             let folder = tempfile::tempdir().unwrap();
             let mut sorter = Sorter::new(folder.path(), budget);
-            for (record, tag) in &records {
+            let (one_by_one, together) = records.split_at(records.len() / 2);
+            for (record, tag) in one_by_one {
                 sorter.push(&[record], *tag).unwrap();
             }
-            let mut merge = sorter.finish().unwrap();
+            let mut arena = Arena::default();
+            for (record, tag) in together {
+                arena.push(&[record], *tag);
+            }
+            sorter.append(&mut arena).unwrap();
             let mut sorted = records.clone();
             sorted.sort();
+            let mut merge = match sorter.into_arena() {
+                Ok(arena) => {
+                    prop_assert!((0..arena.len()).map(|at| arena.get(at)).eq(sorted.iter().map(|(record, tag)| (record.as_slice(), *tag))));
+                    return Ok(());
+                }
+                Err(sorter) => sorter.finish().unwrap(),
+            };
             for expected in sorted {
                 prop_assert_eq!(merge.next().unwrap(), Some(expected));
             }
