@@ -14,18 +14,22 @@ mod exact;
 mod keep_order;
 mod keepers;
 mod kinds;
+mod merged;
+mod near_pair;
 pub mod near_text;
 mod relation;
 mod result;
 mod row_set;
 mod rows;
 mod scores;
+mod texts;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use vlmsel_core::word_set::{MAX_SHINGLE, SetsOf};
 use vlmsel_shards::error::IoContext;
 use vlmsel_shards::storage::paths::{self, beside};
 use vlmsel_shards::workspace::fingerprint::fingerprint;
@@ -60,6 +64,8 @@ pub struct DedupOptions {
     /// Kinds: an option of the command and its value.
     #[serde(default)]
     pub kinds: Vec<(String, String)>,
+    /// What near texts are sets of: `words` or `chars:N`.
+    pub near_text_sets: String,
     /// What makes a copy the best, the first criterion first.
     #[serde(default)]
     pub keep: Vec<String>,
@@ -110,6 +116,12 @@ const USUAL_MEMORY: u64 = 2 << 30;
 pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary> {
     let kinds = options.kinds.iter().map(|(option, value)| Kind::parse(option, value)).collect::<Result<Vec<_>>>()?;
     let kinds = Kind::in_order(kinds);
+    let sets = SetsOf::parse(&options.near_text_sets).ok_or_else(|| {
+        Error::usage(format!(
+            "--near-text-sets {}: it is words, or chars:N with N from 1 to {MAX_SHINGLE}",
+            options.near_text_sets
+        ))
+    })?;
     let criteria = Criterion::parse_all(&options.keep, options.scores.is_some())?;
     let manifest = read_index_manifest(&options.index)?;
     options.run.tolerance().accept(&options.index, manifest.losses.as_ref())?;
@@ -132,8 +144,8 @@ pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary
     if options.run.dry_run {
         return Ok(summary);
     }
-    let finding = Finding { index: &index, kinds: &kinds, codes: None, equality: Equality::default(), bounds };
-    let edges_config = json!({ "kinds": units });
+    let finding = Finding { index: &index, kinds: &kinds, codes: None, equality: Equality::default(), sets, bounds };
+    let edges_config = json!({ "kinds": units, "near_text_sets": options.near_text_sets });
     let (edges, edges_reused) = finding.run(&edges_folder, edges_config, inputs.clone(), options.run.overwrite)?;
     let compared = edges.parts.iter().map(|part| (part.unit.clone(), part.counts.clone())).collect();
     let summary = DedupSummary { compared, edges_reused, ..summary };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use vlmsel_core::word_set::SetsOf;
 use vlmsel_shards::error::IoContext;
 use vlmsel_shards::workspace::manifest::{InputRecord, Manifest};
 use vlmsel_shards::workspace::output::{Output, OutputSpec, Summary};
@@ -14,6 +15,7 @@ use super::exact::{self, Bounds, Equality};
 use super::kinds::Kind;
 use super::relation::{ColumnWriter, classes_file, edges_file};
 use super::rows::IndexRows;
+use super::texts;
 use crate::error::{Error, Result};
 use crate::stage::{self, Done, Stage, Unit};
 
@@ -29,6 +31,41 @@ pub struct Edge {
     pub b: u32,
     /// Bits that differ, or one minus the similarity.
     pub distance: f32,
+}
+
+/// Edges on their way to be sorted.
+pub struct EdgeList {
+    edges: Vec<Edge>,
+    most: usize,
+}
+
+impl EdgeList {
+    /// No more than fit into so many bytes.
+    pub fn new(bytes: u64) -> Self {
+        Self { edges: Vec::new(), most: bytes as usize / size_of::<Edge>() }
+    }
+
+    /// Adds an edge.
+    ///
+    /// # Errors
+    /// Exit 6 where there are more than fit.
+    pub fn push(&mut self, edge: Edge) -> Result<()> {
+        if self.edges.len() >= self.most {
+            let text = format!(
+                "more than {} pairs are near each other, which is what fits into --memory-limit; raise it, or ask for a nearer threshold",
+                self.most
+            );
+            return Err(vlmsel_shards::Error::Resource(text).into());
+        }
+        self.edges.push(edge);
+        Ok(())
+    }
+
+    /// The edges in order.
+    pub fn sorted(mut self) -> Vec<Edge> {
+        self.edges.sort_unstable_by_key(|edge| (edge.a, edge.b));
+        self.edges
+    }
 }
 
 /// What a kind found.
@@ -52,6 +89,8 @@ pub struct Finding<'a> {
     pub codes: Option<PathBuf>,
     /// How equality is told.
     pub equality: Equality,
+    /// What near texts are sets of.
+    pub sets: SetsOf,
     /// Bounds; the scratch folder is that of the output.
     pub bounds: Bounds<'a>,
 }
@@ -95,7 +134,8 @@ impl Finding<'_> {
                 let classes = exact::classes(self.index, field, self.equality, bounds)?;
                 Ok(Relation { classes, edges: Vec::new(), detail: json!({}) })
             }
-            Kind::NearText(_) | Kind::NearImage(_) | Kind::NearPair(..) => Err(Error::Bug("not yet".to_owned())),
+            Kind::NearText(threshold) => texts::relation(self.index, threshold, self.sets, self.equality, bounds),
+            Kind::NearImage(_) | Kind::NearPair(..) => Err(Error::Bug("not yet".to_owned())),
         }
     }
 }
