@@ -288,8 +288,7 @@ mod tests {
             detail: json!({ "z": [1, 2.5, null], "a": { "y": true, "b": "\n" }, "empty": {} }),
             files: vec![file],
         };
-        let bare =
-            PartRecord { unit: "v".to_owned(), files: Vec::new(), detail: Value::Null, ..part.clone() };
+        let bare = PartRecord { unit: "v".to_owned(), files: Vec::new(), detail: Value::Null, ..part.clone() };
         Manifest {
             schema: SCHEMA,
             command: "index".to_owned(),
