@@ -39,18 +39,6 @@ fn an_empty_shard_has_an_empty_table() {
     assert!(ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(table(0))).is_ok());
 }
 
-#[test]
-fn speed() {
-    for n in [1, 16, 64] {
-        table(n);
-        let t = std::time::Instant::now();
-        for _ in 0..2000 {
-            std::hint::black_box(table(n));
-        }
-        eprintln!("{n}: {:?} {}", t.elapsed() / 2000, table(n).len());
-    }
-}
-
 fn location() -> impl Strategy<Value = ImageLocation> {
     let row = (option::of(".{0,9}"), any::<u64>(), option::of(any::<u32>()), any::<u64>());
     prop_oneof![
