@@ -216,11 +216,12 @@ impl<W: Write + Send> IndexTableWriter<W> {
     /// Ends the file; returns its rows and the writer it went to.
     pub fn finish(mut self) -> Result<(u64, W)> {
         let is_small = self.rows.len() <= SMALL_ROWS && self.bytes <= SMALL_BYTES && self.items <= SMALL_ITEMS;
-        if is_small && !self.rows.is_empty() {
-            if let Target::Waiting(mut out) = self.target {
-                out.write_all(&small_table(&self.rows, &self.source, &self.shard)?).map_err(unwritten)?;
-                return Ok((self.written, out));
-            }
+        if is_small
+            && !self.rows.is_empty()
+            && let Target::Waiting(mut out) = self.target
+        {
+            out.write_all(&small_table(&self.rows, &self.source, &self.shard)?).map_err(unwritten)?;
+            return Ok((self.written, out));
         }
         self.flush(is_small)?;
         match self.target {

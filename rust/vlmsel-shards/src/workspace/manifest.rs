@@ -92,7 +92,7 @@ impl Losses {
     /// `None` where nothing was lost.
     pub fn of(input: u64, quarantined: u64, mut bad_files: Vec<String>, tolerated: Tolerated) -> Option<Self> {
         bad_files.sort();
-        (quarantined > 0 || !bad_files.is_empty()).then_some(Self { input, quarantined, bad_files, tolerated })
+        (quarantined > 0 || !bad_files.is_empty()).then_some(Self { bad_files, input, quarantined, tolerated })
     }
 }
 

@@ -47,9 +47,15 @@ impl HashedFile {
 
 impl Write for HashedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= BUFFER_BYTES {
+        if self.buffer.len() + bytes.len() > BUFFER_BYTES {
             self.write_buffer()?;
+        }
+        if bytes.len() < BUFFER_BYTES {
+            self.buffer.extend_from_slice(bytes);
+        } else {
+            // A column of a large table is not copied.
+            self.file.write_all(bytes)?;
+            self.hasher.update(bytes);
         }
         Ok(bytes.len())
     }
