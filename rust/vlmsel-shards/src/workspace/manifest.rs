@@ -320,7 +320,7 @@ mod tests {
             assert_eq!(manifest.checksum().unwrap(), slow(&manifest).1);
         }
         let identity = Identity { bytes: 1, modified_ns: -2, inode: 3 };
-        let file = |blake3| NotedFile { identity, blake3 };
+        let file = |blake3| NotedFile { blake3, identity };
         let files = BTreeMap::from([("b".to_owned(), file(None)), ("a".to_owned(), file(Some("00".to_owned())))]);
         let noted = Noted { files, named_files: Some("hash".to_owned()) };
         let units = BTreeMap::from([("v".to_owned(), noted), ("u".to_owned(), Noted::default())]);
