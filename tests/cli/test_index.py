@@ -61,6 +61,23 @@ def test_every_row_is_what_tarfile_reads(tmp_path: Path) -> None:
         assert row["source"] == "pool"
 
 
+def test_parts_of_few_rows_and_of_many_are_one_table(tmp_path: Path) -> None:
+    """Few rows are written by another writer: neither types nor values tell."""
+    members = [member for n in range(65) for member in ((f"{n:03}.jpg", picture(n)), (f"{n:03}.txt", f"t{n}".encode()))]
+    write_tar(tmp_path / "pool" / "few.tar", members[: 2 * 64])
+    write_tar(tmp_path / "pool" / "many.tar", members)
+    run_json("index", tmp_path / "pool", "-o", tmp_path / "index")
+    few, many = [pq.ParquetFile(path) for path in sorted((tmp_path / "index").glob("*.parquet"))]
+    codecs = [file.metadata.row_group(0).column(0).compression for file in (few, many)]
+    assert codecs == ["UNCOMPRESSED", "ZSTD"]
+    assert few.schema_arrow.equals(many.schema_arrow, check_metadata=True)
+    assert few.schema.equals(many.schema)
+    tables = [file.read().drop_columns(["uid", "shard"]) for file in (few, many)]
+    assert tables[0].num_rows == 64
+    assert tables[0].to_pylist() == tables[1].slice(0, 64).to_pylist()
+    few.read().validate(full=True)
+
+
 @pytest.mark.parametrize("threads", ["2", "8"])
 def test_threads_do_not_show(tmp_path: Path, threads: str) -> None:
     corpus(tmp_path / "pool", shards=5)

@@ -153,7 +153,7 @@ def test_an_index_made_again_differs_in_its_new_columns_alone(golden: Path) -> N
         assert new == old
         assert ours.drop_columns([*NEW_COLUMNS, "images"]).equals(theirs.drop_columns(["images"]))
     ours, theirs = manifest(index), manifest(golden / "out/index")
-    assert ours["config"].pop("reader_version") == 2
+    assert ours["config"].pop("reader_version") == 3
     assert [ours["config"].pop(name) for name in ("key_until", "caption_column")] == ["first-dot", None]
     classes = {name: ours["counts"].pop(name) for name in list(ours["counts"]) if name.startswith("class.")}
     assert sum(classes.values()) == ours["counts"]["ok"]

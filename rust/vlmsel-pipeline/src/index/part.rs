@@ -1,8 +1,6 @@
 //! Doing one unit: a shard read to its end becomes a table of its samples and a list of what was put aside.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::BufWriter;
 
 use serde_json::{Map, Value, json};
 use vlmsel_core::hash::{Hash128, image_hash, text_hash, uid};
@@ -11,7 +9,7 @@ use vlmsel_shards::formats::reader::{Depth, Note};
 use vlmsel_shards::formats::sample::{ImageRow, Position, Sample, SampleClass};
 use vlmsel_shards::tables::index::{IndexRow, IndexTableWriter};
 use vlmsel_shards::workspace::noted::Noted;
-use vlmsel_shards::workspace::output::Output;
+use vlmsel_shards::workspace::output::{HashedFile, Output};
 use vlmsel_shards::workspace::quarantine::{LISTED, Quarantined, to_json_lines};
 
 use super::sameness::{NamedFiles, check_unchanged};
@@ -31,8 +29,7 @@ pub(super) fn make(stage: &Indexing<'_>, shard: &ShardFile, mut noted: Noted, ou
     let name = part_name(&shard.unit());
     let (table_name, quarantine_name) = (format!("{name}.parquet"), format!("{name}.quarantine.jsonl"));
     let path = output.temporary(&table_name)?;
-    let file = File::create(&path).at("create", &path)?;
-    let table = IndexTableWriter::new(BufWriter::with_capacity(1 << 18, file), &shard.source, &shard.name)?;
+    let table = IndexTableWriter::new(HashedFile::create(&path)?, &shard.source, &shard.name)?;
     let mut part = Part {
         shard,
         tolerance: options.run.tolerance(),
@@ -69,12 +66,12 @@ pub(super) fn make(stage: &Indexing<'_>, shard: &ShardFile, mut noted: Noted, ou
         damage.get_or_insert(changed.to_string());
     }
     let Part { table, quarantined, reasons, bad, rows, classes, notes, lost_with_file, .. } = part;
-    let (written, writer) = table.finish()?;
-    writer.into_inner().map_err(std::io::IntoInnerError::into_error).at("write", &path)?;
+    let (written, file) = table.finish()?;
+    let hash = file.finish()?;
     if written != rows {
         return Err(Error::Bug(format!("{rows} rows of {} became {written}", shard.path.display())));
     }
-    let mut files = vec![(table_name, None)];
+    let mut files = vec![(table_name, Some(hash))];
     if !quarantined.is_empty() {
         let path = output.temporary(&quarantine_name)?;
         std::fs::write(&path, to_json_lines(&quarantined)).at("write", &path)?;
@@ -112,7 +109,7 @@ struct Part<'a> {
     shard: &'a ShardFile,
     tolerance: Tolerance,
     progress: &'a Progress,
-    table: IndexTableWriter<BufWriter<File>>,
+    table: IndexTableWriter<HashedFile>,
     /// How often each key was there, where keys may repeat. By the key's hash, which is smaller; keys that share one would only
     /// get ordinals that nobody needed.
     ordinals: HashMap<Hash128, u64>,

@@ -27,7 +27,7 @@ pub fn check(bytes: &[u8]) {
     match verify(&finished, |_| true) {
         Ok(found) if found.problems.is_empty() => {
             let manifest = read.expect("it was verified").expect("it was verified");
-            assert_eq!(manifest.to_bytes().expect("it was read"), bytes);
+            assert_eq!(manifest.to_bytes().expect("it was read").0, bytes);
         }
         Ok(_) => assert!(matches!(read, Ok(Some(_)))),
         Err(_) => assert!(!matches!(read, Ok(Some(_)))),

@@ -60,6 +60,19 @@ impl ImageLocation {
             Self::Range { .. } => None,
         }
     }
+
+    /// Its first byte in the shard; 0 where it is no range of that.
+    pub fn offset_in_shard(&self) -> u64 {
+        if let Self::Range { offset, .. } = self { *offset } else { 0 }
+    }
+
+    /// Its row in a table, and its place in the row's list.
+    pub fn row_and_item(&self) -> (Option<u64>, Option<u32>) {
+        match self {
+            Self::Row { row, item, .. } => (Some(*row), *item),
+            Self::File { .. } | Self::Range { .. } => (None, None),
+        }
+    }
 }
 
 /// Why a path in a record must not be opened below its root, if so. Links below the root are followed: the folder is the

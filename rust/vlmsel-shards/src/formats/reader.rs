@@ -14,8 +14,9 @@ use crate::error::Result;
 use crate::formats::sample::Taken;
 use crate::workspace::quarantine::Quarantined;
 
-/// Stands in the fingerprint of an index: it rises whenever a reader makes something else of the same bytes.
-pub const READER_VERSION: u32 = 2;
+/// Stands in the fingerprint of an index: it rises whenever a reader makes something else of the same bytes, or the index writes the same
+/// rows as other bytes.
+pub const READER_VERSION: u32 = 3;
 /// Longer images are not held whole, and so not looked at under [`Depth::Bodies`].
 pub const MAX_CHECKED_BYTES: u64 = 64 << 20;
 /// A batch ends behind so many records,

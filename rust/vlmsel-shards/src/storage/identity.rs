@@ -18,10 +18,10 @@ use crate::error::{Error, Result};
 pub struct Identity {
     /// Size.
     pub bytes: u64,
-    /// Time of the last change, in nanoseconds since 1970.
-    pub modified_ns: i64,
     /// The file's number on its disk.
     pub inode: u64,
+    /// Time of the last change, in nanoseconds since 1970.
+    pub modified_ns: i64,
 }
 
 /// Within so long after a change, another one may get the same time stamp.

@@ -14,6 +14,10 @@ const MAX_LINKS: u32 = 40;
 /// name that does not exist, `..` takes the name in front of it away. Nothing is made, and nothing has to exist.
 pub fn real_place(path: &Path) -> PathBuf {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    // What exists as a whole the system resolves at once.
+    if let Ok(real) = std::fs::canonicalize(path) {
+        return real;
+    }
     let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let mut place = PathBuf::new();
     resolve_onto(&mut place, &whole, &mut 0);

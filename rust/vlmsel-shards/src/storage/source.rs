@@ -1,7 +1,7 @@
 //! Reading bytes by range: the one way in which the user's data are read, so that a remote store adds a room and changes none.
 
 use std::fmt;
-use std::fs::{File, FileType, OpenOptions};
+use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,6 +77,11 @@ pub fn into_io(error: Error) -> std::io::Error {
 /// # Errors
 /// [`Error::NotPlain`], [`Error::Io`].
 pub fn open_plain(path: &Path) -> Result<File> {
+    Ok(open_inspected(path)?.0)
+}
+
+/// The same, with what the file system says of it.
+fn open_inspected(path: &Path) -> Result<(File, Metadata)> {
     // Looked at before it is opened, because opening can do something to a device; and once more behind, because the name may
     // lead elsewhere by then. Meanwhile O_NONBLOCK keeps a pipe from blocking.
     let meta = match std::fs::metadata(path) {
@@ -87,8 +92,9 @@ pub fn open_plain(path: &Path) -> Result<File> {
     };
     plain(path, meta.file_type())?;
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).at("open", path)?;
-    plain(path, file.metadata().at("inspect", path)?.file_type())?;
-    Ok(file)
+    let meta = file.metadata().at("inspect", path)?;
+    plain(path, meta.file_type())?;
+    Ok((file, meta))
 }
 
 /// Refuses what is no plain file.
@@ -119,7 +125,8 @@ pub struct LocalFile {
 impl LocalFile {
     /// Opens a plain file, as [`open_plain`] does.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::of(open_plain(path)?, path)
+        let (file, meta) = open_inspected(path)?;
+        Ok(Self { file, path: path.to_path_buf(), identity: Identity::of(&meta) })
     }
 
     /// A file that is open already, which messages call `path`.

@@ -3,8 +3,10 @@
 //! Columns: ARCHITECTURE.md, "Tables". The same rows give the same file: row groups are cut by row count and text size
 //! alone, and the file carries no time and no version but the schema's.
 
+mod small_file;
+
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow_array::builder::{
     BinaryBuilder, FixedSizeBinaryBuilder, StringBuilder, StringDictionaryBuilder, UInt32Builder, UInt64Builder,
@@ -15,14 +17,15 @@ use arrow_array::{
 };
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef};
-use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::{ArrowSchemaConverter, ArrowWriter, add_encoded_arrow_schema_to_metadata};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use parquet::schema::types::ColumnPath;
+use parquet::schema::types::{ColumnPath, SchemaDescriptor};
 use vlmsel_core::hash::Hash128;
 
+use self::small_file::{SmallFile, Template};
 use crate::error::{Error, Result};
-use crate::formats::location::ImageLocation;
 use crate::formats::sample::{ImageRow, MemberRow};
 
 /// A row group ends at this many rows, or
@@ -100,10 +103,39 @@ pub fn schema() -> SchemaRef {
     ]))
 }
 
-fn properties(is_small: bool) -> Result<WriterProperties> {
+/// What the files of all tables of a kind share, made once: for a table of few rows it would be most of the work.
+struct Form {
+    schema: SchemaRef,
+    parquet: SchemaDescriptor,
+    properties: WriterProperties,
+}
+
+impl Form {
+    fn of(is_small: bool) -> Result<&'static Self> {
+        static FORMS: [OnceLock<Form>; 2] = [const { OnceLock::new() }; 2];
+        let made = &FORMS[usize::from(is_small)];
+        if let Some(form) = made.get() {
+            return Ok(form);
+        }
+        let schema = schema();
+        let parquet = ArrowSchemaConverter::new().convert(&schema).map_err(failed)?;
+        let mut properties = if is_small { small_properties() } else { large_properties()? };
+        add_encoded_arrow_schema_to_metadata(&schema, &mut properties);
+        Ok(made.get_or_init(|| Self { schema, parquet, properties }))
+    }
+
+    fn options(&self) -> ArrowWriterOptions {
+        ArrowWriterOptions::new()
+            .with_properties(self.properties.clone())
+            .with_parquet_schema(self.parquet.clone())
+            .with_skip_arrow_metadata(true)
+    }
+}
+
+fn large_properties() -> Result<WriterProperties> {
     let level = ZstdLevel::try_new(1).map_err(|error| Error::Usage(error.to_string()))?;
     let mut builder = WriterProperties::builder()
-        .set_compression(if is_small { Compression::UNCOMPRESSED } else { Compression::ZSTD(level) })
+        .set_compression(Compression::ZSTD(level))
         .set_created_by("vlmsel".to_owned())
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_max_row_group_row_count(Some(GROUP_ROWS));
@@ -121,11 +153,24 @@ fn properties(is_small: bool) -> Result<WriterProperties> {
     Ok(builder.build())
 }
 
-/// A table of no more rows than this, with no more text than [`SMALL_BYTES`], is not compressed: making a compressor for each column
-/// would take most of the time.
+/// Of few rows nothing is compressed, nobody skips any of them by statistics, and dictionaries save nothing.
+fn small_properties() -> WriterProperties {
+    WriterProperties::builder()
+        .set_compression(Compression::UNCOMPRESSED)
+        .set_created_by("vlmsel".to_owned())
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_dictionary_enabled(false)
+        .set_max_row_group_row_count(Some(GROUP_ROWS))
+        .build()
+}
+
+/// A table of no more rows than this, with no more text than [`SMALL_BYTES`], is not compressed, and written by [`small_file`]: what
+/// is made to write large columns would take most of the time.
 const SMALL_ROWS: usize = 64;
 /// Text of a small table.
 const SMALL_BYTES: usize = 64 << 10;
+/// Images and members of a small table.
+const SMALL_ITEMS: usize = 1024;
 
 /// Where the table goes; the writer is made when it is known whether the table is small.
 enum Target<W: Write + Send> {
@@ -141,6 +186,8 @@ pub struct IndexTableWriter<W: Write + Send> {
     shard: String,
     rows: Vec<IndexRow>,
     bytes: usize,
+    /// Images and members.
+    items: usize,
     written: u64,
 }
 
@@ -148,7 +195,7 @@ impl<W: Write + Send> IndexTableWriter<W> {
     /// A table for `shard` of `source`.
     pub fn new(out: W, source: &str, shard: &str) -> Result<Self> {
         let (source, shard) = (source.to_owned(), shard.to_owned());
-        Ok(Self { target: Target::Waiting(out), source, shard, rows: Vec::new(), bytes: 0, written: 0 })
+        Ok(Self { target: Target::Waiting(out), source, shard, rows: Vec::new(), bytes: 0, items: 0, written: 0 })
     }
 
     /// Adds a row.
@@ -157,6 +204,7 @@ impl<W: Write + Send> IndexTableWriter<W> {
         self.bytes += texts.iter().flatten().map(|t| t.len()).sum::<usize>()
             + row.metadata.as_ref().map_or(0, Vec::len)
             + row.key.len();
+        self.items += row.images.len() + row.members.len();
         self.rows.push(row);
         self.written += 1;
         if self.rows.len() >= GROUP_ROWS || self.bytes >= GROUP_BYTES {
@@ -167,7 +215,14 @@ impl<W: Write + Send> IndexTableWriter<W> {
 
     /// Ends the file; returns its rows and the writer it went to.
     pub fn finish(mut self) -> Result<(u64, W)> {
-        let is_small = self.rows.len() <= SMALL_ROWS && self.bytes <= SMALL_BYTES;
+        let is_small = self.rows.len() <= SMALL_ROWS && self.bytes <= SMALL_BYTES && self.items <= SMALL_ITEMS;
+        if is_small
+            && !self.rows.is_empty()
+            && let Target::Waiting(mut out) = self.target
+        {
+            out.write_all(&small_table(&self.rows, &self.source, &self.shard)?).map_err(unwritten)?;
+            return Ok((self.written, out));
+        }
         self.flush(is_small)?;
         match self.target {
             Target::Writing(writer) => Ok((self.written, writer.into_inner().map_err(failed)?)),
@@ -179,7 +234,9 @@ impl<W: Write + Send> IndexTableWriter<W> {
     fn flush(&mut self, is_small: bool) -> Result<()> {
         let mut writer = match std::mem::replace(&mut self.target, Target::Gone) {
             Target::Waiting(out) => {
-                Box::new(ArrowWriter::try_new(out, schema(), Some(properties(is_small)?)).map_err(failed)?)
+                let form = Form::of(is_small)?;
+                let writer = ArrowWriter::try_new_with_options(out, form.schema.clone(), form.options());
+                Box::new(writer.map_err(failed)?)
             }
             Target::Writing(writer) => writer,
             Target::Gone => return Err(Error::Resource("an index part that failed is written on".to_owned())),
@@ -198,11 +255,58 @@ impl<W: Write + Send> IndexTableWriter<W> {
 fn failed(error: parquet::errors::ParquetError) -> Error {
     match error {
         parquet::errors::ParquetError::External(inner) => match inner.downcast::<std::io::Error>() {
-            Ok(source) => Error::Io { action: "write", path: "the index part".into(), source: *source },
+            Ok(source) => unwritten(*source),
             Err(inner) => Error::Resource(format!("cannot write the index: {inner}")),
         },
         error => Error::Resource(format!("cannot write the index: {error}")),
     }
+}
+
+fn unwritten(source: std::io::Error) -> Error {
+    Error::Io { action: "write", path: "the index part".into(), source }
+}
+
+/// The file of a small table, whose rows are `to_batch`'s.
+fn small_table(rows: &[IndexRow], source: &str, shard: &str) -> Result<Vec<u8>> {
+    let mut file = SmallFile::new(template()?, rows.len());
+    let images = || rows.iter().map(|row| row.images.iter());
+    let members = || rows.iter().map(|row| row.members.iter());
+    file.flat(rows.iter().map(|row| Some(row.uid)))?;
+    file.flat(rows.iter().map(|row| Some(row.key.as_str())))?;
+    file.flat(rows.iter().map(|_| Some(source)))?;
+    file.flat(rows.iter().map(|_| Some(shard)))?;
+    file.nested(images().map(|images| images.map(|image| image.location.file())))?;
+    file.nested(images().map(|images| images.map(|image| Some(image.location.offset_in_shard()))))?;
+    file.nested(images().map(|images| images.map(|image| Some(image.location.size()))))?;
+    file.nested(images().map(|images| images.map(|image| Some(image.width))))?;
+    file.nested(images().map(|images| images.map(|image| Some(image.height))))?;
+    file.nested(images().map(|images| images.map(|image| Some(image.hash))))?;
+    file.nested(images().map(|images| images.map(|image| image.location.row_and_item().0)))?;
+    file.nested(images().map(|images| images.map(|image| image.location.row_and_item().1)))?;
+    file.nested(members().map(|members| members.map(|member| Some(member.extension.as_str()))))?;
+    file.nested(members().map(|members| members.map(|member| Some(member.offset))))?;
+    file.nested(members().map(|members| members.map(|member| Some(member.size))))?;
+    file.flat(rows.iter().map(|row| Some(row.images.len() as u32)))?;
+    file.flat(rows.iter().map(|row| row.class))?;
+    file.flat(rows.iter().map(|row| row.text.as_deref()))?;
+    file.flat(rows.iter().map(|row| row.conversations.as_deref()))?;
+    file.flat(rows.iter().map(|row| Some(row.n_turns)))?;
+    file.flat(rows.iter().map(|row| row.text_hash))?;
+    file.flat(rows.iter().map(|row| row.metadata.as_deref()))?;
+    file.finish()
+}
+
+fn template() -> Result<&'static Template> {
+    static TEMPLATE: OnceLock<Template> = OnceLock::new();
+    if let Some(made) = TEMPLATE.get() {
+        return Ok(made);
+    }
+    let form = Form::of(true)?;
+    let writer = ArrowWriter::try_new_with_options(Vec::new(), form.schema.clone(), form.options()).map_err(failed)?;
+    let empty = writer.into_inner().map_err(failed)?;
+    let template = Template::of(&form.parquet, &empty)
+        .ok_or_else(|| Error::Resource("cannot write the index: the footer of small tables is unknown".to_owned()))?;
+    Ok(TEMPLATE.get_or_init(|| template))
 }
 
 fn fixed(values: impl Iterator<Item = Option<Hash128>>, count: usize) -> Result<ArrayRef> {
@@ -240,14 +344,11 @@ fn to_batch(rows: &[IndexRow], source: &str, shard: &str) -> Result<RecordBatch>
     let (mut widths, mut heights) = (UInt32Builder::new(), UInt32Builder::new());
     for image in rows.iter().flat_map(|r| &r.images) {
         files.append_option(image.location.file());
-        offsets.append_value(if let ImageLocation::Range { offset, .. } = image.location { offset } else { 0 });
+        offsets.append_value(image.location.offset_in_shard());
         sizes.append_value(image.location.size());
         widths.append_value(image.width);
         heights.append_value(image.height);
-        let (row, item) = match image.location {
-            ImageLocation::Row { row, item, .. } => (Some(row), item),
-            ImageLocation::File { .. } | ImageLocation::Range { .. } => (None, None),
-        };
+        let (row, item) = image.location.row_and_item();
         table_rows.append_option(row);
         items.append_option(item);
     }
@@ -300,41 +401,4 @@ fn to_batch(rows: &[IndexRow], source: &str, shard: &str) -> Result<RecordBatch>
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use arrow_array::Array;
-    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-
-    fn table(rows: u32) -> Vec<u8> {
-        let mut writer = IndexTableWriter::new(Vec::new(), "s", "a/0.tar").unwrap();
-        for i in 0..rows {
-            let location = ImageLocation::Range { offset: u64::from(i), size: 1 };
-            let image = ImageRow { location, width: 2, height: 3, hash: [4; 16] };
-            let member = MemberRow { extension: "jpg".to_owned(), offset: u64::from(i), size: 1 };
-            let text = (i % 3 > 0).then(|| format!("caption {i}"));
-            let (images, members) = (vec![image; (i % 3) as usize], vec![member; 2]);
-            writer
-                .push(IndexRow { uid: u128::from(i).to_be_bytes(), images, members, text, ..IndexRow::default() })
-                .unwrap();
-        }
-        let (written, bytes) = writer.finish().unwrap();
-        assert_eq!(written, u64::from(rows));
-        bytes
-    }
-
-    #[test]
-    fn rows_come_back_and_bytes_repeat() {
-        let bytes = table(20_000);
-        assert_eq!(bytes, table(20_000));
-        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes)).unwrap();
-        assert_eq!(reader.metadata().num_row_groups(), 2);
-        assert_eq!(reader.schema().fields(), schema().fields());
-        let rows: usize = reader.build().unwrap().map(|batch| batch.unwrap().column(0).len()).sum();
-        assert_eq!(rows, 20_000);
-    }
-
-    #[test]
-    fn an_empty_shard_has_an_empty_table() {
-        assert!(ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(table(0))).is_ok());
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! What a run noted of the files that it read, for the next one.
 //!
 //! Identities differ from machine to machine; they stand in a hidden file beside the output, which names the manifest that they
-//! belong to, and never in a manifest.
+//! belong to, and never in a manifest. There may be many: fields are declared in the order of their keys.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,16 +15,16 @@ use crate::error::{Error, IoContext, Result};
 use crate::storage::identity::Identity;
 use crate::storage::paths::beside;
 use crate::storage::source::open_plain;
-use crate::workspace::manifest::to_json;
+use crate::workspace::manifest::ordered_to_json;
 
 /// One file that a unit of work read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotedFile {
-    /// What the file system said before it was read.
-    pub identity: Identity,
     /// What the manifest of its own folder says of its content, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3: Option<String>,
+    /// What the file system said before it was read.
+    pub identity: Identity,
 }
 
 /// What a unit of work read.
@@ -96,7 +96,7 @@ impl Identities {
             .permissions(fs::Permissions::from_mode(0o666))
             .tempfile_in(folder)
             .at("create a file in", folder)?;
-        file.write_all(&to_json(self)?).at("write", &path)?;
+        file.write_all(&ordered_to_json(self)?).at("write", &path)?;
         file.persist(&path).map_err(|error| error.error).at("rename to", &path)?;
         Ok(())
     }

@@ -16,6 +16,7 @@
 mod batch;
 mod durable;
 mod files;
+mod hashed_file;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +32,7 @@ use crate::storage::paths::beside;
 use crate::workspace::lock::Lock;
 use crate::workspace::manifest::{
     FileRecord, InputRecord, Losses, MANIFEST, Manifest, OLDEST_SCHEMA, PartRecord, RUN, SCHEMA, is_plain_relative,
-    to_json,
+    ordered_to_json, to_json,
 };
 use crate::workspace::noted::{Identities, Noted};
 
@@ -39,6 +40,7 @@ use self::batch::{Batch, Batches, RECORDS, Recorded, read_records};
 use self::durable::sync_files;
 use self::files::{clear, exchange, sync_folder};
 pub use self::files::{create_new, hash_file, write_atomically};
+pub use self::hashed_file::HashedFile;
 use self::state::{
     BEGUN, difference_text, extends, finished_output, guard, is_empty_or_temporary, is_folder, place, read_begun,
     remove_partial,
@@ -65,14 +67,15 @@ pub struct OutputSpec {
     pub resume: bool,
 }
 
+/// In the order of its keys, as a manifest.
 #[derive(Debug, Serialize, Deserialize)]
 struct Begun {
-    /// Before there was a second one it was not written.
-    #[serde(default = "oldest_schema")]
-    schema: u32,
     command: String,
     config: Value,
     inputs: Vec<InputRecord>,
+    /// Before there was a second one it was not written.
+    #[serde(default = "oldest_schema")]
+    schema: u32,
 }
 
 fn oldest_schema() -> u32 {
@@ -326,7 +329,7 @@ impl Output {
             config: self.spec.config.clone(),
             inputs: self.spec.inputs.clone(),
         };
-        write_atomically(&self.partial.join(BEGUN), &to_json(&begun)?)
+        write_atomically(&self.partial.join(BEGUN), &ordered_to_json(&begun)?)
     }
 
     fn wipe(&self) -> Result<()> {
@@ -553,9 +556,11 @@ impl Output {
     /// What the manifest will say of the file at a temporary place.
     fn file_record(&self, name: &str, hash: Option<blake3::Hash>) -> Result<FileRecord> {
         let temporary = self.temporary(name)?;
-        let file = File::open(&temporary).at("open", &temporary)?;
-        let bytes = file.metadata().at("inspect", &temporary)?.len();
-        let hash = hash.map_or_else(|| hash_file(file, &temporary), Ok)?;
+        let bytes = fs::metadata(&temporary).at("inspect", &temporary)?.len();
+        let hash = match hash {
+            Some(hash) => hash,
+            None => hash_file(File::open(&temporary).at("open", &temporary)?, &temporary)?,
+        };
         Ok(FileRecord { file: name.to_owned(), bytes, blake3: hash.to_hex().to_string() })
     }
 
@@ -578,7 +583,7 @@ impl Output {
     pub fn finish(mut self, summary: Summary) -> Result<Manifest> {
         self.check_process()?;
         self.flush()?;
-        let parts: Vec<PartRecord> = self.lock_parts().values().cloned().collect();
+        let parts = std::mem::take(&mut *self.lock_parts()).into_values().collect();
         let manifest = Manifest {
             schema: SCHEMA,
             command: self.spec.command.clone(),
@@ -593,10 +598,12 @@ impl Output {
         };
         self.remove_unrecorded(&manifest)?;
         write_atomically(&self.content.join(RUN), &to_json(&summary.run)?)?;
-        write_atomically(&self.content.join(MANIFEST), &manifest.to_bytes()?)?;
+        let (bytes, checksum) = manifest.to_bytes()?;
+        write_atomically(&self.content.join(MANIFEST), &bytes)?;
+        drop(bytes);
         self.publish()?;
         self.discard = false;
-        self.write_identities(&manifest)?;
+        self.write_identities(|| Ok(checksum))?;
         Ok(manifest)
     }
 
@@ -608,7 +615,7 @@ impl Output {
         let Some(standing) = self.standing.take() else {
             return Err(Error::Usage(format!("{} is compared with nothing", self.spec.path.display())));
         };
-        self.write_identities(&standing)?;
+        self.write_identities(|| standing.checksum())?;
         Ok(*standing)
     }
 
@@ -617,12 +624,12 @@ impl Output {
         self.standing.as_deref()
     }
 
-    fn write_identities(&self, manifest: &Manifest) -> Result<()> {
+    fn write_identities(&self, manifest_checksum: impl FnOnce() -> Result<String>) -> Result<()> {
         let units = std::mem::take(&mut *self.noted.lock().unwrap_or_else(PoisonError::into_inner));
         if units.is_empty() && !Identities::path(&self.spec.path).exists() {
             return Ok(());
         }
-        Identities { manifest: manifest.checksum()?, units }.write(&self.spec.path)
+        Identities { manifest: manifest_checksum()?, units }.write(&self.spec.path)
     }
 
     /// A part that was written but not recorded before a kill must not be in the folder: same work, same bytes.

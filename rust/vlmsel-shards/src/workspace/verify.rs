@@ -38,7 +38,7 @@ pub fn verify(folder: &Path, mut progress: impl FnMut(u64) -> bool) -> Result<Ve
     let place = folder.join(MANIFEST);
     if !fs::symlink_metadata(&place).at("inspect", &place)?.is_file() {
         found.problems.push(format!("{MANIFEST}: not a plain file"));
-    } else if fs::read(&place).at("read", &place)? != manifest.to_bytes()? {
+    } else if fs::read(&place).at("read", &place)? != manifest.to_bytes()?.0 {
         found.problems.push(format!("{MANIFEST}: written otherwise than vlmsel writes it"));
     }
     let mut known = std::collections::HashSet::new();
