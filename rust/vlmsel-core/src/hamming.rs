@@ -327,7 +327,8 @@ mod tests {
             (state ^ state >> 29).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ state >> 32
         };
         let mut codes: Vec<u64> = (0..10_000).map(|_| random()).collect();
-        let planted: Vec<u64> = codes.iter().step_by(10).map(|code| (0..6).fold(*code, |c, _| c ^ 1 << (random() % 64))).collect();
+        let planted: Vec<u64> =
+            codes.iter().step_by(10).map(|code| (0..6).fold(*code, |c, _| c ^ 1 << (random() % 64))).collect();
         codes.extend(planted);
         codes.sort_unstable();
         codes.dedup();

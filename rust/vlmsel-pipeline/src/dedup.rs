@@ -6,6 +6,7 @@
 
 mod against;
 mod classes;
+mod code_pairs;
 mod content;
 mod dropped;
 mod edges;

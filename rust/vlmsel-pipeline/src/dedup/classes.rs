@@ -54,7 +54,10 @@ impl Classes {
     pub fn visit(&self, mut each: impl FnMut(u32, u32) -> Result<()>) -> Result<()> {
         (0..self.partitions.len()).try_for_each(|partition| {
             self.partitions.visit(partition, |block| {
-                block.iter().map(|record| u64::from_be_bytes(*record)).try_for_each(|at| each((at >> 32) as u32, at as u32))
+                block
+                    .iter()
+                    .map(|record| u64::from_be_bytes(*record))
+                    .try_for_each(|at| each((at >> 32) as u32, at as u32))
             })
         })
     }

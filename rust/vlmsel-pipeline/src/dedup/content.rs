@@ -122,11 +122,14 @@ impl<'a> Images<'a> {
     /// Appends hash and size of each of a row's images; `false` where it has none.
     pub fn append(&self, row: usize, out: &mut Vec<u8>) -> bool {
         let images = self.of_row(row);
-        for at in images.clone() {
-            out.extend_from_slice(self.hashes.value(at));
-            out.extend_from_slice(&self.sizes.value(at).to_le_bytes());
-        }
+        images.clone().for_each(|at| self.append_image(at, out));
         !images.is_empty()
+    }
+
+    /// Appends hash and size of an image of the column.
+    pub fn append_image(&self, at: usize, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.hashes.value(at));
+        out.extend_from_slice(&self.sizes.value(at).to_le_bytes());
     }
 }
 

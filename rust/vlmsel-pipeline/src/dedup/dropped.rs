@@ -60,13 +60,8 @@ impl DroppedRows {
     pub fn push(&mut self, dropped: &Dropped) -> Result<()> {
         let Dropped { row, keeper, keeper_uid, distance, kind, item } = dropped;
         let reason = u32::from(*kind) << 24 | item;
-        let parts: [&[u8]; 5] = [
-            &row.to_be_bytes(),
-            &keeper.to_be_bytes(),
-            keeper_uid,
-            &distance.to_be_bytes(),
-            &reason.to_be_bytes(),
-        ];
+        let parts: [&[u8]; 5] =
+            [&row.to_be_bytes(), &keeper.to_be_bytes(), keeper_uid, &distance.to_be_bytes(), &reason.to_be_bytes()];
         self.sorter.push(&parts, 0)
     }
 

@@ -52,11 +52,7 @@ impl Distinct {
 
     fn add(&mut self, key: &Hash128, row: u32) {
         let Self { table, keys, first } = self;
-        let entry = table.entry(
-            low_bits(key),
-            |at| keys[*at as usize] == *key,
-            |at| low_bits(&keys[*at as usize]),
-        );
+        let entry = table.entry(low_bits(key), |at| keys[*at as usize] == *key, |at| low_bits(&keys[*at as usize]));
         match entry {
             hashbrown::hash_table::Entry::Occupied(at) => {
                 let first = &mut first[*at.get() as usize];

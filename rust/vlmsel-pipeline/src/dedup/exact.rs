@@ -91,9 +91,9 @@ fn confirm(index: &IndexRows, field: Field, classes: &Classes, bounds: Bounds<'_
     progress.expect(u64::from(index.rows), 0);
     let flush = |found: &mut Vec<(u32, Vec<u8>, u32)>| {
         let mut sorter = sorter.lock().unwrap_or_else(PoisonError::into_inner);
-        found.drain(..).try_for_each(|(class, content, row)| {
-            sorter.push(&[&class.to_be_bytes(), &content, &row.to_be_bytes()], 0)
-        })
+        found
+            .drain(..)
+            .try_for_each(|(class, content, row)| sorter.push(&[&class.to_be_bytes(), &content, &row.to_be_bytes()], 0))
     };
     index.each(
         field.columns_in_full(),

@@ -226,7 +226,8 @@ impl<'b> Pixels<'b> {
         let images = Images::of(batch)?;
         let side = |name: &str| {
             let list = batch.column_by_name("images").and_then(|column| column.as_list_opt::<i32>());
-            let column = list.and_then(|list| list.values().as_struct_opt()).and_then(|table| table.column_by_name(name));
+            let column =
+                list.and_then(|list| list.values().as_struct_opt()).and_then(|table| table.column_by_name(name));
             let sides = column.and_then(|column| column.as_primitive_opt::<UInt32Type>());
             sides.map(|sides| &sides.values()[..]).ok_or_else(|| Error::Bug(format!("images have no {name}")))
         };

@@ -158,8 +158,7 @@ impl Alike<'_> {
     fn covered(&self, edges: u64, dropped: &mut DroppedRows) -> Result<()> {
         let count = self.rows.count() as usize;
         self.enough_memory(count as u64, edges)?;
-        let relations =
-            self.choice.kinds.iter().map(|kind| self.relation(*kind)).collect::<Result<Vec<Relation>>>()?;
+        let relations = self.choice.kinds.iter().map(|kind| self.relation(*kind)).collect::<Result<Vec<Relation>>>()?;
         let mut merge = self.sorted(|_| None, self.bounds.memory / 4)?.finish()?;
         let (mut order, mut uids, mut row_of) = (Vec::with_capacity(count), vec![[0; 16]; count], vec![0; count]);
         while let Some((record, _)) = merge.next()? {
@@ -234,7 +233,11 @@ impl Alike<'_> {
     }
 }
 
-fn uids_of(batch: &RecordBatch) -> Result<&arrow_array::FixedSizeBinaryArray> {
+/// Column `uid` of a batch.
+///
+/// # Errors
+/// Where it is not as an index has it.
+pub fn uids_of(batch: &RecordBatch) -> Result<&arrow_array::FixedSizeBinaryArray> {
     let uids = batch.column_by_name("uid").and_then(|column| column.as_fixed_size_binary_opt());
     uids.filter(|uids| uids.value_length() == 16 && uids.null_count() == 0)
         .ok_or_else(|| Error::usage("column uid of the index does not hold ids of 16 bytes"))

@@ -29,7 +29,9 @@ fn jaccard(option: &str, text: &str) -> Result<Decimal> {
 fn radius(option: &str, text: &str) -> Result<u32> {
     let value = text.parse().ok().filter(|radius| *radius <= MAX_RADIUS);
     value.ok_or_else(|| {
-        Error::usage(format!("{option} {text}: a radius is a number of differing bits from 0 to {MAX_RADIUS}, such as 6"))
+        Error::usage(format!(
+            "{option} {text}: a radius is a number of differing bits from 0 to {MAX_RADIUS}, such as 6"
+        ))
     })
 }
 
@@ -136,7 +138,8 @@ mod tests {
 
     #[test]
     fn kinds_stand_in_one_order() {
-        let kinds = |list: &[(&str, &str)]| Kind::in_order(list.iter().map(|(o, v)| Kind::parse(o, v).unwrap()).collect());
+        let kinds =
+            |list: &[(&str, &str)]| Kind::in_order(list.iter().map(|(o, v)| Kind::parse(o, v).unwrap()).collect());
         let units = |kinds: Vec<Kind>| kinds.into_iter().map(Kind::unit).collect::<Vec<_>>();
         assert_eq!(units(kinds(&[])), ["exact-pair"]);
         assert_eq!(

@@ -22,9 +22,8 @@ const BATCH_ROWS: usize = 1 << 16;
 const MAX_GROUP_BYTES: u64 = 1 << 30;
 
 fn schema(names: &[&str]) -> SchemaRef {
-    let field = |name: &&str| {
-        Field::new(*name, if *name == "distance" { DataType::Float32 } else { DataType::UInt32 }, false)
-    };
+    let field =
+        |name: &&str| Field::new(*name, if *name == "distance" { DataType::Float32 } else { DataType::UInt32 }, false);
     Arc::new(Schema::new(names.iter().map(field).collect::<Vec<_>>()))
 }
 

@@ -159,7 +159,10 @@ impl<'a> ResultWriter<'a> {
                             if gone.kind != AGAINST {
                                 self.keepers.insert(gone.keeper);
                                 let first = first_of.get_mut(&gone.keeper);
-                                first.filter(|first| first.len() < MEMBERS_SHOWN).into_iter().for_each(|f| f.push(gone));
+                                first
+                                    .filter(|first| first.len() < MEMBERS_SHOWN)
+                                    .into_iter()
+                                    .for_each(|f| f.push(gone));
                             }
                         }
                         None => self.keep.insert(*row),

@@ -63,7 +63,8 @@ impl RowSet {
 
     /// The set as bytes: row `8 * i + j` is bit `j` of byte `i`.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes: Vec<u8> = self.words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
+        let mut bytes: Vec<u8> =
+            self.words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
         bytes.truncate(self.rows.div_ceil(8) as usize);
         bytes
     }

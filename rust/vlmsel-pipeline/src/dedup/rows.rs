@@ -181,7 +181,8 @@ impl IndexRows {
         let path = self.folder.join(file);
         let table = ParquetTable::open(&path, file)?;
         if table.rows() != u64::from(*rows) {
-            let text = format!("it has {} rows, its manifest says {rows}; run `vlmsel verify` on the index", table.rows());
+            let text =
+                format!("it has {} rows, its manifest says {rows}; run `vlmsel verify` on the index", table.rows());
             return Err(vlmsel_shards::Error::unreadable(&path, text).into());
         }
         let groups = table.groups();

@@ -123,7 +123,9 @@ impl Pairs {
             if record == self.before {
                 continue;
             }
-            let number = |at: usize| record.get(at..at + 4).map_or(0, |four| four.iter().fold(0, |n, byte| n << 8 | u32::from(*byte)));
+            let number = |at: usize| {
+                record.get(at..at + 4).map_or(0, |four| four.iter().fold(0, |n, byte| n << 8 | u32::from(*byte)))
+            };
             let (blocks, behind) = if record.len() == 8 { (0, 0) } else { (number(0), 4) };
             let pair = ([(blocks >> 16) as u16, blocks as u16], number(behind), number(behind + 4));
             self.before = record;

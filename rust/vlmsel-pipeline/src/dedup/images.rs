@@ -1,0 +1,284 @@
+//! Near images of an index: pictures whose codes differ in few bits.
+//!
+//! Records with the same codes are one class. A picture of low quality (a blank one) is known by its bytes instead, and is near
+//! nothing. Records of several images are alike where all of them are, in order and in number: candidates agree in the first image.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::json;
+use vlmsel_core::hamming::Pair;
+use vlmsel_core::hash::image_hash;
+use vlmsel_core::image_code::{ImageCodes, LOW_QUALITY, mirrored_dhash};
+use vlmsel_shards::tables::codes::CodesReader;
+
+use super::code_pairs::{BYTES_A_CODE, code_pairs};
+use super::content::Images;
+use super::edges::{Edge, EdgeList, Relation};
+use super::equal::EqualKeys;
+use super::classes::Classes;
+use super::exact::Bounds;
+use super::merged::{Merged, one_of_each};
+use super::row_set::RowSet;
+use super::rows::IndexRows;
+use crate::error::{Error, Result};
+use crate::run_options::RunOptions;
+
+/// Which code says whether two pictures are near.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageHash {
+    /// That of low frequencies.
+    Phash,
+    /// That of differences between neighbours.
+    Dhash,
+    /// Both: within the radius on each.
+    Both,
+}
+
+impl ImageHash {
+    /// Reads the option.
+    ///
+    /// # Errors
+    /// Exit 2, with what is possible.
+    pub fn parse(text: &str) -> Result<Self> {
+        match text {
+            "phash" => Ok(Self::Phash),
+            "dhash" => Ok(Self::Dhash),
+            "both" => Ok(Self::Both),
+            _ => Err(Error::usage(format!("--image-hash {text}: it is phash, dhash or both"))),
+        }
+    }
+}
+
+/// How pictures are compared.
+#[derive(Debug, Clone)]
+pub struct ImageRule {
+    /// The folder of the codes.
+    pub codes: PathBuf,
+    /// Which code.
+    pub hash: ImageHash,
+    /// Mirrored pictures are near, too.
+    pub flips: bool,
+}
+
+/// A row's images, as far as they have codes.
+type Coded = Vec<Option<ImageCodes>>;
+
+impl ImageRule {
+    /// The code by which candidates are found.
+    fn first_code(&self, codes: &ImageCodes) -> u64 {
+        if self.hash == ImageHash::Dhash { codes.dhash } else { codes.phash }
+    }
+
+    fn first_mirrored(&self, codes: &ImageCodes) -> u64 {
+        if self.hash == ImageHash::Dhash { mirrored_dhash(codes.dhash) } else { codes.mirror }
+    }
+
+    /// Puts what two images must share to be of one class into `out`.
+    fn write(&self, codes: &ImageCodes, out: &mut Vec<u8>) {
+        if self.hash != ImageHash::Dhash {
+            out.extend_from_slice(&codes.phash.to_le_bytes());
+            if self.flips {
+                out.extend_from_slice(&codes.mirror.to_le_bytes());
+            }
+        }
+        if self.hash != ImageHash::Phash {
+            out.extend_from_slice(&codes.dhash.to_le_bytes());
+        }
+    }
+
+    /// In how many bits two images differ, the more on several codes.
+    fn distance(&self, a: &ImageCodes, b: &ImageCodes) -> u32 {
+        let of = |phash: u64, dhash: u64| {
+            let (p, d) = ((a.phash ^ phash).count_ones(), (a.dhash ^ dhash).count_ones());
+            match self.hash {
+                ImageHash::Phash => p,
+                ImageHash::Dhash => d,
+                ImageHash::Both => p.max(d),
+            }
+        };
+        let straight = of(b.phash, b.dhash);
+        if self.flips { straight.min(of(b.mirror, mirrored_dhash(b.dhash))) } else { straight }
+    }
+
+    /// The same of all images of two records; `None` where they are not near.
+    fn distance_of_all(&self, a: &[ImageCodes], b: &[ImageCodes], radius: u32) -> Option<u32> {
+        let most = a.iter().zip(b).map(|(a, b)| self.distance(a, b)).max()?;
+        (a.len() == b.len() && most <= radius).then_some(most)
+    }
+
+    /// Calls `each` with the row, the images' codes and the bytes that the record's class is known by, of every record with images;
+    /// from any thread.
+    fn read<S>(
+        &self,
+        index: &IndexRows,
+        bounds: Bounds<'_>,
+        begin: impl Fn() -> S + Sync,
+        each: impl Fn(&mut S, u32, &Coded, &[u8]) -> Result<()> + Sync,
+        end: impl Fn(S) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let Bounds { threads, progress, .. } = bounds;
+        progress.restart();
+        progress.expect(u64::from(index.rows), 0);
+        let parts: Vec<usize> = (0..index.parts.len()).collect();
+        RunOptions::each(threads, &parts, |_, part| {
+            let path = self.codes.join(&index.parts[*part].file);
+            let mut codes = CodesReader::open(&path)?.flat_map(|rows| match rows {
+                Ok(rows) => rows.into_iter().map(Ok).collect::<Vec<_>>(),
+                Err(error) => vec![Err(error)],
+            });
+            let other = || vlmsel_shards::Error::unreadable(&path, "its rows are not those of the index; make it anew");
+            let (mut coded, mut content, mut state): (Coded, Vec<u8>, S) = (Vec::new(), Vec::new(), begin());
+            index.in_order_of(*part, &["uid", "images"], None, progress, &mut |batch| {
+                let images = Images::of(&batch.columns)?;
+                let uids = super::keepers::uids_of(&batch.columns)?;
+                for (at, row) in batch.rows.iter().enumerate() {
+                    coded.clear();
+                    content.clear();
+                    for image in images.of_row(at) {
+                        let found = codes.next().ok_or_else(other)??;
+                        if found.uid[..] != *uids.value(at) {
+                            return Err(other().into());
+                        }
+                        let seen = found.coded.ok().filter(|codes| codes.quality >= LOW_QUALITY);
+                        content.push(u8::from(seen.is_some()));
+                        match &seen {
+                            Some(codes) => self.write(codes, &mut content),
+                            None => images.append_image(image, &mut content),
+                        }
+                        coded.push(seen);
+                    }
+                    if !coded.is_empty() {
+                        each(&mut state, *row, &coded, &content)?;
+                    }
+                }
+                Ok(())
+            })?;
+            if codes.next().is_some() {
+                return Err(other().into());
+            }
+            end(state)
+        })
+    }
+
+    fn classes(&self, index: &IndexRows, bounds: Bounds<'_>) -> Result<Classes> {
+        let Bounds { scratch, memory, threads, progress } = bounds;
+        let keys = EqualKeys::new(scratch, u64::from(index.rows), memory / 2, threads);
+        self.read(
+            index,
+            bounds,
+            || keys.writer(),
+            |writer, row, _, content| writer.push(&image_hash(content), row),
+            |writer| writer.finish(),
+        )?;
+        let classes = Classes::new(scratch, index.rows, memory / 4, threads);
+        keys.finish(threads, progress, || classes.writer(), |writer, class, row| writer.push(class, row), |w| w.finish())?;
+        Ok(classes)
+    }
+}
+
+/// One record of each class whose pictures can be compared.
+struct Distinct {
+    /// The code of the first image, and the row; with a bit above the row for the mirrored picture.
+    codes: Vec<(u64, u64)>,
+    /// All codes of a record, where one code does not tell all.
+    all: HashMap<u32, Vec<ImageCodes>>,
+}
+
+const MIRRORED: u64 = 1 << 32;
+
+fn distinct(index: &IndexRows, rule: &ImageRule, rows: &RowSet, bounds: Bounds<'_>) -> Result<Distinct> {
+    let found = Mutex::new(Distinct { codes: Vec::new(), all: HashMap::new() });
+    let needs_all = rule.hash == ImageHash::Both || rule.flips;
+    rule.read(
+        index,
+        bounds,
+        || (Vec::new(), Vec::new()),
+        |(codes, all), row, coded, _| {
+            let seen: Vec<ImageCodes> = coded.iter().flatten().copied().collect();
+            if !rows.contains(row) || seen.len() < coded.len() {
+                return Ok(());
+            }
+            codes.push((rule.first_code(&seen[0]), u64::from(row)));
+            if rule.flips {
+                codes.push((rule.first_mirrored(&seen[0]), u64::from(row) | MIRRORED));
+            }
+            if needs_all || seen.len() > 1 {
+                all.push((row, seen));
+            }
+            Ok(())
+        },
+        |(codes, all)| {
+            let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+            found.codes.extend(codes);
+            found.all.extend(all);
+            let needed = found.codes.len() as u64 * (16 + BYTES_A_CODE) + found.all.len() as u64 * 80;
+            if needed > bounds.memory {
+                let text = format!(
+                    "comparing the codes of more than {} images takes {needed} bytes and more, --memory-limit allows {}; raise it",
+                    found.codes.len(),
+                    bounds.memory
+                );
+                return Err(vlmsel_shards::Error::Resource(text).into());
+            }
+            Ok(())
+        },
+    )?;
+    let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    found.codes.sort_unstable();
+    Ok(found)
+}
+
+/// Images within `radius` bits.
+///
+/// # Errors
+/// Exit 6 where codes or edges do not fit into the memory limit, and those of reading.
+pub fn relation(index: &IndexRows, radius: u32, rule: &ImageRule, bounds: Bounds<'_>) -> Result<Relation> {
+    let equal = rule.classes(index, bounds)?;
+    let rows = one_of_each(index.rows, &equal)?;
+    let distinct = distinct(index, rule, &rows, bounds)?;
+    drop(rows);
+    let mut codes: Vec<u64> = distinct.codes.iter().map(|(code, _)| *code).collect();
+    codes.dedup();
+    let edges = Mutex::new(EdgeList::new(bounds.memory / 4));
+    let of_code = |code: u64| {
+        let start = distinct.codes.partition_point(|(other, _)| *other < code);
+        distinct.codes[start..].iter().take_while(move |(other, _)| *other == code).map(|(_, row)| *row)
+    };
+    let candidate = |a: u64, b: u64, distance: u32| -> Result<()> {
+        let (first, second) = ((a as u32).min(b as u32), (a as u32).max(b as u32));
+        // A picture is near its own mirror image where it is symmetric; and two mirrored ones are as near as they are.
+        if first == second || a & b & MIRRORED != 0 {
+            return Ok(());
+        }
+        let distance = match (distinct.all.get(&first), distinct.all.get(&second)) {
+            (Some(first), Some(second)) => rule.distance_of_all(first, second, radius),
+            (None, None) => Some(distance),
+            // One image and several.
+            _ => None,
+        };
+        let Some(distance) = distance else { return Ok(()) };
+        let edge = Edge { a: first, b: second, distance: distance as f32 };
+        edges.lock().unwrap_or_else(PoisonError::into_inner).push(edge)
+    };
+    for same in distinct.codes.chunk_by(|a, b| a.0 == b.0) {
+        bounds.progress.check()?;
+        for (at, (_, a)) in same.iter().enumerate() {
+            same[at + 1..].iter().try_for_each(|(_, b)| candidate(*a, *b, 0))?;
+        }
+    }
+    code_pairs(codes, radius, bounds.threads, bounds.progress, |pairs| {
+        for Pair { a, b, distance } in pairs {
+            for row in of_code(*a) {
+                of_code(*b).try_for_each(|other| candidate(row, other, *distance))?;
+            }
+        }
+        Ok(())
+    })?;
+    let mut edges = edges.into_inner().unwrap_or_else(PoisonError::into_inner).sorted();
+    // Mirrored, a pair may be met twice.
+    edges.dedup_by_key(|edge| (edge.a, edge.b));
+    let detail = json!({ "compared": distinct.codes.len() });
+    Ok(Relation { classes: Merged::new(index.rows, bounds).classes(&equal, &edges)?, edges, detail })
+}
