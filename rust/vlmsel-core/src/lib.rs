@@ -1,4 +1,5 @@
-//! Pure types and algorithms of vlmsel: the order of scores and where it is cut, histograms, hashes, near names, means.
+//! Pure types and algorithms of vlmsel: the order of scores and where it is cut, histograms, hashes, codes of pictures, near names,
+//! means.
 //!
 //! Nothing here opens a file, starts a thread or knows Python: where an order is cut is tested without a file.
 
@@ -6,6 +7,7 @@ pub mod cutoff;
 pub mod decimal;
 pub mod hash;
 pub mod histogram;
+pub mod image_code;
 pub mod mean;
 pub mod random;
 pub mod range_filter;
