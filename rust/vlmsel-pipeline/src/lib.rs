@@ -4,6 +4,7 @@
 //! ends with an error or a summary in which every input row has exactly one class.
 
 mod arena;
+pub mod codes;
 pub mod doctor;
 pub mod error;
 mod external_sort;
@@ -16,6 +17,7 @@ mod read_shard;
 pub mod run_options;
 pub mod select;
 pub mod shard;
+mod source_roots;
 pub mod sources;
 pub mod stage;
 pub mod threads;
