@@ -14,6 +14,21 @@ from vlmsel.types import KeyUntil, PathLike, ProgressCallback
 
 
 @dataclass(frozen=True)
+class ImageCodes:
+    """Perceptual codes of the images of an index, in a folder beside it: ``images == ok + sum(reasons.values())``."""
+
+    path: Path
+    images: int
+    ok: int
+    reasons: dict[str, int]
+    """Images without codes, by reason."""
+    parts: int
+    already_done: bool = False
+    """Whether they were there; nothing was touched then."""
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
 class Index:
     """A finished index folder and its counts: ``input == ok + quarantined``."""
 
@@ -40,6 +55,8 @@ class Index:
     already_done: bool = False
     """Whether it was there, of the same shards and options; nothing was touched then."""
     dry_run: bool = False
+    image_codes: ImageCodes | None = None
+    """Codes of the images, where they were asked for."""
 
 
 def index(
@@ -51,6 +68,7 @@ def index(
     id_column: str | None = None,
     caption_column: str | None = None,
     key_until: KeyUntil = "first-dot",
+    image_codes: bool = False,
     threads: int | None = None,
     memory_limit: int | None = None,
     strict: bool = False,
@@ -74,6 +92,8 @@ def index(
             of that form is always kept.
         caption_column: Column of Parquet tables that holds the captions; None: ``caption``, else ``text``.
         key_until: The dot of a tar member's name that its key ends at: WebDataset's ``first-dot``, or ``last-dot``.
+        image_codes: Also decode the images and leave two perceptual codes of each (those of Python's ``imagehash``: ``phash`` and
+            ``dhash``) in ``codes/`` beside the index (``NAME-codes/`` beside an index that is not called ``index``).
         threads: Threads to use; None: one per core.
         memory_limit: Bytes to stay under; None: no limit.
         strict: End at the first bad record or file.
@@ -88,7 +108,8 @@ def index(
 
     Raises:
         NotFoundError, UsageError: What cannot be asked.
-        UnreadableError: More of the records or files cannot be used than is tolerated.
+        UnreadableError: More of the records or files cannot be used than is tolerated; or, with ``image_codes``, more of the
+            images cannot be decoded.
         StrictError: The first of them, under ``strict``.
         MismatchError: A shard of the finished index changed or is gone.
         LockedError: Another process writes the index.
@@ -98,6 +119,7 @@ def index(
         "data": data_of(sources, named_sources, image_root),
         "read": read_of(id_column, caption_column, key_until),
         "output": os.fspath(output),
+        "image_codes": image_codes,
     }
     summary = call(
         _core.index,
@@ -114,7 +136,11 @@ def index(
         progress,
     )
     notes = {kind: Finding(**note) for kind, note in summary.pop("notes").items()}
-    return Index(path=Path(output), notes=notes, skipped=Skipped(**summary.pop("skipped")), **summary)
+    codes = summary.pop("image_codes")
+    if codes is not None:
+        codes = ImageCodes(path=Path(codes.pop("output")), already_done=codes.pop("already_finished"), **codes)
+    skipped = Skipped(**summary.pop("skipped"))
+    return Index(path=Path(output), notes=notes, skipped=skipped, image_codes=codes, **summary)
 
 
 @dataclass(frozen=True)

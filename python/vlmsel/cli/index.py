@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="JSON field or Parquet column with ids of 128 bits: 32 hexadecimal characters, or UUIDs.",
 )
+@click.option(
+    "--image-codes",
+    is_flag=True,
+    help="Also decode the images and leave two perceptual codes of each in codes/ beside the index, for dedup.",
+)
 @common_options
 def command(
     common: Common,
@@ -35,6 +40,7 @@ def command(
     id_column: str | None,
     caption_column: str | None,
     key_until: KeyUntil,
+    image_codes: bool,
 ) -> None:
     """List the samples of tar, JSON(L) and Parquet shards in index/.
 
@@ -57,6 +63,7 @@ def command(
             id_column=id_column,
             caption_column=caption_column,
             key_until=key_until,
+            image_codes=image_codes,
             progress=progress.update,
             **common.run_options(),
         )
@@ -70,6 +77,11 @@ def command(
         )
     if not done.dry_run:
         report.say(_by_class(done.classes))
+    if done.image_codes:
+        made = done.image_codes
+        report.say(f"{made.ok:,} of {made.images:,} images have codes in {made.path}")
+        if made.reasons:
+            report.warn(f"no codes: {', '.join(f'{count:,} {name}' for name, count in sorted(made.reasons.items()))}")
     if done.quarantined:
         kinds = ", ".join(f"{count:,} {reason}" for reason, count in sorted(done.reasons.items()))
         report.warn(f"{done.quarantined:,} of {done.input:,} records put aside: {kinds}")

@@ -1,4 +1,5 @@
-//! Pure types and algorithms of vlmsel: the order of scores and where it is cut, histograms, hashes, near names, means.
+//! Pure types and algorithms of vlmsel: the order of scores and where it is cut, histograms, hashes, codes of pictures, near names,
+//! means.
 //!
 //! Nothing here opens a file, starts a thread or knows Python: where an order is cut is tested without a file.
 
@@ -8,6 +9,7 @@ pub mod decimal;
 pub mod hamming;
 pub mod hash;
 pub mod histogram;
+pub mod image_code;
 pub mod jaccard;
 pub mod mean;
 pub mod minhash;

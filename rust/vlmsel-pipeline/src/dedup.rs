@@ -12,6 +12,7 @@ mod dropped;
 mod edges;
 mod equal;
 mod exact;
+mod images;
 mod keep_order;
 mod keepers;
 mod kinds;
@@ -26,6 +27,7 @@ mod scores;
 mod texts;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -39,12 +41,14 @@ use vlmsel_shards::workspace::output::{Opening, Output, OutputSpec, Summary};
 
 use self::edges::Finding;
 use self::exact::{Bounds, Equality};
+use self::images::{ImageHash, ImageRule};
 use self::keep_order::Criterion;
 use self::keepers::Choice;
 use self::kinds::Kind;
 use self::result::{Found, ResultWriter, SUMMARY};
 use self::rows::IndexRows;
 use self::scores::Scores;
+use crate::codes::{CodesOptions, codes, place_beside};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::run_options::RunOptions;
@@ -65,6 +69,20 @@ pub struct DedupOptions {
     /// Kinds: an option of the command and its value.
     #[serde(default)]
     pub kinds: Vec<(String, String)>,
+    /// Which code of images is compared: `phash`, `dhash` or `both`.
+    pub image_hash: String,
+    /// Mirrored images are near, too.
+    #[serde(default)]
+    pub flips: bool,
+    /// The folder of the images' codes; beside the index if not given. What is missing of it is made.
+    #[serde(default, deserialize_with = "paths::json::optional_path")]
+    pub codes: Option<PathBuf>,
+    /// `NAME=PATH`: where the data of a source lies now, if codes are to be made and it moved since it was indexed.
+    #[serde(default, deserialize_with = "paths::json::words")]
+    pub named_sources: Vec<OsString>,
+    /// Where images of JSON sources lie now.
+    #[serde(default, deserialize_with = "paths::json::optional_path")]
+    pub image_root: Option<PathBuf>,
     /// What near texts are sets of: `words` or `chars:N`.
     pub near_text_sets: String,
     /// What makes a copy the best, the first criterion first.
@@ -142,12 +160,22 @@ pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary
         dry_run: options.run.dry_run,
         ..DedupSummary::default()
     };
+    let hash = ImageHash::parse(&options.image_hash)?;
     if options.run.dry_run {
         return Ok(summary);
     }
-    let finding = Finding { index: &index, kinds: &kinds, codes: None, equality: Equality::default(), sets, bounds };
-    let edges_config = json!({ "kinds": units, "near_text_sets": options.near_text_sets });
-    let (edges, edges_reused) = finding.run(&edges_folder, edges_config, inputs.clone(), options.run.overwrite)?;
+    let mut edges_inputs = inputs.clone();
+    let needs_codes = kinds.iter().any(|kind| kind.needs_codes());
+    let images = if needs_codes {
+        let (rule, input) = images_rule(options, hash, progress)?;
+        edges_inputs.push(input);
+        Some(rule)
+    } else {
+        None
+    };
+    let finding = Finding { index: &index, kinds: &kinds, images, equality: Equality::default(), sets, bounds };
+    let (edges, edges_reused) =
+        finding.run(&edges_folder, edges_config(options, &units), edges_inputs, options.run.overwrite)?;
     let compared = edges.parts.iter().map(|part| (part.unit.clone(), part.counts.clone())).collect();
     let summary = DedupSummary { compared, edges_reused, ..summary };
     let mut all_inputs = inputs;
@@ -194,6 +222,37 @@ pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary
     counts.insert("kept".to_owned(), found.kept);
     output.finish(Summary { counts, roots: Value::Null, provenance: json!({}), run: json!({}), losses: None })?;
     Ok(DedupSummary { found, ..summary })
+}
+
+/// What decides the edges, as far as the kinds look at it.
+fn edges_config(options: &DedupOptions, units: &[String]) -> Value {
+    let is_near = |what: &str| units.iter().any(|unit| unit.starts_with("near-pair") || unit.starts_with(what));
+    let mut config = json!({ "kinds": units });
+    if is_near("near-text") {
+        config["near_text_sets"] = json!(options.near_text_sets);
+    }
+    if is_near("near-image") {
+        config["image_hash"] = json!(options.image_hash);
+        config["flips"] = json!(options.flips);
+    }
+    config
+}
+
+/// Makes what is missing of the images' codes; how they are compared, and their folder as an input.
+fn images_rule(options: &DedupOptions, hash: ImageHash, progress: &Progress) -> Result<(ImageRule, InputRecord)> {
+    let folder = options.codes.clone().unwrap_or_else(|| place_beside(&options.index));
+    let making = CodesOptions {
+        index: options.index.clone(),
+        output: folder.clone(),
+        named_sources: options.named_sources.clone(),
+        image_root: options.image_root.clone(),
+        run: RunOptions { overwrite: false, ..options.run.clone() },
+    };
+    codes(&making, progress)?;
+    let manifest = Manifest::read(&folder)?;
+    let manifest = manifest.ok_or_else(|| Error::Bug(format!("{} was not made", folder.display())))?;
+    let input = of_manifest("codes", &folder, &manifest)?;
+    Ok((ImageRule { codes: folder, hash, flips: options.flips }, input))
 }
 
 fn of_manifest(name: &str, folder: &Path, manifest: &Manifest) -> Result<InputRecord> {

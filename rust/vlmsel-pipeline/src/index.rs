@@ -18,6 +18,9 @@ use vlmsel_shards::workspace::manifest::{InputRecord, Losses, Manifest, PartReco
 use vlmsel_shards::workspace::noted::Noted;
 use vlmsel_shards::workspace::output::{Output, OutputSpec, Summary};
 
+use crate::codes::beside::Ahead;
+use crate::codes::coder::Coder;
+use crate::codes::{CodesOptions, CodesSummary, codes, place_beside};
 use crate::error::{Error, Result};
 use crate::finding::Finding;
 use crate::progress::Progress;
@@ -37,6 +40,9 @@ pub struct IndexOptions {
     /// The output folder.
     #[serde(deserialize_with = "paths::json::path")]
     pub output: PathBuf,
+    /// Also make codes of the images, beside the index ([`place_beside`](crate::codes::place_beside)).
+    #[serde(default)]
+    pub image_codes: bool,
     /// Options that every command has.
     #[serde(default)]
     pub run: RunOptions,
@@ -75,6 +81,8 @@ pub struct IndexSummary {
     pub bytes: u64,
     /// Files that could not be read to their end, and why.
     pub damaged: Vec<String>,
+    /// What came of the codes of images, where they were asked for.
+    pub image_codes: Option<CodesSummary>,
     /// The output was complete before; nothing was touched.
     pub already_finished: bool,
     /// This was a plan; nothing was written.
@@ -113,6 +121,10 @@ pub fn index(options: &IndexOptions, progress: &Progress) -> Result<IndexSummary
         extend: true,
         resume: true,
     };
+    let ahead = options.image_codes.then(|| {
+        let (config, overwrite) = (&spec.config, options.run.overwrite);
+        Ahead::begin(&options.output, config, &spec.inputs, sources.guarded.clone(), overwrite)
+    });
     let shards = sources.shards.iter().map(|shard| (shard.unit(), shard)).collect();
     let indexing = Indexing {
         sources: &sources,
@@ -122,14 +134,35 @@ pub fn index(options: &IndexOptions, progress: &Progress) -> Result<IndexSummary
         noted,
         progress,
         pool: &pool,
+        ahead: ahead.transpose()?,
+        coder: Coder::new(options.run.memory_limit),
     };
-    let ended = stage::run(&indexing, spec, &units(&sources), pool.current_num_threads())?;
+    let ended = stage::run(&indexing, spec, &units(&sources), pool.current_num_threads());
+    // Codes that were made are kept, also where the run ends here.
+    let kept = indexing.ahead.map_or(Ok(()), Ahead::end);
+    let ended = ended?;
+    kept?;
     let mut summary = summarise(options, &ended.manifest.parts);
     (summary.shards_read, summary.already_finished) = (ended.done, ended.already_finished);
     summary.skipped.clone_from(&sources.skipped);
     summary.bytes =
         if ended.already_finished { ended.manifest.inputs.iter().map(|input| input.bytes).sum() } else { bytes };
+    if options.image_codes {
+        // Those of parts that were there before, and the output as a whole.
+        summary.image_codes = Some(codes(&of_images(options), progress)?);
+    }
     Ok(summary)
+}
+
+/// How codes of the images are made.
+fn of_images(options: &IndexOptions) -> CodesOptions {
+    CodesOptions {
+        index: options.output.clone(),
+        output: place_beside(&options.output),
+        named_sources: Vec::new(),
+        image_root: None,
+        run: options.run.clone(),
+    }
 }
 
 /// What decides the content, beside the inputs.
@@ -163,6 +196,9 @@ struct Indexing<'a> {
     noted: HashMap<String, Noted>,
     progress: &'a Progress,
     pool: &'a ThreadPool,
+    /// Codes of the images, where they are asked for.
+    ahead: Option<Ahead>,
+    coder: Coder,
 }
 
 impl Indexing<'_> {

@@ -4,6 +4,7 @@
 //! ends with an error or a summary in which every input row has exactly one class.
 
 mod arena;
+pub mod codes;
 pub mod dedup;
 pub mod doctor;
 pub mod error;
@@ -18,6 +19,7 @@ mod read_shard;
 pub mod run_options;
 pub mod select;
 pub mod shard;
+mod source_roots;
 pub mod sources;
 pub mod stage;
 pub mod threads;

@@ -7,6 +7,7 @@ use vlmsel_shards::formats::sample::Taken;
 use vlmsel_shards::storage::stand_in::refuse_stand_in_at;
 use vlmsel_shards::workspace::quarantine::Quarantined;
 
+use crate::codes::coder::Coder;
 use crate::error::Result;
 use crate::sources::ShardFile;
 
@@ -21,16 +22,18 @@ pub enum Found {
     Passed(u64, u64),
 }
 
-/// Reads a shard to its end and gives what it finds to `take`. What is wrong with the file as a whole is in what it returns.
+/// Reads a shard to its end and gives what it finds to `take`. A `coder` makes codes of images whose bytes are handed over
+/// ([`Depth::Contents`]). What is wrong with the file as a whole is in what it returns.
 ///
 /// # Errors
 /// Those of the system, and those of `take`.
-pub fn read_shard(
+pub(crate) fn read_shard(
     file: &ShardFile,
     image_root: &std::path::Path,
     options: &ReadOptions,
     depth: Depth,
     pool: &ThreadPool,
+    coder: Option<&Coder>,
     take: &mut dyn FnMut(Found) -> Result<()>,
 ) -> Result<Closing> {
     let only = |damage| Ok(Closing { damage: vec![damage], ..Closing::default() });
@@ -49,21 +52,27 @@ pub fn read_shard(
     while let Some(Batch { records, bytes, is_costly }) = reader.next_batch()? {
         let count = records.len() as u64;
         if is_costly {
-            let found: Vec<Found> =
-                pool.install(|| records.into_par_iter().map(take_apart).collect::<vlmsel_shards::Result<_>>())?;
+            let found: Vec<Found> = pool
+                .install(|| records.into_par_iter().map(|record| take_apart(record, coder)).collect::<Result<_>>())?;
             take(Found::Passed(bytes, count))?;
             found.into_iter().try_for_each(&mut *take)?;
         } else {
             take(Found::Passed(bytes, count))?;
-            records.into_iter().try_for_each(|record| take(take_apart(record)?))?;
+            records.into_iter().try_for_each(|record| take(take_apart(record, coder)?))?;
         }
     }
     Ok(reader.close())
 }
 
-fn take_apart(record: Record) -> vlmsel_shards::Result<Found> {
+fn take_apart(record: Record, coder: Option<&Coder>) -> Result<Found> {
     Ok(match record {
-        Record::Raw(raw) => Found::Record(raw.take_apart()?),
+        Record::Raw(raw) => {
+            let mut taken = raw.take_apart()?;
+            if let (Some(coder), Ok(sample)) = (coder, &mut taken) {
+                coder.code_sample(sample)?;
+            }
+            Found::Record(taken)
+        }
         Record::Stray(stray) => Found::Stray(stray),
     })
 }

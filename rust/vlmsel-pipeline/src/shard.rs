@@ -25,7 +25,6 @@ use vlmsel_shards::storage::disk::free_bytes;
 use vlmsel_shards::storage::paths;
 use vlmsel_shards::tables::npy::write_uids;
 use vlmsel_shards::workspace::fingerprint::fingerprint;
-use vlmsel_shards::workspace::inputs::Check;
 use vlmsel_shards::workspace::manifest::{Losses, Manifest, to_json};
 use vlmsel_shards::workspace::output::{Output, OutputSpec, Summary};
 use vlmsel_shards::workspace::quarantine::{Quarantined, to_json_lines};
@@ -33,10 +32,11 @@ use vlmsel_shards::workspace::quarantine::{Quarantined, to_json_lines};
 use self::locate::{Locations, locate};
 use self::placement::Placement;
 use self::selection::{Selected, read_selection};
-use self::source_files::{Roots, SourceFiles};
+use self::source_files::SourceFiles;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::run_options::RunOptions;
+use crate::source_roots::{Roots, read_index_manifest};
 use crate::stage::{self, Done, Stage, Unit};
 
 /// What to write, and how.
@@ -278,20 +278,6 @@ fn shard_of(unit: &Unit, order: &Placement) -> Result<u64> {
 
 fn unit_name(shard: u64) -> String {
     format!("{shard:08}")
-}
-
-fn read_index_manifest(folder: &Path, check: Check<'_>) -> Result<Manifest> {
-    let accept = |path: &Path| path.extension().is_some_and(|e| e == "parquet");
-    vlmsel_shards::workspace::inputs::expand(&[folder.into()], "index part", &accept, check)?;
-    match Manifest::read(folder)? {
-        Some(manifest) if manifest.command == "index" => Ok(manifest),
-        Some(manifest) => Err(Error::usage(format!(
-            "{} holds the output of `vlmsel {}`; give the folder that `vlmsel index` wrote with --index",
-            folder.display(),
-            manifest.command
-        ))),
-        None => Err(Error::usage(format!("{} is no index: `vlmsel index` did not write it", folder.display()))),
-    }
 }
 
 fn enough_disk(path: &Path, needed: u64) -> Result<()> {

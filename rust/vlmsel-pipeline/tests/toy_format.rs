@@ -13,7 +13,7 @@ use vlmsel_pipeline::sources::{Formats, SourceOptions};
 use vlmsel_shards::formats::FORMATS;
 use vlmsel_shards::formats::location::ImageLocation;
 use vlmsel_shards::formats::reader::{Batch, Closing, Format, RawSample, ReadOptions, Record, SampleReader, Shard};
-use vlmsel_shards::formats::sample::{ImageRow, Position, Sample, SampleImage, Taken};
+use vlmsel_shards::formats::sample::{ImageRow, Kept, Position, Sample, SampleImage, Taken};
 use vlmsel_shards::images::header::read_header;
 use vlmsel_shards::parquet::table::ParquetTable;
 use vlmsel_shards::workspace::quarantine::{Bad, Quarantined};
@@ -80,7 +80,7 @@ impl RawSample for Line {
             Err(_) => Err(Bad::new("missing_image", file)),
         };
         let hash = found.as_ref().ok().map(|row| row.hash);
-        sample.images.push(SampleImage { name: file.to_owned(), hash, found });
+        sample.images.push(SampleImage { name: file.to_owned(), hash, found, kept: Kept::Nothing });
         sample.key = Some(key.to_owned());
         sample.said.text = Some(caption.to_owned());
         Ok(Ok(sample))
@@ -110,7 +110,7 @@ fn index_reads_it() {
     let output = folder.path().join("index");
     let run = RunOptions { max_bad_fraction: 1.0, ..RunOptions::default() };
     let summary =
-        index(&IndexOptions { data, read: ReadOptions::default(), output: output.clone(), run }, &Progress::default())
+        index(&IndexOptions { data, read: ReadOptions::default(), output: output.clone(), image_codes: false, run }, &Progress::default())
             .unwrap();
     assert_eq!((summary.input, summary.ok, summary.shards), (3, 1, 1));
     let reasons: Vec<_> = summary.reasons.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();

@@ -2,7 +2,7 @@
 //! comparing anything again.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 use vlmsel_core::word_set::SetsOf;
@@ -12,7 +12,9 @@ use vlmsel_shards::workspace::output::{Output, OutputSpec, Summary};
 
 use super::classes::Classes;
 use super::exact::{self, Bounds, Equality};
+use super::images::{self, ImageRule};
 use super::kinds::Kind;
+use super::near_pair;
 use super::relation::{ColumnWriter, classes_file, edges_file};
 use super::rows::IndexRows;
 use super::texts;
@@ -85,8 +87,8 @@ pub struct Finding<'a> {
     pub index: &'a IndexRows,
     /// The kinds, in order.
     pub kinds: &'a [Kind],
-    /// The folder of the images' codes, where a kind needs them.
-    pub codes: Option<PathBuf>,
+    /// How images are compared, where a kind compares them.
+    pub images: Option<ImageRule>,
     /// How equality is told.
     pub equality: Equality,
     /// What near texts are sets of.
@@ -135,7 +137,17 @@ impl Finding<'_> {
                 Ok(Relation { classes, edges: Vec::new(), detail: json!({}) })
             }
             Kind::NearText(threshold) => texts::relation(self.index, threshold, self.sets, self.equality, bounds),
-            Kind::NearImage(_) | Kind::NearPair(..) => Err(Error::Bug("not yet".to_owned())),
+            Kind::NearImage(radius) => {
+                let rule = self.images.as_ref().ok_or_else(|| Error::Bug("images without codes".to_owned()))?;
+                images::relation(self.index, radius, rule, bounds)
+            }
+            Kind::NearPair(threshold, radius) => {
+                // Each of the two is held while the other is made.
+                let half = Bounds { memory: bounds.memory / 2, ..bounds };
+                let texts = self.relation(Kind::NearText(threshold), half)?;
+                let images = self.relation(Kind::NearImage(radius), half)?;
+                near_pair::relation(self.index.rows, &texts, &images, half)
+            }
         }
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn look_at(
         keys: HashSet::new(),
         found: Vec::new(),
     };
-    let closing = read_shard(shard, image_root, options, Depth::Bodies, context.pool, &mut |found| {
+    let closing = read_shard(shard, image_root, options, Depth::Bodies, context.pool, None, &mut |found| {
         if let Found::Passed(bytes, records) = found {
             Pairs::remember(context.pairs, &mut look.found);
             return Ok(context.progress.add(records, bytes)?);

@@ -1,12 +1,14 @@
 //! Doing one unit: a shard read to its end becomes a table of its samples and a list of what was put aside.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 use vlmsel_core::hash::{Hash128, image_hash, text_hash, uid};
 use vlmsel_shards::error::IoContext;
 use vlmsel_shards::formats::reader::{Depth, Note};
-use vlmsel_shards::formats::sample::{ImageRow, Position, Sample, SampleClass};
+use vlmsel_shards::formats::sample::{ImageRow, Kept, Position, Sample, SampleClass, SampleImage};
+use vlmsel_shards::tables::codes::CodeRow;
 use vlmsel_shards::tables::index::{IndexRow, IndexTableWriter};
 use vlmsel_shards::workspace::noted::Noted;
 use vlmsel_shards::workspace::output::{HashedFile, Output};
@@ -14,6 +16,7 @@ use vlmsel_shards::workspace::quarantine::{LISTED, Quarantined, to_json_lines};
 
 use super::sameness::{NamedFiles, check_unchanged};
 use super::{Indexing, root_text};
+use crate::codes::beside::PartFile;
 use crate::error::{Error, Result};
 use crate::finding::Finding;
 use crate::progress::Progress;
@@ -26,6 +29,7 @@ use crate::tolerance::Tolerance;
 pub(super) fn make(stage: &Indexing<'_>, shard: &ShardFile, mut noted: Noted, output: &Output) -> Result<Done> {
     let &Indexing { options, image_root, progress, pool, .. } = stage;
     progress.check()?;
+    let begun = Instant::now();
     let name = part_name(&shard.unit());
     let (table_name, quarantine_name) = (format!("{name}.parquet"), format!("{name}.quarantine.jsonl"));
     let path = output.temporary(&table_name)?;
@@ -35,6 +39,10 @@ pub(super) fn make(stage: &Indexing<'_>, shard: &ShardFile, mut noted: Noted, ou
         tolerance: options.run.tolerance(),
         progress,
         table,
+        codes: match &stage.ahead {
+            Some(ahead) => ahead.part(&shard.unit(), &table_name)?,
+            None => None,
+        },
         ordinals: HashMap::new(),
         named: NamedFiles::new(),
         quarantined: Vec::new(),
@@ -47,7 +55,11 @@ pub(super) fn make(stage: &Indexing<'_>, shard: &ShardFile, mut noted: Noted, ou
         text_only: Finding::default(),
     };
     let root = stage.image_root_of(shard);
-    let closing = read_shard(shard, &root, &options.read, Depth::Headers, pool, &mut |found| part.take(found))?;
+    let (depth, coder) = match part.codes {
+        Some(_) => (Depth::Contents, Some(&stage.coder)),
+        None => (Depth::Headers, None),
+    };
+    let closing = read_shard(shard, &root, &options.read, depth, pool, coder, &mut |found| part.take(found))?;
     for lost in closing.lost {
         part.put_aside(lost)?;
     }
@@ -65,11 +77,14 @@ pub(super) fn make(stage: &Indexing<'_>, shard: &ShardFile, mut noted: Noted, ou
     if let Err(changed) = check_unchanged(shard, &noted) {
         damage.get_or_insert(changed.to_string());
     }
-    let Part { table, quarantined, reasons, bad, rows, classes, notes, lost_with_file, .. } = part;
+    let Part { table, codes, quarantined, reasons, bad, rows, classes, notes, lost_with_file, .. } = part;
     let (written, file) = table.finish()?;
     let hash = file.finish()?;
     if written != rows {
         return Err(Error::Bug(format!("{rows} rows of {} became {written}", shard.path.display())));
+    }
+    if let (Some(ahead), Some(codes)) = (&stage.ahead, codes) {
+        ahead.commit(&shard.unit(), codes, hash, begun.elapsed())?;
     }
     let mut files = vec![(table_name, Some(hash))];
     if !quarantined.is_empty() {
@@ -110,6 +125,8 @@ struct Part<'a> {
     tolerance: Tolerance,
     progress: &'a Progress,
     table: IndexTableWriter<HashedFile>,
+    /// Codes of the images, where they are made in the same pass.
+    codes: Option<PartFile>,
     /// How often each key was there, where keys may repeat. By the key's hash, which is smaller; keys that share one would only
     /// get ordinals that nobody needed.
     ordinals: HashMap<Hash128, u64>,
@@ -184,9 +201,11 @@ impl Part<'_> {
         };
         self.rows += 1;
         self.progress.add(1, 0)?;
+        let uid = sample.uid.unwrap_or_else(|| uid(&self.shard.source, &self.shard.name, &key, ordinal));
+        self.add_codes(uid, &sample.images)?;
         let images: Vec<ImageRow> = sample.images.into_iter().filter_map(|image| image.found.ok()).collect();
         Ok(self.table.push(IndexRow {
-            uid: sample.uid.unwrap_or_else(|| uid(&self.shard.source, &self.shard.name, &key, ordinal)),
+            uid,
             key,
             images,
             members: sample.members,
@@ -197,6 +216,19 @@ impl Part<'_> {
             class: class.map(SampleClass::name),
             metadata: sample.metadata,
         })?)
+    }
+
+    /// Codes of the images that the index has. Where bytes were not handed over, which is so for the longest images and for
+    /// forms that know nothing of it, the part is left to be made of the index.
+    fn add_codes(&mut self, uid: Hash128, images: &[SampleImage]) -> Result<()> {
+        let good = images.iter().filter(|image| image.found.is_ok());
+        for (image, found) in (0..).zip(good) {
+            match (&mut self.codes, &found.kept) {
+                (Some(codes), Kept::Codes(coded)) => codes.push(CodeRow { uid, image, coded: *coded })?,
+                _ => self.codes = None,
+            }
+        }
+        Ok(())
     }
 
     /// A medium of a kind that is not read: a row, and counted like what could not be read.

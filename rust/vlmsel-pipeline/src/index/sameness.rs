@@ -87,7 +87,7 @@ pub(super) fn named_files(
     progress: &Progress,
 ) -> Result<Option<String>> {
     let mut named = NamedFiles::new();
-    let closing = read_shard(shard, image_root, options, Depth::Names, pool, &mut |found| {
+    let closing = read_shard(shard, image_root, options, Depth::Names, pool, None, &mut |found| {
         match found {
             Found::Passed(..) => progress.check()?,
             Found::Record(Ok(sample)) => {

@@ -1,71 +1,16 @@
 //! Where the selected samples come from: the folders of the sources as they lie now, and their tars, opened once.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde_json::Value;
 use vlmsel_shards::Error as ShardError;
 use vlmsel_shards::formats::location::{ImageLocation, open_image};
 use vlmsel_shards::formats::table_images::OpenTables;
-use vlmsel_shards::storage::paths::below;
 use vlmsel_shards::storage::source::{LocalFile, ReadAt, most_open_files};
 use vlmsel_shards::workspace::manifest::Manifest;
 
 use crate::error::{Error, Result};
-use crate::sources::split_named;
-
-/// Where sources lie now.
-#[derive(Debug)]
-pub(super) struct Roots {
-    paths: BTreeMap<String, PathBuf>,
-    images: BTreeMap<String, PathBuf>,
-}
-
-impl Roots {
-    pub fn new(recorded: &Value, moved: &[OsString], image_root: Option<&Path>) -> Result<Self> {
-        let (mut paths, mut images) = (BTreeMap::new(), BTreeMap::new());
-        for (name, root) in recorded.as_object().into_iter().flatten() {
-            let path = root.get("path").and_then(Value::as_str).unwrap_or_default();
-            let own = root.get("image_root").and_then(Value::as_str).unwrap_or(path);
-            let place = |text: &str| below(Path::new(""), text);
-            paths.insert(name.clone(), place(path));
-            images.insert(name.clone(), image_root.map_or_else(|| place(own), Path::to_path_buf));
-        }
-        for pair in moved {
-            let (name, path) = split_named(pair)?;
-            let path = PathBuf::from(path);
-            let Some(known) = paths.get_mut(&name) else {
-                let names: Vec<&str> = paths.keys().map(String::as_str).collect();
-                return Err(Error::usage(format!(
-                    "--source {name}={}: the index has no source {name:?}, only {}",
-                    path.display(),
-                    names.join(", ")
-                )));
-            };
-            if images.get(&name) == Some(known) {
-                images.insert(name, path.clone());
-            }
-            *known = path;
-        }
-        Ok(Self { paths, images })
-    }
-
-    /// A shard's place.
-    pub fn shard(&self, source: &str, name: &str) -> Result<PathBuf> {
-        self.paths
-            .get(source)
-            .map(|root| below(root, name))
-            .ok_or_else(|| Error::usage(format!("the index does not say where source {source} lies")))
-    }
-
-    /// The folder that images of a source lie below.
-    fn image_root(&self, source: &str) -> Result<&Path> {
-        let root = self.images.get(source).map(PathBuf::as_path);
-        root.ok_or_else(|| Error::usage(format!("the index does not say where the images of {source} lie")))
-    }
-}
+use crate::source_roots::Roots;
 
 /// Source and path below its root of every shard that a selected sample lies in, by number.
 pub(super) type ShardNames = Vec<(String, String)>;

@@ -272,20 +272,21 @@ impl RawRow {
         let Some(bytes) = bytes_of(column, at) else {
             let path = path_of(column, at).map_or_else(String::new, |path| format!(", only the path {path}"));
             let bad = Bad::new("no_image_bytes", format!("{name}: no bytes{path}"));
-            return SampleImage { name, hash: None, found: Err(bad) };
+            return SampleImage::bad(name, bad);
         };
         let (hash, size) = (image_hash(bytes), bytes.len() as u64);
         let checked = match self.common.depth {
             Depth::Bodies if size <= MAX_CHECKED_BYTES => check_image(bytes),
             Depth::Bodies => read_header(bytes).and_then(|header| Err(Fault::Long(header.format, size))),
-            Depth::Names | Depth::Headers => read_header(bytes),
+            Depth::Names | Depth::Headers | Depth::Contents => read_header(bytes),
         };
         match checked {
             Err(fault) => SampleImage::faulty(name, Some(hash), fault),
             Ok(header) => {
                 let location = ImageLocation::Row { file: None, row: self.row, item, size };
                 let row = ImageRow { location, width: header.width, height: header.height, hash };
-                SampleImage { name, hash: Some(hash), found: Ok(row) }
+                let is_held = self.common.depth == Depth::Contents && size <= MAX_CHECKED_BYTES;
+                SampleImage::good(name, row, is_held.then(|| bytes.to_vec()))
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::workspace::quarantine::Quarantined;
 /// Stands in the fingerprint of an index: it rises whenever a reader makes something else of the same bytes, or the index writes the same
 /// rows as other bytes.
 pub const READER_VERSION: u32 = 3;
-/// Longer images are not held whole, and so not looked at under [`Depth::Bodies`].
+/// Longer images are not held whole, and so not decoded, nor looked at under [`Depth::Bodies`].
 pub const MAX_CHECKED_BYTES: u64 = 64 << 20;
 /// A batch ends behind so many records,
 pub(super) const BATCH_RECORDS: usize = 256;
@@ -31,6 +31,8 @@ pub enum Depth {
     Names,
     /// Also hashes and headers of images.
     Headers,
+    /// As `Headers`, and the bytes of images are handed over, unless there are more than [`MAX_CHECKED_BYTES`] of one.
+    Contents,
     /// Also every code of each image.
     Bodies,
 }

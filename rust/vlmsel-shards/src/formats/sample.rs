@@ -1,6 +1,7 @@
 //! A sample as any reader gives it: where it stands, where its images lie, what it says, and what is wrong with it.
 
 use vlmsel_core::hash::Hash128;
+use vlmsel_core::image_code::ImageCodes;
 
 use crate::formats::location::ImageLocation;
 use crate::formats::said::Said;
@@ -39,13 +40,41 @@ pub struct SampleImage {
     pub hash: Option<Hash128>,
     /// What it is, or why it cannot be used; the detail names the image.
     pub found: Result<ImageRow, Bad>,
+    /// What is kept of its content.
+    pub kept: Kept,
+}
+
+/// Perceptual codes of a picture, or the reason why it has none.
+pub type Coded = Result<ImageCodes, &'static str>;
+
+/// What is kept of an image's content when its record was taken apart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Kept {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The bytes, under [`Depth::Contents`](crate::formats::reader::Depth::Contents), unless there are too many to be held.
+    Bytes(Vec<u8>),
+    /// What somebody made of the bytes.
+    Codes(Coded),
 }
 
 impl SampleImage {
     /// An image whose bytes are there but no picture.
     pub fn faulty(name: String, hash: Option<Hash128>, fault: Fault) -> Self {
         let bad = Bad::new(fault.reason(), format!("{name}: {fault}"));
-        Self { name, hash, found: Err(bad) }
+        Self { name, hash, found: Err(bad), kept: Kept::Nothing }
+    }
+
+    /// An image that cannot be used.
+    pub fn bad(name: String, bad: Bad) -> Self {
+        Self { name, hash: None, found: Err(bad), kept: Kept::Nothing }
+    }
+
+    /// An image that can.
+    pub fn good(name: String, row: ImageRow, content: Option<Vec<u8>>) -> Self {
+        let kept = content.map_or(Kept::Nothing, Kept::Bytes);
+        Self { name, hash: Some(row.hash), found: Ok(row), kept }
     }
 }
 

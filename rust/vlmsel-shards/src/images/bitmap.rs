@@ -31,6 +31,10 @@ pub struct Bitmap {
     pub header_end: u32,
     /// Whether decoders know a header of this length.
     pub is_known_header: bool,
+    /// Whether rows go down.
+    pub is_top_down: bool,
+    /// Whether masks say which bits are which colour.
+    pub has_masks: bool,
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
@@ -53,7 +57,17 @@ impl Bitmap {
         if length == 12 {
             let (width, height, bits) = (half(bytes, 18)?, half(bytes, 20)?, half(bytes, 24)?);
             let compression = Compression::None;
-            return Some(Self { width, height, bits, compression, pixels_at, header_end: 26, is_known_header: true });
+            return Some(Self {
+                width,
+                height,
+                bits,
+                compression,
+                pixels_at,
+                header_end: 26,
+                is_known_header: true,
+                is_top_down: false,
+                has_masks: false,
+            });
         }
         let (width, height) = (word(bytes, 18)?.cast_signed(), word(bytes, 22)?.cast_signed());
         let bits = half(bytes, 28)?;
@@ -69,9 +83,10 @@ impl Bitmap {
         };
         // Behind the oldest header of Windows, masks are not part of it.
         let masks = if method == 3 && length == 40 { 12 } else { 0 };
+        let (is_top_down, has_masks) = (height < 0, method == 3);
         let (width, height) = (u32::try_from(width).ok()?, height.unsigned_abs());
         let (header_end, is_known_header) = (14 + length + masks, length != 16);
-        Some(Self { width, height, bits, compression, pixels_at, header_end, is_known_header })
+        Some(Self { width, height, bits, compression, pixels_at, header_end, is_known_header, is_top_down, has_masks })
     }
 
     /// Bytes of a row, with what fills it up to a multiple of four.

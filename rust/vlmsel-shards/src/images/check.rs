@@ -7,11 +7,11 @@
 //!
 //! Time and memory are bounded by the image's bytes and by [`MAX_PIXELS`]; WebP of more than 2^24 pixels is not decoded.
 
-mod bmp;
+pub(super) mod bmp;
 mod gif;
-mod jpeg;
+pub(super) mod jpeg;
 mod png;
-mod webp;
+pub(super) mod webp;
 
 use crate::images::header::{Fault, Format, ImageHeader, read_header};
 
@@ -20,7 +20,7 @@ pub const MAX_PIXELS: u64 = 178_956_970;
 
 /// What is wrong with an image's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Damage {
+pub(super) enum Damage {
     /// The bytes end before the picture does.
     Truncated,
     /// The bytes are not what an encoder writes.
@@ -47,12 +47,19 @@ pub fn check_image(bytes: &[u8]) -> Result<ImageHeader, Fault> {
         Format::Webp => webp::check(bytes),
         Format::Bmp => bmp::check(bytes),
     };
-    checked.map(|()| header).map_err(|damage| match damage {
-        Damage::Truncated => Fault::Truncated(header.format),
-        Damage::Corrupt(what) => Fault::Corrupt(header.format, what),
-        Damage::Unsupported(what) => Fault::Unsupported(header.format, what),
-        Damage::Bomb(what) => Fault::Bomb(header.format, what),
-    })
+    checked.map(|()| header).map_err(|damage| damage.of(header.format))
+}
+
+impl Damage {
+    /// As a fault of an image of this format.
+    pub(super) fn of(self, format: Format) -> Fault {
+        match self {
+            Self::Truncated => Fault::Truncated(format),
+            Self::Corrupt(what) => Fault::Corrupt(format, what),
+            Self::Unsupported(what) => Fault::Unsupported(format, what),
+            Self::Bomb(what) => Fault::Bomb(format, what),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,8 @@
 //! Bytes of Parquet files: read by position, and decoded under guard.
 
-use std::cell::Cell;
 use std::io::BufReader;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
 use ::parquet::errors::ParquetError;
 use ::parquet::file::reader::{ChunkReader, Length};
@@ -12,6 +10,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::out_of_memory::{panic_text, zstd_error};
+use crate::storage::caught::caught;
 use crate::storage::source::{ReadAt, Sequential, into_io};
 
 /// Result of the parquet crate.
@@ -20,19 +19,7 @@ type ParquetResult<T> = std::result::Result<T, ParquetError>;
 /// Runs the parquet crate on bytes that may be hostile: its errors and panics name the file. The panic's own message is
 /// held back, because the error says it better. Where zstd had no memory, the file is not to blame and nothing is said of it.
 pub(super) fn guarded<T>(path: &Path, work: impl FnOnce() -> ParquetResult<T>) -> Result<T> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if !GUARDED.get() {
-                usual(info);
-            }
-        }));
-    });
-    let before = GUARDED.replace(true);
-    let outcome = catch_unwind(AssertUnwindSafe(work));
-    GUARDED.set(before);
-    match outcome {
+    match caught(work) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => {
             let text = error.to_string();
@@ -42,10 +29,6 @@ pub(super) fn guarded<T>(path: &Path, work: impl FnOnce() -> ParquetResult<T>) -
             .and_then(zstd_error)
             .unwrap_or_else(|| Error::unreadable(path, "damaged Parquet: its pages make no sense"))),
     }
-}
-
-thread_local! {
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Bytes read by position: many readers share them without sharing a cursor.

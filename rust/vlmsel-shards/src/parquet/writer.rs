@@ -112,6 +112,14 @@ impl TableWriter {
         self.writer.write(batch).map_err(|error| into_error(error, &self.path))
     }
 
+    /// Ends the row group: what was written so far leaves memory.
+    ///
+    /// # Errors
+    /// [`Error::Io`], among them a full disk.
+    pub fn end_group(&mut self) -> Result<()> {
+        self.writer.flush().map_err(|error| into_error(error, &self.path))
+    }
+
     /// Writes the footer and returns the file's BLAKE3.
     ///
     /// # Errors

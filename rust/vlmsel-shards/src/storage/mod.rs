@@ -1,5 +1,6 @@
 //! Bytes on disks: where a path leads, opening and reading files, what the file system says of them.
 
+pub mod caught;
 pub mod disk;
 pub mod identity;
 pub mod paths;

@@ -14,7 +14,7 @@ use vlmsel_core::hash::Hash128;
 
 /// A row group that takes more than this is not one of ours: its last row may be a record of 64 MiB, which stands there
 /// up to three times.
-const MAX_GROUP_BYTES: u64 = 1 << 30;
+pub const MAX_GROUP_BYTES: u64 = 1 << 30;
 /// No member begins behind this place of a file or has more bytes (1 EiB): a row that says so is damaged.
 const MAX_PLACE: u64 = 1 << 60;
 

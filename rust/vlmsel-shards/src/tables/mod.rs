@@ -4,6 +4,7 @@
 //! read in chunks: the score column by itself in small blocks of keys ([`crate::columns::score`]), the other columns only for the rows
 //! that are asked for.
 
+pub mod codes;
 pub mod index;
 pub mod index_reader;
 pub mod npy;

@@ -169,7 +169,7 @@ impl RawSample for RawRecord {
         for name in record.images {
             if is_remote(&name) {
                 let bad = Bad::new("remote_image", name.chars().take(200).collect::<String>());
-                sample.images.push(SampleImage { name, hash: None, found: Err(bad) });
+                sample.images.push(SampleImage::bad(name, bad));
                 continue;
             }
             // Looked at before it is read: what changes from here on will show.
@@ -180,7 +180,7 @@ impl RawSample for RawRecord {
             sample.named_files.push((name, identity));
         }
         for other in record.others {
-            sample.images.push(SampleImage { name: other.detail.clone(), hash: None, found: Err(other) });
+            sample.images.push(SampleImage::bad(other.detail.clone(), other));
         }
         sample.key = record.key;
         sample.uid = record.uid;
@@ -200,21 +200,25 @@ type Checked = std::result::Result<ImageHeader, Fault>;
 fn look_at(root: &Path, name: &str, depth: Depth) -> Result<SampleImage> {
     let read = join(root, name).and_then(|path| LocalFile::open(&path)).and_then(|file| {
         let size = file.size_bytes();
-        let (hash, checked) = match depth {
-            Depth::Bodies if size <= MAX_CHECKED_BYTES => check_whole(&file)?,
-            _ => hash_image(&file)?,
+        let content = match depth {
+            Depth::Contents | Depth::Bodies if size <= MAX_CHECKED_BYTES => Some(read_whole(&file)?),
+            _ => None,
+        };
+        let (hash, checked) = match &content {
+            Some(bytes) if depth == Depth::Bodies => (image_hash(bytes), check_image(bytes)),
+            Some(bytes) => (image_hash(bytes), read_header(bytes)),
+            None => hash_image(&file)?,
         };
         let is_long = depth == Depth::Bodies && size > MAX_CHECKED_BYTES;
         let checked =
             checked.and_then(|header| if is_long { Err(Fault::Long(header.format, size)) } else { Ok(header) });
         file.check_unchanged()?;
-        Ok((size, hash, checked))
+        Ok((size, hash, checked, content.filter(|_| depth == Depth::Contents)))
     });
     let name = name.to_owned();
-    let bad =
-        |reason, detail: String| SampleImage { name: name.clone(), hash: None, found: Err(Bad { reason, detail }) };
+    let bad = |reason, detail: String| SampleImage::bad(name.clone(), Bad { reason, detail });
     Ok(match read {
-        Ok((_, hash, Err(fault))) => {
+        Ok((_, hash, Err(fault), _)) => {
             let mut image = SampleImage::faulty(name.clone(), Some(hash), fault);
             if let (Fault::UnknownFormat, Err(bad)) = (fault, &mut image.found)
                 && let Some(what) = join(root, &name).ok().and_then(|path| refuse_stand_in_at(&path).err())
@@ -223,9 +227,9 @@ fn look_at(root: &Path, name: &str, depth: Depth) -> Result<SampleImage> {
             }
             image
         }
-        Ok((size, hash, Ok(ImageHeader { width, height, .. }))) => {
+        Ok((size, hash, Ok(ImageHeader { width, height, .. }), content)) => {
             let location = ImageLocation::File { file: name.clone(), size };
-            SampleImage { name, hash: Some(hash), found: Ok(ImageRow { location, width, height, hash }) }
+            SampleImage::good(name, ImageRow { location, width, height, hash }, content)
         }
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             bad("missing_image", name.clone())
@@ -235,10 +239,10 @@ fn look_at(root: &Path, name: &str, depth: Depth) -> Result<SampleImage> {
     })
 }
 
-fn check_whole(file: &LocalFile) -> Result<(Hash128, Checked)> {
+fn read_whole(file: &LocalFile) -> Result<Vec<u8>> {
     let mut bytes = vec![0; file.size_bytes() as usize];
     file.read_exact_at(&mut bytes, 0)?;
-    Ok((image_hash(&bytes), check_image(&bytes)))
+    Ok(bytes)
 }
 
 fn hash_image(file: &LocalFile) -> Result<(Hash128, Checked)> {

@@ -123,7 +123,7 @@ impl Reader {
             depth: shard.depth,
         };
         Ok(Self {
-            groups: Groups::new(file, shard.unit, shard.depth == Depth::Bodies, shard.options.key_until, BUFFER_BYTES),
+            groups: Groups::new(file, shard.unit, holds_images(shard.depth), shard.options.key_until, BUFFER_BYTES),
             common: Arc::new(common),
             sidecar_unit: shard.sidecar.map(|(unit, _)| unit.to_owned()).unwrap_or_default(),
             sidecar,
@@ -155,7 +155,7 @@ impl SampleReader for Reader {
         if self.ended {
             return Ok(None);
         }
-        let mut batch = Batch { is_costly: self.common.depth == Depth::Bodies, ..Batch::default() };
+        let mut batch = Batch { is_costly: holds_images(self.common.depth), ..Batch::default() };
         let mut held = 0;
         let begun = self.passed;
         while batch.records.len() < BATCH_RECORDS && held < BATCH_BYTES && self.passed - begun < BATCH_PASSED {
@@ -248,7 +248,7 @@ impl RawSample for RawMembers {
         sample.images = images.into_iter().map(|member| look_at(member, *depth)).collect();
         match fault {
             Some(bad) if is_unsupported(bad.reason) => {
-                sample.images.push(SampleImage { name: bad.detail.clone(), hash: None, found: Err(bad) });
+                sample.images.push(SampleImage::bad(bad.detail.clone(), bad));
             }
             Some(bad) => sample.faults.push(bad),
             None if sample.images.is_empty() => sample.notes.push(Bad::new("no_image", "")),
@@ -292,6 +292,11 @@ impl RawSample for RawMembers {
     }
 }
 
+/// Whether images are held whole.
+fn holds_images(depth: Depth) -> bool {
+    matches!(depth, Depth::Contents | Depth::Bodies)
+}
+
 fn look_at(member: &SampleMember, depth: Depth) -> SampleImage {
     let name = format!(".{}", member.extension);
     let Content::Image(hash, header, bytes) = &member.content else {
@@ -306,7 +311,7 @@ fn look_at(member: &SampleMember, depth: Depth) -> SampleImage {
         Ok(header) => {
             let location = ImageLocation::Range { offset: member.offset, size: member.size };
             let row = ImageRow { location, width: header.width, height: header.height, hash: *hash };
-            SampleImage { name, hash: Some(*hash), found: Ok(row) }
+            SampleImage::good(name, row, bytes.clone().filter(|_| depth == Depth::Contents))
         }
         Err(fault) => SampleImage::faulty(name, Some(*hash), fault),
     }

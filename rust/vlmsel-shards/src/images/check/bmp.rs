@@ -5,7 +5,7 @@
 use super::Damage;
 use crate::images::bitmap::{Bitmap, Compression};
 
-pub(super) fn check(bytes: &[u8]) -> Result<(), Damage> {
+pub(in crate::images) fn check(bytes: &[u8]) -> Result<(), Damage> {
     let bitmap = Bitmap::read(bytes).ok_or(Damage::Truncated)?;
     if !bitmap.is_known_header {
         return Err(Damage::Unsupported("a bitmap of OS/2 with half a header"));

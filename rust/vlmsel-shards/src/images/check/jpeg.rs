@@ -80,7 +80,7 @@ impl Fields<'_> {
     }
 }
 
-pub(super) fn check(bytes: &[u8]) -> Result<(), Damage> {
+pub(in crate::images) fn check(bytes: &[u8]) -> Result<(), Damage> {
     let (mut at, mut strays, mut tables) = (2, 0, Tables::default());
     let mut frame: Option<Frame> = None;
     let mut is_arithmetic = false;

@@ -9,12 +9,14 @@ use super::Damage;
 /// Larger ones are only looked at for their length: the pixels of this many take 64 MiB.
 const MAX_DECODED_PIXELS: u64 = 1 << 24;
 
-pub(super) fn check(bytes: &[u8]) -> Result<(), Damage> {
-    // The decoder takes what is cut off the end for a chunk that it need not read.
+/// The decoder takes what is cut off the end for a chunk that it need not read.
+pub(in crate::images) fn refuse_cut(bytes: &[u8]) -> Result<(), Damage> {
     let claimed = bytes.get(4..8).and_then(|size| size.try_into().ok()).map_or(0, u32::from_le_bytes) as usize;
-    if claimed + 8 > bytes.len() {
-        return Err(Damage::Truncated);
-    }
+    if claimed + 8 > bytes.len() { Err(Damage::Truncated) } else { Ok(()) }
+}
+
+pub(super) fn check(bytes: &[u8]) -> Result<(), Damage> {
+    refuse_cut(bytes)?;
     let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(damage)?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > MAX_DECODED_PIXELS {
@@ -27,7 +29,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), Damage> {
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "given to map_err")]
-fn damage(error: DecodingError) -> Damage {
+pub(in crate::images) fn damage(error: DecodingError) -> Damage {
     match error {
         DecodingError::IoError(_) => Damage::Truncated,
         DecodingError::UnsupportedFeature(_) | DecodingError::VersionNumberInvalid(_) => {
