@@ -114,34 +114,28 @@ def peer(name: str, path: Path, rows: int, threshold: float, out: Path) -> None:
     n_bands, n_rows = bands(threshold)
     sets = [frozenset(words) for words in captions(path, rows)]
     candidates: set[tuple[int, int]] = set()
-    if name == "rensa":
-        from rensa import RMinHash
-
-        # What its LSH index holds, as tables of bands: the index itself answers one query at a time and is slower.
-        tables: list[dict[tuple[int, ...], list[int]]] = [{} for _ in range(n_bands)]
-        for at, words in enumerate(sets):
-            sketch = RMinHash(num_perm=n_bands * n_rows, seed=42)
-            sketch.update(list(words))
-            digest = sketch.digest()
-            for band, table in enumerate(tables):
-                table.setdefault(tuple(digest[band * n_rows : (band + 1) * n_rows]), []).append(at)
-        for table in tables:
-            for group in table.values():
-                candidates.update((a, b) for i, b in enumerate(group) for a in group[:i])
-    elif name == "rensa-lsh":
+    if name in ("rensa", "rensa-bulk"):
         from rensa import RMinHash, RMinHashLSH
 
         index = RMinHashLSH(threshold=threshold, num_perm=n_bands * n_rows, num_bands=n_bands)
-        for at, words in enumerate(sets):
-            sketch = RMinHash(num_perm=n_bands * n_rows, seed=42)
-            sketch.update(list(words))
-            candidates.update((other, at) for other in index.query(sketch))
-            index.insert(at, sketch)
+        if name == "rensa-bulk":
+            sketches = RMinHash.from_token_sets([list(words) for words in sets], n_bands * n_rows, 42)
+            index.insert_many(sketches)
+            for at, others in enumerate(index.query_all(sketches)):
+                candidates.update((other, at) for other in others if other < at)
+        else:
+            for at, words in enumerate(sets):
+                sketch = RMinHash(num_perm=n_bands * n_rows, seed=42)
+                sketch.update(list(words))
+                candidates.update((other, at) for other in index.query(sketch))
+                index.insert(at, sketch)
     else:
         from datasketch import MinHash, MinHashLSH
 
         index = MinHashLSH(threshold=threshold, num_perm=n_bands * n_rows, params=(n_bands, n_rows))
-        for at, sketch in enumerate(MinHash.generator(([w.encode() for w in s] for s in sets), num_perm=n_bands * n_rows)):
+        for at, sketch in enumerate(
+            MinHash.generator(([w.encode() for w in s] for s in sets), num_perm=n_bands * n_rows)
+        ):
             candidates.update((int(other), at) for other in index.query(sketch))
             index.insert(at, sketch)
     kept = 0
@@ -151,7 +145,7 @@ def peer(name: str, path: Path, rows: int, threshold: float, out: Path) -> None:
             if shared >= threshold * (len(sets[a]) + len(sets[b]) - shared):
                 kept += 1
                 lines.write(f"{a} {b}\n")
-    print(json.dumps({"candidates": len(candidates), "near": kept, "bands": n_bands, "rows": n_rows}))
+    print(json.dumps({"candidates": len(candidates), "near": kept, "bands": n_bands, "rows_of_band": n_rows}))
 
 
 def pairs_of(path: Path) -> set[tuple[int, int]]:
@@ -209,13 +203,23 @@ def main() -> None:
                         out.writelines(line for _, line in zip(range(rows), lines, strict=False))
             command = [str(BINARY), str(path), arguments.threshold, "words", str(threads), "0", str(scratch)]
             run = measured(command + ([str(pairs)] if pairs else []))
-            return {"who": "vlmsel", "rows": rows, "threads": threads, "us_cpu": round(run["cpu_s"] / rows * 1e6, 3), **run}
+            return {
+                "who": "vlmsel",
+                "rows": rows,
+                "threads": threads,
+                "us_cpu": round(run["cpu_s"] / rows * 1e6, 3),
+                **run,
+            }
 
         for _ in range(arguments.rounds):
             for threads in arguments.threads:
                 results.append(ours(arguments.rows, threads))
                 print(json.dumps(results[-1]), flush=True)
-            for name, rows in [("rensa", arguments.peer_rows), ("datasketch", arguments.datasketch_rows)]:
+            for name, rows in [
+                ("rensa", arguments.peer_rows),
+                ("rensa-bulk", arguments.peer_rows),
+                ("datasketch", arguments.datasketch_rows),
+            ]:
                 if rows == 0:
                     continue
                 exact = ours(rows, 1, scratch / "exact")
@@ -233,7 +237,11 @@ def main() -> None:
         sample = check(arguments.path, arguments.sample, float(arguments.threshold), scratch)
         print(json.dumps(sample), flush=True)
     if arguments.out:
-        head = {"threshold": arguments.threshold, "machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+        head = {
+            "threshold": arguments.threshold,
+            "machine": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+        }
         arguments.out.write_text(json.dumps({**head, "runs": results, "sample": sample}, indent=1) + "\n")
 
 

@@ -80,7 +80,8 @@ impl<H: WordHash> SetBuilder<H> {
         self.set.clear();
         let bytes = self.runs.text().as_bytes();
         let (items, hasher) = (&mut self.items, self.hasher);
-        let mut add = |start: usize, end: usize| items.push((hasher.hash(&bytes[start..end]), start as u32, end as u32));
+        let mut add =
+            |start: usize, end: usize| items.push((hasher.hash(&bytes[start..end]), start as u32, end as u32));
         match self.of {
             SetsOf::Words => self.runs.for_each_word(&mut add),
             SetsOf::Chars(length) => self.runs.for_each_shingle(length, &mut add),

@@ -28,7 +28,7 @@ fn lists(sets: &[BTreeSet<u32>]) -> TokenLists {
     let (mut lists, mut frequencies) = (TokenLists::default(), Frequencies::default());
     for (at, set) in sets.iter().enumerate() {
         // Every item has a count of its own.
-        lists.push(|out| out.extend(set.iter().map(|item| item << 6 | item % 64)));
+        lists.push(|out| out.extend(set.iter().map(|item| (item << 6) | (item % 64))));
         frequencies.count(lists.get(at));
     }
     lists.rank(&frequencies, 1);
@@ -131,7 +131,8 @@ fn two_sides_are_joined_across() {
 /// A crowd of sets that are nearly alike, all of whose tokens are frequent: splitting it would never end.
 #[test]
 fn a_crowd_is_compared_and_not_split_for_ever() {
-    let sets: Vec<BTreeSet<u32>> = (0..400).map(|at| (0..30).filter(|item| *item != at % 30).chain([100 + at]).collect()).collect();
+    let sets: Vec<BTreeSet<u32>> =
+        (0..400).map(|at| (0..30).filter(|item| *item != at % 30).chain([100 + at]).collect()).collect();
     for t in ["0.5", "0.9"] {
         let threshold = Jaccard::parse(t).unwrap();
         assert_eq!(joined(&sets, &threshold, 1, None), quadratic(&sets, &threshold, None));

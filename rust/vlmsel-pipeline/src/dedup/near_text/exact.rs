@@ -45,7 +45,8 @@ pub fn join<H: WordHash>(
     // No more files than may have buffers.
     let most = (room / BUFFER_BYTES as u64).clamp(16, 1024);
     let parts = distinct.totals.spread_bytes.div_ceil(room).clamp(1, most) as u32;
-    let mut files: Vec<ScratchWriter> = (0..parts).map(|_| ScratchWriter::create(run.scratch)).collect::<Result<_>>()?;
+    let mut files: Vec<ScratchWriter> =
+        (0..parts).map(|_| ScratchWriter::create(run.scratch)).collect::<Result<_>>()?;
     let (mut bytes, mut to) = (Vec::new(), Vec::new());
     for_each_list(run, words, &distinct.frequencies, |slot, tokens| {
         let prefix = &tokens[..run.plan.prefix(tokens.len())];
@@ -54,7 +55,9 @@ pub fn join<H: WordHash>(
         to.sort_unstable();
         to.dedup();
         bytes.clear();
-        bytes.extend(tokens.iter().take(if to.is_empty() { 0 } else { MAX_ITEMS }).flat_map(|token| token.to_le_bytes()));
+        bytes.extend(
+            tokens.iter().take(if to.is_empty() { 0 } else { MAX_ITEMS }).flat_map(|token| token.to_le_bytes()),
+        );
         to.iter().try_for_each(|part| files[*part as usize].write(&[&bytes], slot))
     })?;
     let files: Vec<Scratch> = files.into_iter().map(ScratchWriter::finish).collect::<Result<_>>()?;
@@ -84,8 +87,7 @@ fn join_file<H: WordHash>(
                 load(run, file, piece_bytes, second, &mut lists, &mut slots)?;
             }
             let entries = (0..lists.len()).map(|at| run.plan.entries(lists.get(at).len())).sum();
-            let job =
-                Job { lists: &lists, slots: Some(&slots), sets: None, apart: (second > first).then_some(border) };
+            let job = Job { lists: &lists, slots: Some(&slots), sets: None, apart: (second > first).then_some(border) };
             job.join(run, part, entries, take)?;
         }
     }

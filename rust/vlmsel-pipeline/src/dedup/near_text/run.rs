@@ -177,11 +177,12 @@ mod tests {
             .unwrap();
             taken.sort_unstable();
             assert!(taken.iter().copied().eq((0..200).map(|at| at / 2)));
-            let refused = in_parallel(threads, 1000, double, |job| if job == 3 { Err(Error::usage("taker")) } else { Ok(()) });
+            let refused =
+                in_parallel(threads, 1000, double, |job| if job == 3 { Err(Error::usage("taker")) } else { Ok(()) });
             assert_eq!(refused.unwrap_err().to_string(), "taker");
             let fail = |job, outlet: &Outlet<u32>| if job == 7 { Err(Error::usage("job")) } else { outlet.give(job) };
             assert_eq!(in_parallel(threads, 1000, fail, |_| Ok(())).unwrap_err().to_string(), "job");
-            assert_eq!(map_in_parallel(ranges(10, threads), |range| range.sum::<usize>()).unwrap().iter().sum::<usize>(), 45);
+            assert_eq!(map_in_parallel(ranges(10, threads), Iterator::sum::<usize>).unwrap().iter().sum::<usize>(), 45);
         }
         assert!(ranges(0, 3).is_empty());
     }
