@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlmsel import _core
-from vlmsel._requests import call, path_of
+from vlmsel._requests import call, named_words, path_of
+from vlmsel._select_request import Number
 from vlmsel.types import PathLike, ProgressCallback
 
 ExactKind = Literal["pair", "text", "image"]
@@ -46,6 +47,15 @@ def dedup(
     scores: PathLike | None = None,
     output: PathLike = "dedup",
     exact: Sequence[ExactKind] = (),
+    near_text: Sequence[Number] = (),
+    near_image: Sequence[int] = (),
+    near_pair: Sequence[tuple[Number, int]] = (),
+    near_text_shingles: str | None = None,
+    image_hash: Literal["phash", "dhash", "both"] = "phash",
+    flips: bool = False,
+    codes: PathLike | None = None,
+    named_sources: Mapping[str, PathLike] | None = None,
+    image_root: PathLike | None = None,
     keep: Sequence[str] = (),
     chains: bool = False,
     max_removed: float = 0.5,
@@ -67,6 +77,15 @@ def dedup(
         output: The folder to write; who is like whom is written beside it, into ``<output>-edges``.
         exact: Fields that exact copies have in common: ``pair`` (images and text; what is meant where no kind is asked for),
             ``text`` or ``image``.
+        near_text: Jaccard similarities (0.8) of word sets from which on two texts are near.
+        near_image: Radii: bits of 64 in which the codes of near images may differ.
+        near_pair: Both, as ``(0.8, 6)``: images that are equal or near and texts that are equal or near.
+        near_text_shingles: ``chars:N``: compare sets of N neighbouring characters in place of words.
+        image_hash: Which code is compared; ``both``: within the radius on each.
+        flips: Mirrored images are near, too.
+        codes: Folder of the images' codes, which is made where it is missing; None: beside the index.
+        named_sources: Where sources lie now, by name, if codes have to be made and they moved since they were indexed.
+        image_root: Where the images of JSON records lie now, if they moved.
         keep: What makes a copy the best one, the first criterion first: ``lowest:COLUMN``, ``highest:COLUMN``,
             ``source:NAME,NAME``, ``largest`` (pixels, then text) or ``first``. Empty: ``lowest:ppl`` with scores, else ``largest``.
         chains: Keep one of each connected component, and not one of each neighbourhood: copies of copies go, too.
@@ -95,7 +114,18 @@ def dedup(
         "index": os.fspath(index),
         "scores": path_of(scores),
         "output": os.fspath(output),
-        "kinds": [("exact", kind) for kind in exact],
+        "kinds": [
+            *(("exact", kind) for kind in exact),
+            *(("near-text", str(similarity)) for similarity in near_text),
+            *(("near-image", str(radius)) for radius in near_image),
+            *(("near-pair", f"{similarity}:{radius}") for similarity, radius in near_pair),
+        ],
+        "near_text_sets": near_text_shingles or "words",
+        "image_hash": image_hash,
+        "flips": flips,
+        "codes": path_of(codes),
+        "named_sources": named_words(named_sources),
+        "image_root": path_of(image_root),
         "keep": list(keep),
         "chains": chains,
         "max_removed": max_removed,

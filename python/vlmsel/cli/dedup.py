@@ -9,10 +9,12 @@ import click
 
 from vlmsel.cli.help import Command
 from vlmsel.cli.options import Common, common_options
+from vlmsel.cli.sources import image_root_option, named_option
 
 if TYPE_CHECKING:
     from vlmsel.cli.report import Report
     from vlmsel.deduplication import Deduplication
+    from vlmsel.types import PathLike
 
 _EXACT = ("pair", "text", "image")
 
@@ -40,6 +42,45 @@ _EXACT = ("pair", "text", "image")
     multiple=True,
     help="Samples whose images and text, text, or images are equal; pair where no kind is asked for. Repeatable.",
 )
+@click.option(
+    "--near-text",
+    multiple=True,
+    metavar="JACCARD",
+    help="Texts whose sets of words are as similar, such as 0.8: shared words over all words. In a caption of 8 words one other word gives 0.78. Repeatable.",
+)
+@click.option(
+    "--near-image",
+    multiple=True,
+    metavar="RADIUS",
+    help="Images whose codes of 64 bits differ in at most so many, such as 6. Alone, it drops other texts about the same picture. Repeatable.",
+)
+@click.option(
+    "--near-pair",
+    multiple=True,
+    metavar="JACCARD:RADIUS",
+    help="Same or near image and same or near text, such as 0.8:6: the near kind to begin with. Repeatable.",
+)
+@click.option(
+    "--near-text-shingles",
+    metavar="chars:N",
+    help="Compare sets of N neighbouring characters in place of words.",
+)
+@click.option(
+    "--image-hash",
+    type=click.Choice(("phash", "dhash", "both")),
+    default="phash",
+    show_default=True,
+    help="Which code of images is compared; both: within the radius on each.",
+)
+@click.option("--flips", is_flag=True, help="Mirrored images are near, too.")
+@click.option(
+    "--codes",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of the images' codes, made where it is missing; beside the index by default.",
+)
+@named_option("Where a source lies now, if codes have to be made and it moved; repeatable.")
+@image_root_option("Where the images of JSON records lie now.")
 @click.option(
     "--keep",
     multiple=True,
@@ -69,6 +110,15 @@ def command(
     scores: Path | None,
     output: Path | None,
     exact: tuple[str, ...],
+    near_text: tuple[str, ...],
+    near_image: tuple[str, ...],
+    near_pair: tuple[str, ...],
+    near_text_shingles: str | None,
+    image_hash: str,
+    flips: bool,
+    codes: Path | None,
+    named: dict[str, PathLike],
+    image_root: Path | None,
     keep: tuple[str, ...],
     chains: bool,
     max_removed: float,
@@ -90,6 +140,15 @@ def command(
             scores=scores,
             output=output or common.place("dedup"),
             exact=exact,  # type: ignore[arg-type]
+            near_text=near_text,
+            near_image=near_image,  # type: ignore[arg-type]
+            near_pair=[_pair(words) for words in near_pair],  # type: ignore[misc]
+            near_text_shingles=near_text_shingles,
+            image_hash=image_hash,  # type: ignore[arg-type]
+            flips=flips,
+            codes=codes,
+            named_sources=named,
+            image_root=image_root,
             keep=keep,
             chains=chains,
             max_removed=max_removed,
@@ -100,6 +159,11 @@ def command(
     _say(report, done)
     fields = fields_of(done)
     report.result(done.path, {**fields, "edges": str(done.edges)})
+
+
+def _pair(words: str) -> tuple[str, str]:
+    similarity, _, radius = words.partition(":")
+    return similarity, radius
 
 
 def _say(report: Report, done: Deduplication) -> None:

@@ -1,4 +1,4 @@
-//! MinHash signatures in bands: candidates among sets of any size (Broder 1997; banding: Leskovec et al., Mining of Massive
+//! `MinHash` signatures in bands: candidates among sets of any size (Broder 1997; banding: Leskovec et al., Mining of Massive
 //! Datasets, 3.4). Sets whose Jaccard similarity is s agree on a row with probability s, on a band of r rows with s^r, and on
 //! one of b bands with 1 - (1 - s^r)^b. What agrees is a candidate; the caller verifies it.
 

@@ -187,7 +187,7 @@ mod tests {
 
     fn check<H: WordHash>(a: &str, b: &str) {
         let mut builder = SetBuilder::<H>::new(SetsOf::Words);
-        let (set_a, set_b) = (builder.build(a).to_vec(), builder.build(b).to_vec());
+        let (set_a, set_b) = (builder.build(a).0.to_vec(), builder.build(b).0.to_vec());
         let places = |set: &[u8]| {
             let mut out = vec![7];
             push_places(H::default(), set, &mut out);

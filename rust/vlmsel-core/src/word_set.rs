@@ -73,8 +73,8 @@ impl<H: WordHash> SetBuilder<H> {
         Self { of, hasher: H::default(), runs: Runs::default(), items: Vec::new(), set: Vec::new() }
     }
 
-    /// The set of a text of less than 1 GiB; empty where it has no words.
-    pub fn build(&mut self, text: &str) -> &[u8] {
+    /// The set of a text of less than 1 GiB, empty where it has no words, and how many items it has.
+    pub fn build(&mut self, text: &str) -> (&[u8], usize) {
         self.runs.read(text);
         self.items.clear();
         self.set.clear();
@@ -87,6 +87,7 @@ impl<H: WordHash> SetBuilder<H> {
             SetsOf::Chars(length) => self.runs.for_each_shingle(length, &mut add),
         }
         items.sort_unstable();
+        let mut n = 0;
         let item = |at: &(u64, u32, u32)| &bytes[at.1 as usize..at.2 as usize];
         for alike in items.chunk_by_mut(|a, b| a.0 == b.0) {
             if alike.len() > 1 {
@@ -101,10 +102,11 @@ impl<H: WordHash> SetBuilder<H> {
                     }
                     self.set.extend_from_slice(item);
                     before = Some(item);
+                    n += 1;
                 }
             }
         }
-        &self.set
+        (&self.set, n)
     }
 }
 
@@ -194,7 +196,8 @@ pub(crate) mod tests {
             set
         };
         let mut builder = SetBuilder::<H>::new(of);
-        let (set_a, set_b) = (builder.build(a).to_vec(), builder.build(b).to_vec());
+        let (set_a, set_b) = (builder.build(a).0.to_vec(), builder.build(b).0.to_vec());
+        assert_eq!(builder.build(a).1, plain(a).len());
         let (plain_a, plain_b) = (plain(a), plain(b));
         assert_eq!(items(&set_a).map(<[u8]>::to_vec).collect::<BTreeSet<_>>(), plain_a);
         assert_eq!(items(&set_a).count(), plain_a.len());

@@ -27,14 +27,12 @@ pub struct Runs {
     ends: Vec<usize>,
 }
 
-/// What each byte of ASCII is in a word; 0 ends one.
-const FOLDED: [u8; 256] = {
-    let mut table = [0; 256];
+/// Which bytes of ASCII are in words.
+const IN_WORD: [bool; 256] = {
+    let mut table = [false; 256];
     let mut byte = 0_u8;
     while byte < 128 {
-        if byte.is_ascii_alphanumeric() {
-            table[byte as usize] = byte.to_ascii_lowercase();
-        }
+        table[byte as usize] = byte.is_ascii_alphanumeric();
         byte += 1;
     }
     table
@@ -56,12 +54,15 @@ impl Runs {
     }
 
     fn add_ascii(&mut self, text: &str) {
-        let mut rest = text.as_bytes();
-        while let Some(start) = rest.iter().position(|byte| FOLDED[usize::from(*byte)] != 0) {
-            self.begin();
+        let mut rest = text;
+        let is_of_word = |byte: &u8| IN_WORD[usize::from(*byte)];
+        while let Some(start) = rest.as_bytes().iter().position(is_of_word) {
             rest = &rest[start..];
-            let length = rest.iter().position(|byte| FOLDED[usize::from(*byte)] == 0).unwrap_or(rest.len());
-            self.text.extend(rest[..length].iter().map(|byte| char::from(FOLDED[usize::from(*byte)])));
+            let length = rest.as_bytes().iter().position(|byte| !is_of_word(byte)).unwrap_or(rest.len());
+            self.begin();
+            let at = self.text.len();
+            self.text.push_str(&rest[..length]);
+            self.text[at..].make_ascii_lowercase();
             self.ends.push(self.text.len());
             rest = &rest[length..];
         }

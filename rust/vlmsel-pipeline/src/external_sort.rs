@@ -94,9 +94,9 @@ impl Sorter {
     ///
     /// # Errors
     /// The sorter as it was, where something did.
-    pub fn into_arena(mut self) -> std::result::Result<Arena, Self> {
+    pub fn into_arena(mut self) -> std::result::Result<Arena, Box<Self>> {
         if self.has_runs() {
-            return Err(self);
+            return Err(Box::new(self));
         }
         self.arena.sort();
         Ok(self.arena)

@@ -21,7 +21,7 @@ impl Part {
     #[inline]
     pub fn of_token(token: u32, of: u32) -> u32 {
         // The rank of a token is no part of it that spreads.
-        (u64::from(token.wrapping_mul(0x9e37_79b1)) * u64::from(of) >> 32) as u32
+        ((u64::from(token.wrapping_mul(0x9e37_79b1)) * u64::from(of)) >> 32) as u32
     }
 }
 

@@ -28,7 +28,7 @@ fn lists(sets: &[BTreeSet<u32>]) -> TokenLists {
     let (mut lists, mut frequencies) = (TokenLists::default(), Frequencies::default());
     for (at, set) in sets.iter().enumerate() {
         // Every item has a count of its own.
-        lists.push(|out| out.extend(set.iter().map(|item| item << 6 | item % 64)));
+        lists.push(|out| out.extend(set.iter().map(|item| (item << 6) | (item % 64))));
         frequencies.count(lists.get(at));
     }
     lists.rank(&frequencies, 1);

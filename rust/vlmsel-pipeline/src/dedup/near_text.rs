@@ -4,7 +4,7 @@
 //! 2. **Equal sets** are told first, as [`TextMatch::Same`], and searched for once: a million texts that differ in punctuation
 //!    are one set, not 5e11 pairs.
 //! 3. **Small sets** (up to 64 words) are joined exactly ([`vlmsel_core::prefix_join`]): every pair is found.
-//! 4. **Pairs with a larger set**, and all of shingles, are candidates if their MinHash signatures agree on a band
+//! 4. **Pairs with a larger set**, and all of shingles, are candidates if their `MinHash` signatures agree on a band
 //!    ([`vlmsel_core::minhash`]): [`NearTextSummary::expected_recall`] of the pairs just at the threshold, more of those above.
 //! 5. Every pair is verified by the words themselves before it is told, and told once.
 //!

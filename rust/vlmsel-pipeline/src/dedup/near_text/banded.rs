@@ -24,7 +24,7 @@ pub fn candidates<H: WordHash>(
     take: &mut dyn FnMut(u32, u32) -> Result<()>,
 ) -> Result<()> {
     let mut signers = Signers {
-        signers: vec![Signer::new(bands); run.threads()],
+        of_threads: vec![Signer::new(bands); run.threads()],
         sorter: Sorter::new(run.scratch, run.memory() / 8),
         shortest: run.shortest_banded(),
         batch: TokenLists::default(),
@@ -48,7 +48,7 @@ pub fn candidates<H: WordHash>(
 
 /// Signs sets on all threads.
 struct Signers {
-    signers: Vec<Signer>,
+    of_threads: Vec<Signer>,
     sorter: Sorter,
     shortest: usize,
     batch: TokenLists,
@@ -73,7 +73,7 @@ impl Signers {
 
     fn sign(&mut self) -> Result<()> {
         let (batch, slots) = (&self.batch, &self.slots);
-        let work = ranges(batch.len(), self.signers.len()).into_iter().zip(&mut self.signers).collect();
+        let work = ranges(batch.len(), self.of_threads.len()).into_iter().zip(&mut self.of_threads).collect();
         let signed = map_in_parallel(work, |(range, signer)| {
             let mut arena = Arena::default();
             for at in range {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use vlmsel_core::word_set::{SetBuilder, WordHash, items};
+use vlmsel_core::word_set::{SetBuilder, WordHash};
 
 use super::run::{NearTextOptions, map_in_parallel, memory};
 use crate::arena::Arena;
@@ -76,12 +76,12 @@ impl<H: WordHash> Intaker<H> {
         let made = map_in_parallel(batches, |(mut begin, ends, builder)| {
             let (mut arena, mut empty, mut n_items) = (Arena::default(), 0, 0);
             for (end, number) in ends {
-                let set = builder.build(&text[begin..*end]);
+                let (set, n) = builder.build(&text[begin..*end]);
                 begin = *end;
                 if set.is_empty() {
                     empty += 1;
                 } else {
-                    n_items += items(set).count() as u64;
+                    n_items += n as u64;
                     arena.push(&[&hasher.hash(set).to_be_bytes(), set], *number);
                 }
             }

@@ -19,7 +19,8 @@ pub struct NearTextOptions {
     pub threshold: Jaccard,
     /// What a text is a set of.
     pub sets: SetsOf,
-    /// Bytes of memory to stay under; 0 for no limit. A few MiB for each thread come on top.
+    /// Bytes of memory to stay under; 0 for no limit, and less than [`LEAST_MEMORY`] is taken for that. Tables and buffers of
+    /// a few MiB for each thread come on top, as does what one text needs.
     pub memory_limit: u64,
     /// Threads; at least 1.
     pub threads: usize,
@@ -69,9 +70,12 @@ impl<H> Run<'_, H> {
     }
 }
 
+/// Less memory than this would only make more files.
+pub const LEAST_MEMORY: u64 = 4096;
+
 /// The limit of the options; without one, what no machine has.
 pub fn memory(options: &NearTextOptions) -> u64 {
-    if options.memory_limit == 0 { 1 << 50 } else { options.memory_limit }
+    if options.memory_limit == 0 { 1 << 50 } else { options.memory_limit.max(LEAST_MEMORY) }
 }
 
 /// Where a thread puts what it found.
@@ -178,10 +182,7 @@ mod tests {
             assert_eq!(refused.unwrap_err().to_string(), "taker");
             let fail = |job, outlet: &Outlet<u32>| if job == 7 { Err(Error::usage("job")) } else { outlet.give(job) };
             assert_eq!(in_parallel(threads, 1000, fail, |_| Ok(())).unwrap_err().to_string(), "job");
-            assert_eq!(
-                map_in_parallel(ranges(10, threads), |range| range.sum::<usize>()).unwrap().iter().sum::<usize>(),
-                45
-            );
+            assert_eq!(map_in_parallel(ranges(10, threads), Iterator::sum::<usize>).unwrap().iter().sum::<usize>(), 45);
         }
         assert!(ranges(0, 3).is_empty());
     }

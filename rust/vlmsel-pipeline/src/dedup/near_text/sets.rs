@@ -162,7 +162,9 @@ fn in_memory<H: WordHash>(
         }
     }
     let mut frequencies = Frequencies::default();
-    tables.iter().for_each(|table| frequencies.add(table));
+    for table in &tables {
+        frequencies.add(table);
+    }
     Ok(Distinct { words: Words::Memory(SortedSets { arena, first }), lists: Some(lists), frequencies, totals })
 }
 

@@ -187,13 +187,13 @@ impl Blocks {
         sorter: Sorter,
         take: &mut dyn FnMut(TextEdge) -> Result<()>,
     ) -> Result<()> {
-        let mut by_block = Sorter::new(run.scratch, run.memory() / 8);
+        let mut in_order = Sorter::new(run.scratch, run.memory() / 8);
         let mut pairs = Pairs { merge: sorter.finish()?, before: Vec::new() };
         while let Some((_, a, b)) = pairs.next()? {
             let blocks = u32::from(self.of(a)) << 16 | u32::from(self.of(b));
-            by_block.push(&[&blocks.to_be_bytes(), &a.to_be_bytes(), &b.to_be_bytes()], 0)?;
+            in_order.push(&[&blocks.to_be_bytes(), &a.to_be_bytes(), &b.to_be_bytes()], 0)?;
         }
-        let mut pairs = Pairs { merge: by_block.finish()?, before: Vec::new() };
+        let mut pairs = Pairs { merge: in_order.finish()?, before: Vec::new() };
         let (mut held, mut a_block, mut b_block) = (None, Block::default(), Block::default());
         let mut batch = Vec::new();
         loop {
