@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vlmsel import _core
 from vlmsel._requests import call, data_of, read_of
+from vlmsel.files import path_below
 from vlmsel.findings import Finding, Skipped
 from vlmsel.types import KeyUntil, PathLike, ProgressCallback
 
@@ -138,7 +139,7 @@ def index(
     notes = {kind: Finding(**note) for kind, note in summary.pop("notes").items()}
     codes = summary.pop("image_codes")
     if codes is not None:
-        codes = ImageCodes(path=Path(codes.pop("output")), already_done=codes.pop("already_finished"), **codes)
+        codes = ImageCodes(path=path_below("", codes.pop("output")), already_done=codes.pop("already_finished"), **codes)
     skipped = Skipped(**summary.pop("skipped"))
     return Index(path=Path(output), notes=notes, skipped=skipped, image_codes=codes, **summary)
 

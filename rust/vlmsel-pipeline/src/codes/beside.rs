@@ -13,7 +13,8 @@ use vlmsel_shards::workspace::output::{Opening, Output, OutputSpec};
 use crate::error::{Error, Result};
 use crate::stage::Done;
 
-pub(super) const COMMAND: &str = "codes";
+/// As users call it: no command does nothing else.
+pub(super) const COMMAND: &str = "index --image-codes";
 /// The fact of a part that says which index part it was made of.
 const INDEX_PART: &str = "index_part";
 
