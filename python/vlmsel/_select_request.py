@@ -40,6 +40,7 @@ class SelectRequest:
     include: PathLike | Iterable[PathLike] | None
     exclude: PathLike | Iterable[PathLike] | None
     allow_unmatched: bool
+    dedup: PathLike | None
     repeats: Literal["drop", "keep"]
     keep_columns: str | Sequence[str]
     control: Control | Sequence[Control]
@@ -69,6 +70,7 @@ class SelectRequest:
             "include": _paths(self.include),
             "exclude": _paths(self.exclude),
             "allow_unmatched": self.allow_unmatched,
+            "dedup": None if self.dedup is None else os.fspath(self.dedup),
             "repeats": self.repeats,
             "keep_columns": _words(self.keep_columns),
             "controls": self._controls(),

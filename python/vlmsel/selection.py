@@ -105,6 +105,7 @@ def select(
     include: PathLike | Iterable[PathLike] | None = None,
     exclude: PathLike | Iterable[PathLike] | None = None,
     allow_unmatched: bool = False,
+    dedup: PathLike | None = None,
     repeats: Literal["drop", "keep"] = "drop",
     keep_columns: str | Sequence[str] = (),
     control: Control | Sequence[Control] = (),
@@ -141,6 +142,8 @@ def select(
             spelling (hexadecimal, UUID) and type (string, bytes, pairs of integers).
         exclude: None of these ids.
         allow_unmatched: Whether a list may have no id that any table has; else that is a UsageError.
+        dedup: What `vlmsel.dedup` wrote: copies are rejected as ``duplicate``. In scores of the same index rows are known by their
+            place, in all other tables by their ids.
         repeats: Whether an id counts once (``"drop"``) or each time.
         keep_columns: Columns to carry into the selection.
         control: Comparison sets of the same size to write beside the selection.
@@ -182,6 +185,7 @@ def select(
         include=include,
         exclude=exclude,
         allow_unmatched=allow_unmatched,
+        dedup=dedup,
         repeats=repeats,
         keep_columns=keep_columns,
         control=control,
@@ -225,6 +229,7 @@ def plan(
     include: PathLike | Iterable[PathLike] | None = None,
     exclude: PathLike | Iterable[PathLike] | None = None,
     allow_unmatched: bool = False,
+    dedup: PathLike | None = None,
     repeats: Literal["drop", "keep"] = "drop",
     keep_columns: str | Sequence[str] = (),
     control: Control | Sequence[Control] = (),
@@ -261,6 +266,7 @@ def plan(
         include=include,
         exclude=exclude,
         allow_unmatched=allow_unmatched,
+        dedup=dedup,
         repeats=repeats,
         keep_columns=keep_columns,
         control=control,

@@ -49,6 +49,12 @@ SIZES = ("k", "fraction", "threshold", "band", "token_budget")
     "--include", multiple=True, metavar="IDS", help="Only these ids: text, a table, or DataComp's .npy. Repeatable."
 )
 @click.option("--exclude", multiple=True, metavar="IDS", help="None of these ids. Repeatable.")
+@click.option(
+    "--dedup",
+    type=click.Path(),
+    metavar="DIR",
+    help="Folder of vlmsel dedup: copies are no candidates and count as duplicate.",
+)
 @click.option("--allow-unmatched", is_flag=True, help="Go on though no row has any id of --include or --exclude.")
 @click.option(
     "--repeats",

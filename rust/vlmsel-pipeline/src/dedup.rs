@@ -13,6 +13,7 @@ mod edges;
 mod equal;
 mod exact;
 mod images;
+pub mod keep_bits;
 mod keep_order;
 mod keepers;
 mod kinds;

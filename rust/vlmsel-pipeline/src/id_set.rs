@@ -102,6 +102,13 @@ impl IdSet {
         &self.files
     }
 
+    /// Ids of 128 bits.
+    pub fn of_wide(wide: Vec<u128>) -> Self {
+        let mut set = Self { wide, ..Self::default() };
+        set.settle();
+        set
+    }
+
     fn insert(&mut self, id: &[u8], kind: Kind) {
         match canonical(id, kind) {
             Canonical::Wide(value) => self.wide.push(value),

@@ -41,6 +41,8 @@ struct Options {
     #[serde(deserialize_with = "paths::json::paths")]
     exclude: Vec<PathBuf>,
     allow_unmatched: bool,
+    #[serde(deserialize_with = "paths::json::optional_path")]
+    dedup: Option<PathBuf>,
     repeats: String,
     keep_columns: Vec<String>,
     controls: Vec<(String, u64)>,
@@ -140,6 +142,7 @@ fn request(py: Python<'_>, options: &str, memory: Vec<(String, Bound<'_, PyAny>)
         include: options.include,
         exclude: options.exclude,
         allow_unmatched: options.allow_unmatched,
+        dedup: options.dedup,
         keep_columns: options.keep_columns,
         output: options.output,
         threads: options.threads,

@@ -5,7 +5,7 @@ use arrow_array::types::UInt64Type;
 use arrow_array::{
     Array, ArrayRef, FixedSizeBinaryArray, ListArray, PrimitiveArray, RecordBatch, StringViewArray, StructArray,
 };
-use vlmsel_core::hash::{Hash128, image_hash, normalise_text};
+use vlmsel_core::hash::{Hash128, image_hash, normalise_text, text_hash as text_hash_of};
 use vlmsel_shards::formats::turns::Turns;
 
 use crate::error::{Error, Result};
@@ -69,6 +69,8 @@ pub struct Contents<'a> {
     images: Option<Images<'a>>,
     text_hash: Option<&'a FixedSizeBinaryArray>,
     texts: Option<Texts<'a>>,
+    /// The hash of an empty text, which is none.
+    no_text: Hash128,
 }
 
 /// Column `images`: for each row a list of hashes and sizes.
@@ -112,11 +114,6 @@ impl<'a> Images<'a> {
     pub fn of_row(&self, row: usize) -> std::ops::Range<usize> {
         let offsets = self.lists.value_offsets();
         offsets[row] as usize..offsets[row + 1] as usize
-    }
-
-    /// The struct column of all images.
-    pub fn values(&self) -> &ArrayRef {
-        self.lists.values()
     }
 
     /// Appends hash and size of each of a row's images; `false` where it has none.
@@ -171,7 +168,7 @@ impl<'a> Contents<'a> {
             array.ok_or_else(|| wrong("text_hash"))
         };
         let text_hash = field.has_text().then(|| hash(batch)).transpose()?;
-        Ok(Self { images, text_hash, texts: None })
+        Ok(Self { images, text_hash, texts: None, no_text: text_hash_of("") })
     }
 
     /// What [`Field::columns_in_full`] gave.
@@ -181,7 +178,7 @@ impl<'a> Contents<'a> {
     pub fn in_full(field: Field, batch: &'a RecordBatch) -> Result<Self> {
         let images = field.has_images().then(|| Images::of(batch)).transpose()?;
         let texts = field.has_text().then(|| Texts::of(batch)).transpose()?;
-        Ok(Self { images, text_hash: None, texts })
+        Ok(Self { images, text_hash: None, texts, no_text: text_hash_of("") })
     }
 
     /// Puts what a row is known by into `out`. `false` where it lacks the field, or part of it: such a row is no copy of anything.
@@ -191,7 +188,7 @@ impl<'a> Contents<'a> {
     pub fn write(&self, row: usize, out: &mut Vec<u8>) -> Result<bool> {
         out.clear();
         if let Some(hashes) = self.text_hash {
-            if hashes.is_null(row) {
+            if hashes.is_null(row) || hashes.value(row) == self.no_text {
                 return Ok(false);
             }
             out.extend_from_slice(hashes.value(row));

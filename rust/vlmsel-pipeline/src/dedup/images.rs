@@ -280,5 +280,5 @@ pub fn relation(index: &IndexRows, radius: u32, rule: &ImageRule, bounds: Bounds
     // Mirrored, a pair may be met twice.
     edges.dedup_by_key(|edge| (edge.a, edge.b));
     let detail = json!({ "compared": distinct.codes.len() });
-    Ok(Relation { classes: Merged::new(index.rows, bounds).classes(&equal, &edges)?, edges, detail })
+    Ok(Relation { classes: Merged::new(index.rows, bounds).classes(&equal, &edges, None)?, edges, detail })
 }

@@ -41,11 +41,11 @@ impl<'a> Merged<'a> {
         self.same.push((class, representative));
     }
 
-    /// All classes with more than one row or with an edge.
+    /// All classes with more than one row or with an edge, but for those that are left out.
     ///
     /// # Errors
     /// Those of the scratch disk.
-    pub fn classes(mut self, equal: &Classes, edges: &[Edge]) -> Result<Classes> {
+    pub fn classes(mut self, equal: &Classes, edges: &[Edge], left_out: Option<&RowSet>) -> Result<Classes> {
         let Bounds { scratch, memory, threads, .. } = self.bounds;
         self.same.sort_unstable();
         let of = |class: u32| match self.same.binary_search_by_key(&class, |(class, _)| *class) {
@@ -56,6 +56,9 @@ impl<'a> Merged<'a> {
         let mut writer = merged.writer();
         let done = RowSet::new(u64::from(self.rows));
         equal.visit(|class, row| {
+            if left_out.is_some_and(|set| set.contains(class)) {
+                return Ok(());
+            }
             done.insert(row);
             writer.push(of(class), row)
         })?;

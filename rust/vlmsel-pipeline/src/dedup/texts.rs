@@ -4,12 +4,14 @@ use serde_json::json;
 use vlmsel_core::decimal::Decimal;
 use vlmsel_core::jaccard::Jaccard;
 use vlmsel_core::word_set::SetsOf;
+use vlmsel_core::words::Runs;
 
 use super::content::{Field, Texts};
 use super::edges::{Edge, EdgeList, Relation};
 use super::exact::{self, Bounds, Equality};
 use super::merged::{Merged, one_of_each};
 use super::near_text::{NearText, NearTextOptions, TextMatch};
+use super::row_set::RowSet;
 use super::rows::IndexRows;
 use crate::error::{Error, Result};
 
@@ -32,12 +34,20 @@ pub fn relation(
     let mut search = NearText::new(options, scratch);
     progress.restart();
     progress.expect(u64::from(index.rows), 0);
+    // Equal texts without a word are no copies of each other: a set of nothing says nothing.
+    let wordless = RowSet::new(u64::from(index.rows));
+    let mut runs = Runs::default();
     index.in_order(&["text", "conversations"], Some(&texts), progress, |batch| {
         let said = Texts::of(&batch.columns)?;
         for (at, row) in batch.rows.iter().enumerate() {
-            if let Some(text) = said.of_row(at)? {
-                search.push(*row, &text)?;
+            let Some(text) = said.of_row(at)? else { continue };
+            if !text.bytes().any(|byte| byte.is_ascii_alphanumeric()) {
+                runs.read(&text);
+                if runs.text().is_empty() {
+                    wordless.insert(*row);
+                }
             }
+            search.push(*row, &text)?;
         }
         Ok(())
     })?;
@@ -61,5 +71,5 @@ pub fn relation(
         "expected_recall": summary.expected_recall,
     });
     let edges = edges.sorted();
-    Ok(Relation { classes: merged.classes(&equal, &edges)?, edges, detail })
+    Ok(Relation { classes: merged.classes(&equal, &edges, Some(&wordless))?, edges, detail })
 }

@@ -12,8 +12,12 @@ use super::plan::{Request, Resolved};
 use super::row_layout::Layout;
 
 /// Why a row is not eligible, in the order of precedence.
-pub const REASONS: [&str; 8] =
-    ["missing", "nan", "infinite", "negative", "failed", "excluded", "too_short", "too_long"];
+pub const REASONS: [&str; 9] =
+    ["missing", "nan", "infinite", "negative", "failed", "excluded", "too_short", "too_long", DUPLICATE];
+/// A copy of a row that is kept, as `vlmsel dedup` found.
+const DUPLICATE: &str = "duplicate";
+/// Its place.
+pub const DUPLICATE_AT: usize = 8;
 
 /// What a pass is for.
 pub enum Goal<'a> {

@@ -11,6 +11,7 @@ use vlmsel_shards::tables::{Table, open};
 use vlmsel_shards::workspace::inputs::InputFile;
 use vlmsel_shards::workspace::manifest::{InputRecord, Tolerated};
 
+use crate::dedup::keep_bits::Kept;
 use crate::error::{Error, Result};
 use crate::id_set::IdSet;
 use crate::tolerance::Tolerance;
@@ -87,6 +88,8 @@ pub struct Request {
     pub include: Vec<PathBuf>,
     /// These ids may not.
     pub exclude: Vec<PathBuf>,
+    /// What `vlmsel dedup` wrote: rows that go are no candidates.
+    pub dedup: Option<PathBuf>,
     /// A list may have no id that any table has.
     pub allow_unmatched: bool,
     /// An id may be selected more than once.
@@ -137,6 +140,14 @@ impl Resolved {
         self.tables.iter().any(|table| table.partitions().iter().any(is_read))
     }
 
+    /// Whether dedup keeps a row of a table, as far as its place in the index tells.
+    pub(super) fn keeps(&self, table: usize, row: u64) -> bool {
+        match (&self.kept, self.kept_from[table]) {
+            (Some(kept), Some(from)) => kept.contains(from + row),
+            _ => true,
+        }
+    }
+
     /// The lists of ids by the name of their option.
     pub(super) fn lists(&self) -> impl Iterator<Item = (&'static str, &IdSet)> {
         let lists = [("include", &self.include), ("exclude", &self.exclude)];
@@ -165,6 +176,10 @@ pub struct Resolved {
     pub include: Option<IdSet>,
     /// Ids that are excluded.
     pub exclude: Option<IdSet>,
+    /// Rows that dedup keeps.
+    pub kept: Option<Kept>,
+    /// For each table the row of the deduplicated index that it begins with, where it is a range of it.
+    pub kept_from: Vec<Option<u64>>,
     /// Provenances of the tables, distinct ones.
     pub provenances: Vec<Value>,
 }
@@ -206,7 +221,20 @@ pub fn resolve_request(request: &Request) -> Result<Resolved> {
         if paths.is_empty() { Ok(None) } else { IdSet::read(paths, &request.id_column, &columns.id.working).map(Some) }
     };
     let (include, exclude) = (read_ids(&request.include)?, read_ids(&request.exclude)?);
-    Ok(Resolved { tables, unopened, columns, include, exclude, provenances })
+    let kept = request.dedup.as_deref().map(Kept::open).transpose()?;
+    let mut kept_from = vec![None; tables.len()];
+    if let Some(kept) = &kept {
+        for (table, from) in tables.iter().zip(&mut kept_from) {
+            if let Table::Parquet(table) = table {
+                *from = kept.first_row_of(table)?;
+            }
+        }
+        if kept_from.contains(&None) {
+            // Before the pass, so that its threads find it made.
+            kept.dropped()?;
+        }
+    }
+    Ok(Resolved { tables, unopened, columns, include, exclude, kept, kept_from, provenances })
 }
 
 /// Ends the run if more files are unreadable than allowed.

@@ -53,7 +53,9 @@ pub fn guess_cut(
     wanted: u64,
 ) -> Option<u64> {
     let Layout { sort_key: SortKey::Score, reversed, .. } = layout else { return None };
-    let filtered = resolved.include.is_some() || resolved.exclude.is_some() || resolved.columns.tokens.is_some();
+    let by_id = resolved.kept.is_some() && resolved.kept_from.contains(&None);
+    let filtered =
+        resolved.include.is_some() || resolved.exclude.is_some() || resolved.columns.tokens.is_some() || by_id;
     let mut groups = Vec::new();
     let mut total = 0;
     for (at, table) in resolved.tables.iter().enumerate().filter(|(at, _)| !left_out.contains_key(at)) {
@@ -78,7 +80,9 @@ pub fn guess_cut(
             &mut |block: &Block<'_>| {
                 seen += block.keys.len() as u64;
                 let finite = |at: usize| block.classes.is_none_or(|classes| classes[at] == ScoreClass::Finite);
-                let finite = block.keys.iter().enumerate().filter(|(at, _)| finite(*at));
+                let is_kept = |row: usize| resolved.keeps(at, parquet.group_rows(group).0 + row as u64);
+                let finite =
+                    block.keys.iter().enumerate().filter(|(at, _)| finite(*at) && is_kept(block.first_row + *at));
                 keys.extend(finite.map(|(_, key)| if reversed { !*key } else { *key }));
                 Ok(())
             },

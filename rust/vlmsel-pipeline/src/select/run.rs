@@ -126,6 +126,7 @@ fn inputs(request: &Request, resolved: &Resolved, progress: &Progress) -> Result
             });
         }
     }
+    records.extend(resolved.kept.iter().map(|kept| kept.record().clone()));
     // Files are a set: their order on the command line must not change a byte.
     records.sort_by(|a, b| (&a.name, &a.fingerprint).cmp(&(&b.name, &b.fingerprint)));
     Ok(records)
@@ -197,6 +198,7 @@ impl Selecting<'_> {
         let mut paths: Vec<PathBuf> =
             self.request.files.iter().map(|file| file.folder.clone().unwrap_or_else(|| file.path.clone())).collect();
         paths.extend(self.request.include.iter().chain(&self.request.exclude).cloned());
+        paths.extend(self.request.dedup.clone());
         paths.sort();
         paths.dedup();
         paths

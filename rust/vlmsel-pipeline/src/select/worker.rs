@@ -68,7 +68,14 @@ impl<'a> Worker<'a> {
     /// Reads a chunk. A table that breaks is noted in the counts.
     pub fn read(&mut self, chunk: Chunk) -> Result<()> {
         let scan = self.scan;
-        self.sifter.begin_chunk();
+        let (at, first_row) = match chunk {
+            Chunk::Group(at, group) => match &scan.resolved.tables[at] {
+                Table::Parquet(table) => (at, table.group_rows(group).0),
+                _ => (at, 0),
+            },
+            Chunk::Batch(at, _) | Chunk::Text(at) => (at, 0),
+        };
+        self.sifter.begin_chunk(at, first_row)?;
         let (at, outcome) = match chunk {
             Chunk::Group(at, group) => match &scan.resolved.tables[at] {
                 Table::Parquet(table) => (at, self.read_group(table, group)),
@@ -96,6 +103,7 @@ impl<'a> Worker<'a> {
     fn scores_suffice(&self, table: &ParquetTable, group: usize, buffers: &mut PageBuffers) -> bool {
         let (resolved, request) = (self.scan.resolved, self.scan.request);
         matches!(self.scan.layout.sort_key, SortKey::Score)
+            && !self.sifter.needs_ids()
             && resolved.include.is_none()
             && resolved.exclude.is_none()
             && resolved.columns.tokens.is_none()
@@ -125,7 +133,7 @@ impl<'a> Worker<'a> {
         if scores_suffice {
             let non_negative = scan.request.refuses_negative();
             let mut visitor =
-                ScoreSifter { sifter, candidates, hand_on: &mut |candidates| hand_on(candidates, MOST_CANDIDATES) };
+                ScoreSifter { sifter, candidates, hand_on: &mut |candidates| hand_on(candidates, MOST_CANDIDATES), next_row: 0 };
             table.visit_scores(group, &columns.score, usize::MAX, non_negative, &mut buffers, &mut visitor)?;
         } else {
             let wanted: Vec<&Column> = deciding.iter().map(|(column, _)| *column).collect();

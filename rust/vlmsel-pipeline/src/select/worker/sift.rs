@@ -11,12 +11,13 @@ use vlmsel_core::random::random_key;
 use vlmsel_shards::columns::score::{Block, ScoreClass, ScoreVisitor, visit_array};
 use vlmsel_shards::columns::{Column, Role};
 
-use super::super::pass::{Counts, Goal, Scan};
+use super::super::pass::{Counts, DUPLICATE_AT, Goal, Scan};
 use super::super::row_codec::tokens;
 use super::super::row_layout::{Layout, SortKey};
 use super::Candidates;
+use crate::dedup::keep_bits;
 use crate::error::Result;
-use crate::id_set::for_each_id;
+use crate::id_set::{IdSet, for_each_id};
 
 /// Keys a thread samples at most.
 const SAMPLED_KEYS: usize = 1 << 17;
@@ -32,6 +33,28 @@ pub(super) struct Sifter<'a> {
     digits: Option<DigitCounts>,
     pub counts: Counts,
     sample_left: usize,
+    /// Which rows of the chunk dedup keeps.
+    kept: Kept<'a>,
+}
+
+/// Which rows of a chunk dedup keeps.
+#[derive(Clone, Copy)]
+pub(super) enum Kept<'a> {
+    /// All: there was no dedup.
+    All,
+    /// Those whose bits are set; the chunk begins with this row of the index.
+    Bits(&'a keep_bits::Kept, u64),
+    /// Those whose ids do not go.
+    Ids(&'a IdSet),
+}
+
+impl Kept<'_> {
+    fn is_row(self, row: usize) -> bool {
+        match self {
+            Self::Bits(kept, first) => kept.contains(first + row as u64),
+            Self::All | Self::Ids(_) => true,
+        }
+    }
 }
 
 /// Looks at the scores of a row group, block by block.
@@ -40,6 +63,8 @@ pub(super) struct ScoreSifter<'s, 'a> {
     pub candidates: &'s mut Candidates,
     /// Called after every block.
     pub hand_on: &'s mut dyn FnMut(&mut Candidates),
+    /// The row that the next scores begin with.
+    pub next_row: usize,
 }
 
 impl ScoreVisitor for ScoreSifter<'_, '_> {
@@ -54,9 +79,22 @@ impl ScoreVisitor for ScoreSifter<'_, '_> {
 
     fn winners(&mut self, count: usize, rows: &[u32], keys: &[u64]) -> vlmsel_shards::error::Result<()> {
         let reversed = self.sifter.reversed();
-        self.sifter.counts.eligible += count as u64;
-        self.candidates.rows.extend_from_slice(rows);
-        self.candidates.keys.extend(keys.iter().map(|key| *key ^ reversed));
+        let first_row = self.next_row;
+        self.next_row += count;
+        if let Kept::Bits(kept, from) = self.sifter.kept {
+            let start = from + first_row as u64;
+            let stay = kept.count(start, start + count as u64);
+            self.sifter.counts.eligible += stay;
+            self.sifter.counts.rejected[DUPLICATE_AT] += count as u64 - stay;
+            for (row, key) in rows.iter().zip(keys).filter(|(row, _)| kept.contains(from + u64::from(**row))) {
+                self.candidates.rows.push(*row);
+                self.candidates.keys.push(*key ^ reversed);
+            }
+        } else {
+            self.sifter.counts.eligible += count as u64;
+            self.candidates.rows.extend_from_slice(rows);
+            self.candidates.keys.extend(keys.iter().map(|key| *key ^ reversed));
+        }
         if let Goal::Collect { collector, upper, .. } = self.sifter.goal
             && rows.len() < count
             && collector.cut() < *upper
@@ -69,9 +107,14 @@ impl ScoreVisitor for ScoreSifter<'_, '_> {
 
     fn block(&mut self, block: &Block<'_>) -> vlmsel_shards::error::Result<()> {
         let reversed = self.sifter.reversed();
+        self.next_row = block.first_row + block.keys.len();
         self.sifter.sample(block.keys.iter().map(|key| *key ^ reversed), block.classes);
+        let kept = self.sifter.kept;
         for (at, key) in block.keys.iter().enumerate() {
             match block.classes.map_or(ScoreClass::Finite, |classes| classes[at]) {
+                ScoreClass::Finite if !kept.is_row(block.first_row + at) => {
+                    self.sifter.counts.rejected[DUPLICATE_AT] += 1;
+                }
                 ScoreClass::Finite => {
                     self.sifter.sift_key(*key ^ reversed, None, block.first_row + at, self.candidates);
                 }
@@ -89,12 +132,24 @@ impl<'a> Sifter<'a> {
             Goal::Digits(total) => Some(total.lock().unwrap_or_else(PoisonError::into_inner).emptied()),
             _ => None,
         };
-        Self { scan, goal, digits, counts: Counts::default(), sample_left: 0 }
+        Self { scan, goal, digits, counts: Counts::default(), sample_left: 0, kept: Kept::All }
     }
 
-    /// A chunk begins.
-    pub fn begin_chunk(&mut self) {
+    /// Whether dedup is known by the ids of rows.
+    pub fn needs_ids(&self) -> bool {
+        matches!(self.kept, Kept::Ids(_))
+    }
+
+    /// A chunk of a table begins, with this row of it.
+    pub fn begin_chunk(&mut self, table: usize, row: u64) -> Result<()> {
         self.sample_left = SAMPLED_BLOCKS;
+        let resolved = self.scan.resolved;
+        self.kept = match (&resolved.kept, resolved.kept_from[table]) {
+            (None, _) => Kept::All,
+            (Some(kept), Some(from)) => Kept::Bits(kept, from + row),
+            (Some(kept), None) => Kept::Ids(kept.dropped()?),
+        };
+        Ok(())
     }
 
     /// What was counted.
@@ -161,7 +216,7 @@ impl<'a> Sifter<'a> {
     ) -> Result<()> {
         let column = |role| deciding.iter().position(|(_, r)| *r == role).map(|at| batch.column(at));
         let (Some(ids), Some(scores)) = (column(Role::Id), column(Role::Score)) else { return Ok(()) };
-        let classes = self.classify(ids, scores, column(Role::Tokens), column(Role::Status))?;
+        let classes = self.classify(ids, scores, column(Role::Tokens), column(Role::Status), first_row)?;
         let Layout { sort_key, reversed, .. } = self.scan.layout;
         let mut by_score: Vec<u64> = Vec::with_capacity(batch.num_rows());
         visit_array(scores, 0, false, &mut |block: &Block<'_>| {
@@ -197,6 +252,7 @@ impl<'a> Sifter<'a> {
         scores: &ArrayRef,
         token_counts: Option<&ArrayRef>,
         statuses: Option<&ArrayRef>,
+        first_row: usize,
     ) -> Result<Vec<Option<usize>>> {
         let (request, resolved) = (self.scan.request, self.scan.resolved);
         let mut classes: Vec<Option<usize>> = Vec::with_capacity(ids.len());
@@ -210,7 +266,10 @@ impl<'a> Sifter<'a> {
         let counts = token_counts.map(tokens).transpose()?;
         let counts = counts.as_ref().map(arrow_array::cast::AsArray::as_primitive::<UInt64Type>);
         let statuses = statuses.map(arrow_array::cast::AsArray::as_string_view);
-        let (mut included, mut excluded) = (Vec::new(), Vec::new());
+        let (mut included, mut excluded, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
+        if let Kept::Ids(ids_that_go) = self.kept {
+            ids_that_go.contains_each(ids, &mut dropped);
+        }
         if let Some(include) = &resolved.include {
             include.contains_each(ids, &mut included);
         }
@@ -233,6 +292,8 @@ impl<'a> Sifter<'a> {
                 *class = Some(6);
             } else if request.max_tokens.is_some_and(|most| count.is_some_and(|count| count > most)) {
                 *class = Some(7);
+            } else if dropped.get(at) == Some(&true) || !self.kept.is_row(first_row + at) {
+                *class = Some(DUPLICATE_AT);
             }
         }
         Ok(classes)
