@@ -32,6 +32,12 @@ class Deduplication:
     """The same for each source: ``input`` and ``dropped``."""
     groups: Sequence[Mapping[str, Any]] = ()
     """The keepers for which most others go, with the beginning of their texts."""
+    hubs: Sequence[Mapping[str, Any]] = ()
+    """The first hundred contents with more than ``max_neighbours`` near ones."""
+    hub_count: int = 0
+    """All of them."""
+    other_texts: int | None = None
+    """Where images alone were compared: samples that go for one with another text."""
     compared: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """For each kind that was asked for: classes of equal contents, the samples in them, and edges between classes."""
     edges_reused: bool = False
@@ -58,6 +64,8 @@ def dedup(
     image_root: PathLike | None = None,
     keep: Sequence[str] = (),
     chains: bool = False,
+    max_neighbours: int = 10_000,
+    hubs: Literal["keep-one", "leave"] = "keep-one",
     max_removed: float = 0.5,
     scratch: PathLike | None = None,
     threads: int | None = None,
@@ -89,6 +97,9 @@ def dedup(
         keep: What makes a copy the best one, the first criterion first: ``lowest:COLUMN``, ``highest:COLUMN``,
             ``source:NAME,NAME``, ``largest`` (pixels, then text) or ``first``. Empty: ``lowest:ppl`` with scores, else ``largest``.
         chains: Keep one of each connected component, and not one of each neighbourhood: copies of copies go, too.
+        max_neighbours: A content with more near ones is a hub.
+        hubs: ``keep-one``: hubs are walked first, so that one sample stands for all that is near it; ``leave``: a hub has no
+            neighbours, and only what equals it goes.
         max_removed: Part of its samples that a source may lose.
         scratch: Folder for scratch files; None: beside the output.
         threads: Threads to use; None: one per core.
@@ -128,6 +139,8 @@ def dedup(
         "image_root": path_of(image_root),
         "keep": list(keep),
         "chains": chains,
+        "max_neighbours": max_neighbours,
+        "hubs": hubs,
         "max_removed": max_removed,
         "scratch": path_of(scratch),
     }

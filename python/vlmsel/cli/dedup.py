@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vlmsel.cli.help import Command
-from vlmsel.cli.options import Common, common_options
+from vlmsel.cli.options import COUNT, Common, common_options
 from vlmsel.cli.sources import image_root_option, named_option
 
 if TYPE_CHECKING:
@@ -93,6 +93,21 @@ _EXACT = ("pair", "text", "image")
     help="Keep one sample of each chain of copies, however far its ends are, not one of each neighbourhood.",
 )
 @click.option(
+    "--max-neighbours",
+    type=COUNT,
+    default=10_000,
+    show_default=True,
+    metavar="N",
+    help="A content with more near ones is a hub, and named.",
+)
+@click.option(
+    "--hubs",
+    type=click.Choice(("keep-one", "leave")),
+    default="keep-one",
+    show_default=True,
+    help="keep-one: one sample stands for all that is near a hub; leave: a hub has no neighbours.",
+)
+@click.option(
     "--max-removed",
     type=click.FloatRange(0, 1),
     default=0.5,
@@ -121,6 +136,8 @@ def command(
     image_root: Path | None,
     keep: tuple[str, ...],
     chains: bool,
+    max_neighbours: int,
+    hubs: str,
     max_removed: float,
     scratch: Path | None,
 ) -> None:
@@ -151,6 +168,8 @@ def command(
             image_root=image_root,
             keep=keep,
             chains=chains,
+            max_neighbours=max_neighbours,
+            hubs=hubs,  # type: ignore[arg-type]
             max_removed=max_removed,
             scratch=scratch,
             progress=progress.update,
@@ -183,6 +202,13 @@ def _say(report: Report, done: Deduplication) -> None:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in found["dropped"].items())
         lost = sum(found["dropped"].values())
         report.say(f"  {source}: {lost:,} of {found['input']:,} go ({lost / max(found['input'], 1):.1%}){': ' if kinds else ''}{kinds}")
+    if done.other_texts:
+        report.warn(
+            f"{done.other_texts:,} of them have another text than the sample that is kept for them: images alone were compared; "
+            "--near-pair asks for both"
+        )
+    for hub in done.hubs[:3]:
+        report.warn(f"a hub: {hub['neighbours']:,} contents are near {hub['record']['uid']} ({hub['kind']}); --hubs decides")
     for group in done.groups[:3]:
         text = group["keeper"]["text"]
         shown = f" {text!r}" if text else ""

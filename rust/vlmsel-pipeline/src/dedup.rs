@@ -44,7 +44,7 @@ use self::edges::Finding;
 use self::exact::{Bounds, Equality};
 use self::images::{ImageHash, ImageRule};
 use self::keep_order::Criterion;
-use self::keepers::Choice;
+use self::keepers::{Choice, Hubs};
 use self::kinds::Kind;
 use self::result::{Found, ResultWriter, SUMMARY};
 use self::rows::IndexRows;
@@ -92,6 +92,10 @@ pub struct DedupOptions {
     /// Connected components instead of direct neighbours.
     #[serde(default)]
     pub chains: bool,
+    /// A content with more neighbours is a hub.
+    pub max_neighbours: u32,
+    /// What becomes of hubs: `keep-one` or `leave`.
+    pub hubs: String,
     /// A source may lose this share of its records.
     pub max_removed: f64,
     /// Where scratch files go; beside the output if not given.
@@ -162,6 +166,7 @@ pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary
         ..DedupSummary::default()
     };
     let hash = ImageHash::parse(&options.image_hash)?;
+    let hubs = Hubs::parse(&options.hubs)?;
     if options.run.dry_run {
         return Ok(summary);
     }
@@ -189,7 +194,13 @@ pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary
     let spec = OutputSpec {
         path: options.output.clone(),
         command: COMMAND.to_owned(),
-        config: json!({ "kinds": units, "keep": keep_order::to_json(&criteria), "chains": options.chains }),
+        config: json!({
+            "kinds": units,
+            "keep": keep_order::to_json(&criteria),
+            "chains": options.chains,
+            "max_neighbours": options.max_neighbours,
+            "hubs": options.hubs,
+        }),
         inputs: all_inputs,
         guarded,
         overwrite: options.run.overwrite,
@@ -212,9 +223,11 @@ pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary
         scores: scores.as_ref(),
         chains: options.chains,
         against: &[],
+        max_neighbours: options.max_neighbours,
+        hubs,
     };
-    let dropped = choice.dropped(bounds)?;
-    let found = ResultWriter::new(&index, &kinds, &[], progress).write(dropped, &output)?;
+    let (dropped, hubs) = choice.dropped(bounds)?;
+    let found = ResultWriter::new(&index, &kinds, &[], progress).write(dropped, &hubs, &output)?;
     refuse_large_losses(&found, options.max_removed)?;
     progress.check()?;
     let mut counts: BTreeMap<String, u64> =

@@ -13,11 +13,11 @@ use vlmsel_core::hash::image_hash;
 use vlmsel_core::image_code::{ImageCodes, LOW_QUALITY, mirrored_dhash};
 use vlmsel_shards::tables::codes::CodesReader;
 
+use super::classes::Classes;
 use super::code_pairs::{BYTES_A_CODE, code_pairs};
 use super::content::Images;
 use super::edges::{Edge, EdgeList, Relation};
 use super::equal::EqualKeys;
-use super::classes::Classes;
 use super::exact::Bounds;
 use super::merged::{Merged, one_of_each};
 use super::row_set::RowSet;
@@ -173,7 +173,13 @@ impl ImageRule {
             |writer| writer.finish(),
         )?;
         let classes = Classes::new(scratch, index.rows, memory / 4, threads);
-        keys.finish(threads, progress, || classes.writer(), |writer, class, row| writer.push(class, row), |w| w.finish())?;
+        keys.finish(
+            threads,
+            progress,
+            || classes.writer(),
+            |writer, class, row| writer.push(class, row),
+            |w| w.finish(),
+        )?;
         Ok(classes)
     }
 }
