@@ -5,6 +5,7 @@
 //! that stays. Rows are known by their place in the index, all through; ids come back with the result.
 
 mod against;
+mod alike;
 mod classes;
 mod code_pairs;
 mod content;

@@ -201,3 +201,13 @@ impl<'a> Contents<'a> {
         Ok(self.images.as_ref().is_none_or(|images| images.append(row, out)))
     }
 }
+
+/// Column `uid` of a batch.
+///
+/// # Errors
+/// Where it is not as an index has it.
+pub fn uids_of(batch: &RecordBatch) -> Result<&FixedSizeBinaryArray> {
+    let uids = batch.column_by_name("uid").and_then(|column| column.as_fixed_size_binary_opt());
+    uids.filter(|uids| uids.value_length() == 16 && uids.null_count() == 0)
+        .ok_or_else(|| Error::usage("column uid of the index does not hold ids of 16 bytes"))
+}

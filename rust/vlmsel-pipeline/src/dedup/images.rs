@@ -13,10 +13,10 @@ use vlmsel_core::hash::image_hash;
 use vlmsel_core::image_code::{ImageCodes, LOW_QUALITY, mirrored_dhash};
 use vlmsel_shards::tables::codes::CodesReader;
 
+use super::alike::{Edge, EdgeList, Relation};
 use super::classes::Classes;
 use super::code_pairs::{BYTES_A_CODE, code_pairs};
 use super::content::Images;
-use super::edges::{Edge, EdgeList, Relation};
 use super::equal::EqualKeys;
 use super::exact::Bounds;
 use super::merged::{Merged, one_of_each};
@@ -132,7 +132,7 @@ impl ImageRule {
             let (mut coded, mut content, mut state): (Coded, Vec<u8>, S) = (Vec::new(), Vec::new(), begin());
             index.in_order_of(*part, &["uid", "images"], None, progress, &mut |batch| {
                 let images = Images::of(&batch.columns)?;
-                let uids = super::keepers::uids_of(&batch.columns)?;
+                let uids = super::content::uids_of(&batch.columns)?;
                 for (at, row) in batch.rows.iter().enumerate() {
                     coded.clear();
                     content.clear();

@@ -6,12 +6,11 @@
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use arrow_array::cast::AsArray;
-use arrow_array::{Array, RecordBatch};
 use vlmsel_core::cover::{Covered, NO_CLASS, Relation, components, cover};
 use vlmsel_core::hash::Hash128;
 
 use super::against::Matched;
+use super::content::uids_of;
 use super::dropped::{Dropped, DroppedRows};
 use super::exact::Bounds;
 use super::keep_order::{Criterion, KeepOrder};
@@ -295,16 +294,6 @@ impl Alike<'_> {
         );
         Err(vlmsel_shards::Error::Resource(text).into())
     }
-}
-
-/// Column `uid` of a batch.
-///
-/// # Errors
-/// Where it is not as an index has it.
-pub fn uids_of(batch: &RecordBatch) -> Result<&arrow_array::FixedSizeBinaryArray> {
-    let uids = batch.column_by_name("uid").and_then(|column| column.as_fixed_size_binary_opt());
-    uids.filter(|uids| uids.value_length() == 16 && uids.null_count() == 0)
-        .ok_or_else(|| Error::usage("column uid of the index does not hold ids of 16 bytes"))
 }
 
 /// The end of a sorted record.

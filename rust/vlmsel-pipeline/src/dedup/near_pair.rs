@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use serde_json::json;
 
+use super::alike::{Edge, EdgeList, Relation};
 use super::classes::Classes;
-use super::edges::{Edge, EdgeList, Relation};
 use super::exact::Bounds;
 use super::row_set::RowSet;
 use crate::error::Result;

@@ -6,8 +6,8 @@ use vlmsel_core::jaccard::Jaccard;
 use vlmsel_core::word_set::SetsOf;
 use vlmsel_core::words::Runs;
 
+use super::alike::{Edge, EdgeList, Relation};
 use super::content::{Field, Texts};
-use super::edges::{Edge, EdgeList, Relation};
 use super::exact::{self, Bounds, Equality};
 use super::merged::{Merged, one_of_each};
 use super::near_text::{NearText, NearTextOptions, TextMatch};
