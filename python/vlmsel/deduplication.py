@@ -40,6 +40,8 @@ class Deduplication:
     """Where images alone were compared: samples that go for one with another text."""
     compared: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """For each kind that was asked for: classes of equal contents, the samples in them, and edges between classes."""
+    plan: Sequence[Mapping[str, Any]] = ()
+    """Of a dry run: what each step takes at most (``step``, ``entries``, ``memory_bytes``, ``scratch_bytes``)."""
     edges_reused: bool = False
     """Whether the edges were there already."""
     already_done: bool = False

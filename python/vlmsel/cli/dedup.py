@@ -186,8 +186,13 @@ def _pair(words: str) -> tuple[str, str]:
 
 
 def _say(report: Report, done: Deduplication) -> None:
+    from vlmsel.cli.progress import format_bytes
+
     if done.dry_run:
-        report.say(f"would compare {done.input:,} samples and write {done.path}")
+        report.say(f"would compare {done.input:,} samples and write {done.path}; at most, step by step:")
+        for step in done.plan:
+            memory, scratch = format_bytes(step["memory_bytes"]), format_bytes(step["scratch_bytes"])
+            report.say(f"  {step['step']}: {step['entries']:,} records, {memory} of memory, {scratch} of scratch disk")
         return
     gone = done.input - done.kept
     size = f"{done.kept:,} of {done.input:,} samples are kept"

@@ -7,11 +7,11 @@
 mod against;
 mod alike;
 mod classes;
-mod code_pairs;
+pub mod code_pairs;
 mod content;
 mod dropped;
 mod edges;
-mod equal;
+pub mod equal;
 mod exact;
 mod images;
 pub mod keep_bits;
@@ -21,9 +21,10 @@ mod kinds;
 mod merged;
 mod near_pair;
 pub mod near_text;
+mod plan;
 mod relation;
 mod result;
-mod row_set;
+pub mod row_set;
 mod rows;
 mod scores;
 mod texts;
@@ -47,6 +48,7 @@ use self::images::{ImageHash, ImageRule};
 use self::keep_order::Criterion;
 use self::keepers::{Choice, Hubs};
 use self::kinds::Kind;
+use self::plan::Step;
 use self::result::{Found, ResultWriter, SUMMARY};
 use self::rows::IndexRows;
 use self::scores::Scores;
@@ -121,6 +123,8 @@ pub struct DedupSummary {
     pub found: Found,
     /// Classes, rows and edges by kind.
     pub compared: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Of a plan: what each step takes at most.
+    pub plan: Vec<Step>,
     /// The edges were there before.
     pub edges_reused: bool,
     /// The output was complete before; nothing was touched.
@@ -168,8 +172,11 @@ pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary
     };
     let hash = ImageHash::parse(&options.image_hash)?;
     let hubs = Hubs::parse(&options.hubs)?;
+    let steps = plan::steps(u64::from(index.rows), &kinds, memory);
     if options.run.dry_run {
-        return Ok(summary);
+        // A run itself is not refused: what it needs at its worst is seldom what it needs.
+        plan::refuse_a_full_disk(&steps, bounds)?;
+        return Ok(DedupSummary { plan: steps, ..summary });
     }
     let mut edges_inputs = inputs.clone();
     let needs_codes = kinds.iter().any(|kind| kind.needs_codes());
