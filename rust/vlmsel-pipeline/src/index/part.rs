@@ -87,7 +87,7 @@ pub(super) fn make(stage: &Indexing<'_>, shard: &ShardFile, mut noted: Noted, ou
         return Err(Error::Bug(format!("{rows} rows of {} became {written}", shard.path.display())));
     }
     let hash = match (&stage.ahead, codes) {
-        (Some(ahead), Some(codes)) => Some(ahead.commit(&shard.unit(), codes, &path, begun.elapsed())?),
+        (Some(ahead), Some(coded)) => Some(ahead.commit(&shard.unit(), coded, &path, begun.elapsed())?),
         _ => None,
     };
     let mut files = vec![(table_name, hash)];
@@ -228,7 +228,7 @@ impl Part<'_> {
         let good = images.iter().filter(|image| image.found.is_ok());
         for (image, found) in (0..).zip(good) {
             match (&mut self.codes, &found.kept) {
-                (Some(codes), Kept::Codes(coded)) => codes.push(CodeRow { uid, image, coded: *coded })?,
+                (Some(file), Kept::Codes(coded)) => file.push(CodeRow { uid, image, coded: *coded })?,
                 _ => self.codes = None,
             }
         }
