@@ -87,7 +87,7 @@ pub(super) fn make(stage: &Indexing<'_>, shard: &ShardFile, mut noted: Noted, ou
         return Err(Error::Bug(format!("{rows} rows of {} became {written}", shard.path.display())));
     }
     let hash = match (&stage.ahead, codes) {
-        (Some(ahead), Some(coded)) => Some(ahead.commit(&shard.unit(), coded, &path, begun.elapsed())?),
+        (Some(ahead), Some(file)) => Some(ahead.commit(&shard.unit(), file, &path, begun.elapsed())?),
         _ => None,
     };
     let mut files = vec![(table_name, hash)];
