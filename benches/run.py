@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BENCHES = ("selection", "index", "shard", "score", "sheet", "soup", "startup")
+BENCHES = ("selection", "index", "shard", "score", "sheet", "soup", "startup", "image_codes")
 
 
 def main() -> int:
