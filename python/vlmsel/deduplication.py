@@ -64,6 +64,7 @@ def dedup(
     codes: PathLike | None = None,
     named_sources: Mapping[str, PathLike] | None = None,
     image_root: PathLike | None = None,
+    confirm: Literal["hash", "bytes"] = "hash",
     keep: Sequence[str] = (),
     chains: bool = False,
     max_neighbours: int = 10_000,
@@ -96,6 +97,8 @@ def dedup(
         codes: Folder of the images' codes, which is made where it is missing; None: beside the index.
         named_sources: Where sources lie now, by name, if codes have to be made and they moved since they were indexed.
         image_root: Where the images of JSON records lie now, if they moved.
+        confirm: ``hash``: images are equal where 128 bits and their sizes are; ``bytes``: hits are confirmed by reading the
+            images again. Texts are always confirmed by their words.
         keep: What makes a copy the best one, the first criterion first: ``lowest:COLUMN``, ``highest:COLUMN``,
             ``source:NAME,NAME``, ``largest`` (pixels, then text) or ``first``. Empty: ``lowest:ppl`` with scores, else ``largest``.
         chains: Keep one of each connected component, and not one of each neighbourhood: copies of copies go, too.
@@ -139,6 +142,7 @@ def dedup(
         "codes": path_of(codes),
         "named_sources": named_words(named_sources),
         "image_root": path_of(image_root),
+        "confirm": confirm,
         "keep": list(keep),
         "chains": chains,
         "max_neighbours": max_neighbours,

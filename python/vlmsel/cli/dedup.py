@@ -82,6 +82,13 @@ _EXACT = ("pair", "text", "image")
 @named_option("Where a source lies now, if codes have to be made and it moved; repeatable.")
 @image_root_option("Where the images of JSON records lie now.")
 @click.option(
+    "--confirm",
+    type=click.Choice(("hash", "bytes")),
+    default="hash",
+    show_default=True,
+    help="How equal images are told: by 128 bits and size, or by reading them again. Texts are told by their words.",
+)
+@click.option(
     "--keep",
     multiple=True,
     metavar="RULE",
@@ -134,6 +141,7 @@ def command(
     codes: Path | None,
     named: dict[str, PathLike],
     image_root: Path | None,
+    confirm: str,
     keep: tuple[str, ...],
     chains: bool,
     max_neighbours: int,
@@ -166,6 +174,7 @@ def command(
             codes=codes,
             named_sources=named,
             image_root=image_root,
+            confirm=confirm,  # type: ignore[arg-type]
             keep=keep,
             chains=chains,
             max_neighbours=max_neighbours,

@@ -56,6 +56,7 @@ use crate::codes::{CodesOptions, codes, place_beside};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::run_options::RunOptions;
+use crate::source_roots::{Roots, read_index_manifest};
 
 /// What to compare, and which copy to keep.
 #[derive(Debug, Clone, Deserialize)]
@@ -87,6 +88,8 @@ pub struct DedupOptions {
     /// Where images of JSON sources lie now.
     #[serde(default, deserialize_with = "paths::json::optional_path")]
     pub image_root: Option<PathBuf>,
+    /// `hash`: images are equal where 128 bits and their sizes are; `bytes`: a hit is confirmed by reading them again.
+    pub confirm: String,
     /// What near texts are sets of: `words` or `chars:N`.
     pub near_text_sets: String,
     /// What makes a copy the best, the first criterion first.
@@ -152,7 +155,7 @@ pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary
         ))
     })?;
     let criteria = Criterion::parse_all(&options.keep, options.scores.is_some())?;
-    let manifest = read_index_manifest(&options.index)?;
+    let manifest = read_index_manifest(&options.index, &|| progress.check())?;
     options.run.tolerance().accept(&options.index, manifest.losses.as_ref())?;
     let index = IndexRows::new(&options.index, manifest)?;
     let inputs = index.inputs()?;
@@ -187,7 +190,13 @@ pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary
     } else {
         None
     };
-    let finding = Finding { index: &index, kinds: &kinds, images, equality: Equality::default(), sets, bounds };
+    let roots = match options.confirm.as_str() {
+        "hash" => None,
+        "bytes" => Some(Roots::new(&index.manifest.roots, &options.named_sources, options.image_root.as_deref())?),
+        other => return Err(Error::usage(format!("--confirm {other}: it is hash or bytes"))),
+    };
+    let equality = Equality { images: roots.as_ref(), ..Equality::default() };
+    let finding = Finding { index: &index, kinds: &kinds, images, equality, sets, bounds };
     let (edges, edges_reused) =
         finding.run(&edges_folder, edges_config(options, &units), edges_inputs, options.run.overwrite)?;
     let compared = edges.parts.iter().map(|part| (part.unit.clone(), part.counts.clone())).collect();
@@ -249,7 +258,7 @@ pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary
 /// What decides the edges, as far as the kinds look at it.
 fn edges_config(options: &DedupOptions, units: &[String]) -> Value {
     let is_near = |what: &str| units.iter().any(|unit| unit.starts_with("near-pair") || unit.starts_with(what));
-    let mut config = json!({ "kinds": units });
+    let mut config = json!({ "kinds": units, "confirm": options.confirm });
     if is_near("near-text") {
         config["near_text_sets"] = json!(options.near_text_sets);
     }
@@ -281,18 +290,6 @@ fn of_manifest(name: &str, folder: &Path, manifest: &Manifest) -> Result<InputRe
     let fingerprint = manifest.checksum()?;
     let bytes = std::fs::metadata(folder.join("manifest.json")).at("inspect", folder)?.len();
     Ok(InputRecord { name: name.to_owned(), bytes, fingerprint })
-}
-
-fn read_index_manifest(folder: &Path) -> Result<Manifest> {
-    match Manifest::read(folder)? {
-        Some(manifest) if manifest.command == "index" => Ok(manifest),
-        Some(manifest) => Err(Error::usage(format!(
-            "{} holds the output of `vlmsel {}`; give the folder that `vlmsel index` wrote with --index",
-            folder.display(),
-            manifest.command
-        ))),
-        None => Err(Error::usage(format!("{} is no index: `vlmsel index` did not write it", folder.display()))),
-    }
 }
 
 fn read_summary(folder: &Path) -> Result<Found> {

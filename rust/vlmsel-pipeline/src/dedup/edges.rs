@@ -33,7 +33,7 @@ pub struct Finding<'a> {
     /// How images are compared, where a kind compares them.
     pub images: Option<ImageRule>,
     /// How equality is told.
-    pub equality: Equality,
+    pub equality: Equality<'a>,
     /// What near texts are sets of.
     pub sets: SetsOf,
     /// Bounds; the scratch folder is that of the output.

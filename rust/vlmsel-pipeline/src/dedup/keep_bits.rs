@@ -106,13 +106,12 @@ impl Kept {
         let Some((first, rows)) = self.parts.get(&file) else { return Ok(None) };
         let folder = table.path.parent().unwrap_or(Path::new(".")).to_path_buf();
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_of_index = match folders.get(&folder) {
-            Some(known) => *known,
-            None => {
-                let known = self.is_of_index(&folder)?;
-                folders.insert(folder, known);
-                known
-            }
+        let is_of_index = if let Some(known) = folders.get(&folder) {
+            *known
+        } else {
+            let known = self.is_of_index(&folder)?;
+            folders.insert(folder, known);
+            known
         };
         Ok((is_of_index && start + table.rows() <= *rows).then_some(first + start))
     }

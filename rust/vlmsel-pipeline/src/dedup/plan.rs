@@ -21,7 +21,8 @@ const SPARE_BYTES: u64 = 64 << 20;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Step {
     /// The kind, as its edges are called, or `keepers`.
-    pub step: String,
+    #[serde(rename = "step")]
+    pub name: String,
     /// Records that are compared.
     pub entries: u64,
     /// Bytes of memory.
@@ -34,7 +35,7 @@ fn step(name: String, entries: u64, held: u64, a_record: u64, memory: u64) -> St
     let needed = entries * a_record;
     // What fits into half of the memory stays there.
     let scratch_bytes = if needed > memory / 2 { needed } else { 0 };
-    Step { step: name, entries, memory_bytes: (held + needed.min(memory)).min(memory.max(held)), scratch_bytes }
+    Step { name, entries, memory_bytes: (held + needed.min(memory)).min(memory.max(held)), scratch_bytes }
 }
 
 /// The steps of a run over so many rows, at their worst: every record has every field, and a copy.
@@ -66,7 +67,7 @@ pub fn refuse_a_full_disk(steps: &[Step], bounds: Bounds<'_>) -> Result<()> {
     let text = format!(
         "{}: {} may need {} bytes of scratch files, the disk has {free} free; raise --memory-limit, or choose another folder with --scratch",
         bounds.scratch.display(),
-        most.step,
+        most.name,
         most.scratch_bytes
     );
     Err(vlmsel_shards::Error::Resource(text).into())
@@ -84,7 +85,7 @@ mod tests {
         let large = steps(200_000_000, &kinds, 2 << 30);
         assert_eq!(large[0].scratch_bytes, 200_000_000 * 68);
         assert_eq!(large[1].memory_bytes, 200_000_000 * 32);
-        assert_eq!(large.last().unwrap().step, "keepers");
+        assert_eq!(large.last().unwrap().name, "keepers");
     }
 
     #[test]
@@ -92,7 +93,7 @@ mod tests {
         let progress = crate::progress::Progress::default();
         let folder = tempfile::tempdir().unwrap();
         let bounds = Bounds { scratch: folder.path(), memory: 1, threads: 1, progress: &progress };
-        let step = |scratch_bytes| [Step { step: "near-text-0.8".to_owned(), scratch_bytes, ..Step::default() }];
+        let step = |scratch_bytes| [Step { name: "near-text-0.8".to_owned(), scratch_bytes, ..Step::default() }];
         assert!(refuse_a_full_disk(&step(1), bounds).is_ok());
         let error = refuse_a_full_disk(&step(1 << 60), bounds).unwrap_err().to_string();
         assert!(error.contains("near-text-0.8 may need") && error.contains("--scratch"), "{error}");

@@ -23,7 +23,7 @@ pub fn relation(
     index: &IndexRows,
     threshold: Decimal,
     sets: SetsOf,
-    equality: Equality,
+    equality: Equality<'_>,
     bounds: Bounds<'_>,
 ) -> Result<Relation> {
     let Bounds { scratch, memory, threads, progress } = bounds;
