@@ -140,90 +140,78 @@ const COMMAND: &str = "dedup";
 /// Memory where no limit is given.
 const USUAL_MEMORY: u64 = 2 << 30;
 
+/// The options, understood.
+struct Asked {
+    kinds: Vec<Kind>,
+    units: Vec<String>,
+    sets: SetsOf,
+    hash: ImageHash,
+    by_bytes: bool,
+    criteria: Vec<Criterion>,
+    hubs: Hubs,
+}
+
+impl Asked {
+    fn of(options: &DedupOptions) -> Result<Self> {
+        let kinds =
+            options.kinds.iter().map(|(option, value)| Kind::parse(option, value)).collect::<Result<Vec<_>>>()?;
+        let kinds = Kind::in_order(kinds);
+        let sets = SetsOf::parse(&options.near_text_sets).ok_or_else(|| {
+            Error::usage(format!(
+                "--near-text-shingles {}: it is chars:N with N from 1 to {MAX_SHINGLE}",
+                options.near_text_sets
+            ))
+        })?;
+        let by_bytes = match options.confirm.as_str() {
+            "hash" => false,
+            "bytes" => true,
+            other => return Err(Error::usage(format!("--confirm {other}: it is hash or bytes"))),
+        };
+        Ok(Self {
+            units: kinds.iter().map(|kind| kind.unit()).collect(),
+            kinds,
+            sets,
+            hash: ImageHash::parse(&options.image_hash)?,
+            by_bytes,
+            criteria: Criterion::parse_all(&options.keep, options.scores.is_some())?,
+            hubs: Hubs::parse(&options.hubs)?,
+        })
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// Exit 2 for what cannot be compared, 3 where a source would lose more than `max_removed`, 6 where memory or disk do not suffice,
 /// and whatever [`Output::begin`] refuses.
 pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary> {
-    let kinds = options.kinds.iter().map(|(option, value)| Kind::parse(option, value)).collect::<Result<Vec<_>>>()?;
-    let kinds = Kind::in_order(kinds);
-    let sets = SetsOf::parse(&options.near_text_sets).ok_or_else(|| {
-        Error::usage(format!(
-            "--near-text-sets {}: it is words, or chars:N with N from 1 to {MAX_SHINGLE}",
-            options.near_text_sets
-        ))
-    })?;
-    let criteria = Criterion::parse_all(&options.keep, options.scores.is_some())?;
+    let asked = Asked::of(options)?;
     let manifest = read_index_manifest(&options.index, &|| progress.check())?;
     options.run.tolerance().accept(&options.index, manifest.losses.as_ref())?;
     let index = IndexRows::new(&options.index, manifest)?;
     let inputs = index.inputs()?;
     let scores = options.scores.as_deref().map(|folder| Scores::open(folder, &index, &inputs)).transpose()?;
-    let edges_folder = beside(&options.output, "", "-edges");
     let memory = if options.run.memory_limit == 0 { USUAL_MEMORY } else { options.run.memory_limit };
     let threads = options.run.pool()?.current_num_threads();
     let scratch = scratch_folder(options)?;
     let bounds = Bounds { scratch: &scratch, memory, threads, progress };
-    let units: Vec<String> = kinds.iter().map(|kind| kind.unit()).collect();
+    let edges_folder = beside(&options.output, "", "-edges");
     let summary = DedupSummary {
         output: options.output.clone(),
         edges: edges_folder.clone(),
         found: Found { input: u64::from(index.rows), ..Found::default() },
-        dry_run: options.run.dry_run,
         ..DedupSummary::default()
     };
-    let hash = ImageHash::parse(&options.image_hash)?;
-    let hubs = Hubs::parse(&options.hubs)?;
-    let steps = plan::steps(u64::from(index.rows), &kinds, memory);
     if options.run.dry_run {
+        let steps = plan::steps(u64::from(index.rows), &asked.kinds, memory);
         // A run itself is not refused: what it needs at its worst is seldom what it needs.
         plan::refuse_a_full_disk(&steps, bounds)?;
-        return Ok(DedupSummary { plan: steps, ..summary });
+        return Ok(DedupSummary { plan: steps, dry_run: true, ..summary });
     }
-    let mut edges_inputs = inputs.clone();
-    let needs_codes = kinds.iter().any(|kind| kind.needs_codes());
-    let images = if needs_codes {
-        let (rule, input) = images_rule(options, hash, progress)?;
-        edges_inputs.push(input);
-        Some(rule)
-    } else {
-        None
-    };
-    let roots = match options.confirm.as_str() {
-        "hash" => None,
-        "bytes" => Some(Roots::new(&index.manifest.roots, &options.named_sources, options.image_root.as_deref())?),
-        other => return Err(Error::usage(format!("--confirm {other}: it is hash or bytes"))),
-    };
-    let equality = Equality { images: roots.as_ref(), ..Equality::default() };
-    let finding = Finding { index: &index, kinds: &kinds, images, equality, sets, bounds };
-    let (edges, edges_reused) =
-        finding.run(&edges_folder, edges_config(options, &units), edges_inputs, options.run.overwrite)?;
+    let (edges, edges_reused) = find(options, &asked, &index, &inputs, &edges_folder, bounds)?;
     let compared = edges.parts.iter().map(|part| (part.unit.clone(), part.counts.clone())).collect();
     let summary = DedupSummary { compared, edges_reused, ..summary };
-    let mut all_inputs = inputs;
-    all_inputs.push(of_manifest("edges", &edges_folder, &edges)?);
-    if let Some(folder) = &options.scores {
-        all_inputs.push(fingerprint(folder, "scores")?);
-    }
-    let mut guarded = vec![options.index.clone(), edges_folder.clone()];
-    guarded.extend(options.scores.clone());
-    let spec = OutputSpec {
-        path: options.output.clone(),
-        command: COMMAND.to_owned(),
-        config: json!({
-            "kinds": units,
-            "keep": keep_order::to_json(&criteria),
-            "chains": options.chains,
-            "max_neighbours": options.max_neighbours,
-            "hubs": options.hubs,
-        }),
-        inputs: all_inputs,
-        guarded,
-        overwrite: options.run.overwrite,
-        extend: false,
-        resume: false,
-    };
+    let spec = spec(options, &asked, inputs, of_manifest("edges", &edges_folder, &edges)?, &edges_folder)?;
     let output = match Output::begin(spec)? {
         Opening::Finished(_) => {
             let found = read_summary(&options.output)?;
@@ -235,16 +223,16 @@ pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary
     let choice = Choice {
         index: &index,
         edges: &edges_folder,
-        kinds: &kinds,
-        criteria: &criteria,
+        kinds: &asked.kinds,
+        criteria: &asked.criteria,
         scores: scores.as_ref(),
         chains: options.chains,
         against: &[],
         max_neighbours: options.max_neighbours,
-        hubs,
+        hubs: asked.hubs,
     };
     let (dropped, hubs) = choice.dropped(bounds)?;
-    let found = ResultWriter::new(&index, &kinds, &[], progress).write(dropped, &hubs, &output)?;
+    let found = ResultWriter::new(&index, &asked.kinds, &[], progress).write(dropped, &hubs, &output)?;
     refuse_large_losses(&found, options.max_removed)?;
     progress.check()?;
     let mut counts: BTreeMap<String, u64> =
@@ -253,6 +241,62 @@ pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary
     counts.insert("kept".to_owned(), found.kept);
     output.finish(Summary { counts, roots: Value::Null, provenance: json!({}), run: json!({}), losses: None })?;
     Ok(DedupSummary { found, ..summary })
+}
+
+/// The first step: the edges, as far as they are not there.
+fn find(
+    options: &DedupOptions,
+    asked: &Asked,
+    index: &IndexRows,
+    inputs: &[InputRecord],
+    folder: &Path,
+    bounds: Bounds<'_>,
+) -> Result<(Manifest, bool)> {
+    let mut inputs = inputs.to_vec();
+    let images = if asked.kinds.iter().any(|kind| kind.needs_codes()) {
+        let (rule, input) = images_rule(options, asked.hash, bounds.progress)?;
+        inputs.push(input);
+        Some(rule)
+    } else {
+        None
+    };
+    let (named, root) = (&options.named_sources, options.image_root.as_deref());
+    let roots = asked.by_bytes.then(|| Roots::new(&index.manifest.roots, named, root)).transpose()?;
+    let equality = Equality { images: roots.as_ref(), ..Equality::default() };
+    let finding = Finding { index, kinds: &asked.kinds, images, equality, sets: asked.sets, bounds };
+    finding.run(folder, edges_config(options, &asked.units), inputs, options.run.overwrite)
+}
+
+/// The output of the second step.
+fn spec(
+    options: &DedupOptions,
+    asked: &Asked,
+    mut inputs: Vec<InputRecord>,
+    edges: InputRecord,
+    edges_folder: &Path,
+) -> Result<OutputSpec> {
+    inputs.push(edges);
+    if let Some(folder) = &options.scores {
+        inputs.push(fingerprint(folder, "scores")?);
+    }
+    let mut guarded = vec![options.index.clone(), edges_folder.to_path_buf()];
+    guarded.extend(options.scores.clone());
+    Ok(OutputSpec {
+        path: options.output.clone(),
+        command: COMMAND.to_owned(),
+        config: json!({
+            "kinds": asked.units,
+            "keep": keep_order::to_json(&asked.criteria),
+            "chains": options.chains,
+            "max_neighbours": options.max_neighbours,
+            "hubs": options.hubs,
+        }),
+        inputs,
+        guarded,
+        overwrite: options.run.overwrite,
+        extend: false,
+        resume: false,
+    })
 }
 
 /// What decides the edges, as far as the kinds look at it.

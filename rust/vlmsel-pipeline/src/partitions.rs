@@ -183,7 +183,9 @@ mod tests {
             for (at, number) in numbers.iter().enumerate() {
                 writers[at % 2].push(of(*number), number.to_le_bytes()).unwrap();
             }
-            writers.into_iter().for_each(|writer| writer.finish().unwrap());
+            for writer in writers {
+                writer.finish().unwrap();
+            }
             prop_assert!(budget > 0 || numbers.is_empty() || partitions.spilled_bytes() == 4 * numbers.len() as u64);
             let mut back = Vec::new();
             for partition in 0..partitions.len() {

@@ -25,7 +25,9 @@ pub fn code_pairs(
     found: impl Fn(&[Pair]) -> Result<()> + Sync,
 ) -> Result<()> {
     let join = HammingJoin::new(radius, codes.len() as u64);
-    codes.iter_mut().for_each(|code| *code = join.prepare(*code));
+    for code in &mut codes {
+        *code = join.prepare(*code);
+    }
     let mut room = vec![0; codes.len()];
     progress.restart();
     progress.expect(codes.len() as u64 * join.first_blocks().len() as u64, 0);

@@ -304,7 +304,9 @@ impl<'a> ResultWriter<'a> {
             rows.insert(*keeper);
             first_of.get(keeper).into_iter().flatten().for_each(|gone| rows.insert(gone.row));
         }
-        hubs.iter().for_each(|hub| rows.insert(hub.row));
+        for hub in &hubs {
+            rows.insert(hub.row);
+        }
         let mut members: BTreeMap<u32, Member> = BTreeMap::new();
         self.index.in_order(&["uid", "text", "conversations"], Some(&rows), self.progress, |batch| {
             let uids = batch.columns.column_by_name("uid").and_then(|column| column.as_fixed_size_binary_opt());
