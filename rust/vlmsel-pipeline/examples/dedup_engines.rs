@@ -101,7 +101,7 @@ fn codes(count: u64, threads: usize, radius: u32) -> Outcome {
         let code = random();
         codes.push(code);
         if random() % 100 == 0 && (codes.len() as u64) < count {
-            let near = (0..1 + random() % u64::from(radius)).fold(code, |near, _| near ^ 1 << (random() % 64));
+            let near = (0..=random() % u64::from(radius)).fold(code, |near, _| near ^ 1 << (random() % 64));
             if near != code {
                 codes.push(near);
                 planted.push((code.min(near), code.max(near)));

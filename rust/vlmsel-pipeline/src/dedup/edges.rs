@@ -52,13 +52,16 @@ impl Finding<'_> {
         inputs: Vec<InputRecord>,
         overwrite: bool,
     ) -> Result<(Manifest, bool)> {
+        // Other keepers are asked for with --overwrite, too: edges of the same work stay.
+        let stands = Manifest::read(folder).ok().flatten();
+        let is_same = stands.is_some_and(|m| m.command == COMMAND && m.config == config && m.inputs == inputs);
         let spec = OutputSpec {
             path: folder.to_path_buf(),
             command: COMMAND.to_owned(),
             config,
             inputs,
             guarded: vec![self.index.folder.clone()],
-            overwrite,
+            overwrite: overwrite && !is_same,
             extend: false,
             resume: true,
         };
