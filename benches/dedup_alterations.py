@@ -14,12 +14,12 @@ import io
 import json
 import random
 import re
-import sys
 import tempfile
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import vlmsel
 from PIL import Image, ImageDraw, ImageEnhance
@@ -82,6 +82,28 @@ TEXTS: dict[str, Callable[[list[str], random.Random], str]] = {
 }
 
 
+def made(folder: Path, count: int) -> None:
+    """Pictures with the spectrum of photographs: noise of many scales, in colour, with an edge or two. 384 x 288 pixels."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        picture = np.zeros((288, 384, 3))
+        for octave in range(1, 8):
+            side = 2**octave
+            noise = rng.standard_normal((side * 3 // 4 + 1, side + 1, 3)) * 0.6**octave
+            scaled = [
+                np.asarray(
+                    Image.fromarray(noise[..., c].astype(np.float32)).resize((384, 288), Image.Resampling.BICUBIC)
+                )
+                for c in range(3)
+            ]
+            picture += np.stack(scaled, -1)
+        low, high = picture.min(), picture.max()
+        drawn = Image.fromarray(((picture - low) / (high - low) * 255).astype(np.uint8))
+        x, y = (int(v) for v in rng.integers(0, 200, 2))
+        ImageDraw.Draw(drawn).ellipse((x, y, x + 120, y + 80), fill=tuple(int(v) for v in rng.integers(0, 256, 3)))
+        drawn.save(folder / f"made-{number:05d}.png")
+
+
 def plant(pictures: list[Path], root: Path, folder: Path) -> int:
     """Writes originals and altered copies as records of images and texts; how many originals there are."""
     rng = random.Random(0)
@@ -94,7 +116,7 @@ def plant(pictures: list[Path], root: Path, folder: Path) -> int:
         seen.add(picture.tobytes())
         number = len(seen) - 1
         place = re.sub(r"[^a-z0-9]+", " ", str(path.relative_to(root).with_suffix("")).lower()).split()
-        words = f"an icon déjà vu of a {' '.join(place)} number {number} on a white ground".split()
+        words = f"an icon of a {' '.join(place)} n{number} déjà vu".split()
         copies: list[tuple[str, Image.Image, dict[str, int | str]]] = [("original", picture, {})]
         copies += [(name, *alter(picture)) for name, alter in PICTURES.items()]
         for name, altered, how in copies:
@@ -144,11 +166,16 @@ def recall(keys: list[str], edges: Path, unit: str, base: str, names: list[str])
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("pictures", type=Path, nargs="?", help="PNG and JPEG below this folder")
+    parser.add_argument("--made", type=int, default=0, help="so many pictures with the spectrum of photographs instead")
     parser.add_argument("--radius", type=int, default=6)
     parser.add_argument("--jaccard", default="0.8")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
+    drawn = tempfile.TemporaryDirectory()
+    if asked.made:
+        asked.pictures = Path(drawn.name)
+        made(asked.pictures, asked.made)
     paths = sorted(path for path in asked.pictures.rglob("*") if path.suffix.lower() in {".png", ".jpg", ".jpeg"})
     lines = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -167,22 +194,22 @@ def main() -> None:
             "phash, --flips": {"flips": True},
         }
         for name, how in ways.items():
-            made = vlmsel.dedup(
+            done = vlmsel.dedup(
                 folder / "index", output=folder / f"d-{name[:5]}-{len(how)}{name[-3:]}", near_image=[asked.radius],
                 max_removed=1, max_bad_fraction=1, codes=folder / "codes", **how,
             )  # fmt: skip
-            shares, others = recall(keys, made.edges, f"near-image-{asked.radius}", "original", list(PICTURES))
+            shares, others = recall(keys, done.edges, f"near-image-{asked.radius}", "original", list(PICTURES))
             told = ", ".join(f"{alteration} {share:.3f}" for alteration, share in shares.items())
             lines.append(f"{name}: {told}; others {others:.2f} a picture")
-        made = vlmsel.dedup(folder / "index", output=folder / "d-text", near_text=[asked.jaccard], max_removed=1)
-        shares, others = recall(keys, made.edges, f"near-text-{asked.jaccard}", "text", list(TEXTS))
+        done = vlmsel.dedup(folder / "index", output=folder / "d-text", near_text=[asked.jaccard], max_removed=1)
+        shares, others = recall(keys, done.edges, f"near-text-{asked.jaccard}", "text", list(TEXTS))
         told = ", ".join(f"{alteration} {share:.3f}" for alteration, share in shares.items())
         lines.append(f"words: {told}; others {others:.2f} a text")
     print("\n".join(lines))
+    drawn.cleanup()
     if asked.out:
-        asked.out.write_text(
-            "\n".join([f"$ python {' '.join([Path(sys.argv[0]).name, '<icons>', *sys.argv[2:]])}", *lines]) + "\n"
-        )
+        with asked.out.open("a") as out:
+            out.write("\n".join(lines) + "\n\n")
 
 
 if __name__ == "__main__":
