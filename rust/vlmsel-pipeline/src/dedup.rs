@@ -138,7 +138,7 @@ pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary
     let kinds = Kind::in_order(kinds);
     let sets = SetsOf::parse(&options.near_text_sets).ok_or_else(|| {
         Error::usage(format!(
-            "--near-text-sets {}: it is words, or chars:N with N from 1 to {MAX_SHINGLE}",
+            "--near-text-shingles {}: it is chars:N with N from 1 to {MAX_SHINGLE}",
             options.near_text_sets
         ))
     })?;
@@ -174,7 +174,9 @@ pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary
     } else {
         None
     };
-    let finding = Finding { index: &index, kinds: &kinds, images, equality: Equality::default(), sets, bounds };
+    let scratch = options.scratch.as_deref();
+    let finding =
+        Finding { index: &index, kinds: &kinds, images, equality: Equality::default(), sets, scratch, bounds };
     let (edges, edges_reused) =
         finding.run(&edges_folder, edges_config(options, &units), edges_inputs, options.run.overwrite)?;
     let compared = edges.parts.iter().map(|part| (part.unit.clone(), part.counts.clone())).collect();

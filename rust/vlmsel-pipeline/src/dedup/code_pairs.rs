@@ -85,7 +85,11 @@ mod tests {
             .map(|n| {
                 state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
                 // Half of them near one of a few centres.
-                if n % 2 == 0 { state } else { (n % 7 * 0x0123_4567_89ab_cdef) ^ (1 << (state >> 58)) ^ (1 << (state >> 50 & 63)) }
+                if n % 2 == 0 {
+                    state
+                } else {
+                    (n % 7 * 0x0123_4567_89ab_cdef) ^ (1 << (state >> 58)) ^ (1 << (state >> 50 & 63))
+                }
             })
             .collect();
         codes.sort_unstable();

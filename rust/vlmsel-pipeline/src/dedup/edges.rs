@@ -6,7 +6,6 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use vlmsel_core::word_set::SetsOf;
-use vlmsel_shards::error::IoContext;
 use vlmsel_shards::workspace::manifest::{InputRecord, Manifest};
 use vlmsel_shards::workspace::output::{Output, OutputSpec, Summary};
 
@@ -93,7 +92,9 @@ pub struct Finding<'a> {
     pub equality: Equality,
     /// What near texts are sets of.
     pub sets: SetsOf,
-    /// Bounds; the scratch folder is that of the output.
+    /// Where scratch files go; into the unfinished output if not given.
+    pub scratch: Option<&'a Path>,
+    /// Within which bounds.
     pub bounds: Bounds<'a>,
 }
 
@@ -109,6 +110,11 @@ impl Finding<'_> {
         inputs: Vec<InputRecord>,
         overwrite: bool,
     ) -> Result<(Manifest, bool)> {
+        // What is replaced are keepers: edges of the same index and options are still the same.
+        let stands = Manifest::read(folder).ok().flatten().is_some_and(|standing| {
+            standing.command == COMMAND && standing.config == config && standing.inputs == inputs
+        });
+        let overwrite = overwrite && !stands;
         let spec = OutputSpec {
             path: folder.to_path_buf(),
             command: COMMAND.to_owned(),
@@ -160,9 +166,8 @@ impl Stage for Finding<'_> {
     fn work(&self, unit: &Unit, output: &Output) -> Result<Done> {
         let kind = self.kinds.iter().find(|kind| kind.unit() == unit.name);
         let kind = *kind.ok_or_else(|| Error::Bug(format!("there is no kind {}", unit.name)))?;
-        let scratch = output.scratch()?;
-        std::fs::create_dir_all(&scratch).at("create", &scratch)?;
-        let bounds = Bounds { scratch: &scratch, ..self.bounds };
+        let of_output = output.scratch()?;
+        let bounds = Bounds { scratch: self.scratch.unwrap_or(&of_output), ..self.bounds };
         let Relation { classes, edges, detail } = self.relation(kind, bounds)?;
         let (classes_name, edges_name) = (classes_file(&unit.name), edges_file(&unit.name));
         let mut writer = ColumnWriter::classes(&output.temporary(&classes_name)?)?;

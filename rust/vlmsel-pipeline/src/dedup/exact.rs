@@ -135,3 +135,6 @@ fn confirm(index: &IndexRows, field: Field, classes: &Classes, bounds: Bounds<'_
     writer.finish()?;
     Ok(confirmed)
 }
+
+#[cfg(test)]
+mod tests;

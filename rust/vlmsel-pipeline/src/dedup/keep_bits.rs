@@ -57,10 +57,12 @@ impl Kept {
         let path = folder.join(KEEP_BITS);
         let bits = std::fs::read(&path).at("read", &path)?;
         if bits.len() as u64 != first.div_ceil(8) {
-            let text = format!("it has {} bytes for {first} rows; run `vlmsel verify {}`", bits.len(), folder.display());
+            let text =
+                format!("it has {} bytes for {first} rows; run `vlmsel verify {}`", bits.len(), folder.display());
             return Err(vlmsel_shards::Error::unreadable(&path, text).into());
         }
-        let record = InputRecord { name: "dedup".to_owned(), bytes: bits.len() as u64, fingerprint: manifest.checksum()? };
+        let record =
+            InputRecord { name: "dedup".to_owned(), bytes: bits.len() as u64, fingerprint: manifest.checksum()? };
         let (folder, inputs) = (folder.to_path_buf(), manifest.inputs);
         Ok(Self { folder, bits, parts, inputs, record, folders: Mutex::default(), dropped: OnceLock::new() })
     }
@@ -116,7 +118,9 @@ impl Kept {
     }
 
     fn is_of_index(&self, folder: &Path) -> Result<bool> {
-        let Some(scores) = Manifest::read(folder)?.filter(|manifest| manifest.command == "score") else { return Ok(false) };
+        let Some(scores) = Manifest::read(folder)?.filter(|manifest| manifest.command == "score") else {
+            return Ok(false);
+        };
         for scored in &scores.inputs {
             let ours = self.inputs.iter().find(|input| input.name == scored.name);
             if ours.is_none_or(|ours| ours.fingerprint != scored.fingerprint) {
