@@ -6,11 +6,13 @@ more, character by character, with the tables of Python's ``unicodedata``.
 
 from __future__ import annotations
 
+import json
 import math
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,7 @@ def word_set(text: str) -> frozenset[str]:
     found = set()
     for unspaced, characters in runs_of(text):
         if unspaced and len(characters) > 1:
-            found |= {a + b for a, b in zip(characters, characters[1:], strict=False)}
+            found |= {a + b for a, b in pairwise(characters)}
         else:
             found.add("".join(characters))
     return frozenset(found)
@@ -131,8 +133,6 @@ def read_samples(index: Path, codes: Path | None = None) -> list[Sample]:
 
 def spoken(row: dict[str, Any]) -> str | None:
     """What is said in a row."""
-    import json
-
     if row["text"] is not None:
         return str(row["text"])
     if row["conversations"] is None:
@@ -315,9 +315,7 @@ def chains(order: Sequence[int], found: Sequence[Relation]) -> dict[int, Gone]:
         for row in component - {start}:
             direct = next((relation for relation in found if start in relation.near[row]), None)
             first = next(relation for relation in found if relation.near[row])
-            gone[row] = (
-                Gone(start, direct.kind, direct.near[row][start]) if direct else Gone(start, first.kind, None)
-            )
+            gone[row] = Gone(start, direct.kind, direct.near[row][start]) if direct else Gone(start, first.kind, None)
     return gone
 
 

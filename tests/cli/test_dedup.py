@@ -274,7 +274,30 @@ def test_shingles_are_sets_of_characters(made: Made, tmp_path: Path, length: int
 
 TEXTS = st.lists(
     st.sampled_from(
-        ["a", "b", "c", "D", "ß", "é", "e\u0301", "Ａ", "ﬁ", "手机", "壳", "ก", "ขข", "-", "!", "\u00ad", "\u200d", "x1", "Σ", "ς", "½", "İ"]
+        [
+            "a",
+            "b",
+            "c",
+            "D",
+            "ß",
+            "é",
+            "e\u0301",
+            "Ａ",
+            "ﬁ",
+            "手机",
+            "壳",
+            "ก",
+            "ขข",
+            "-",
+            "!",
+            "\u00ad",
+            "\u200d",
+            "x1",
+            "Σ",
+            "ς",
+            "½",
+            "İ",
+        ]
     ),
     max_size=6,
 ).map("".join)
@@ -292,7 +315,12 @@ def test_any_texts(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
     kinds = (("exact", "text"), ("near-text", threshold))
     found = relations(samples, kinds, Rules())
     vlmsel.dedup(
-        folder / "index", output=folder / "dedup", exact=["text"], near_text=[threshold], max_removed=1.0, keep=["first"]
+        folder / "index",
+        output=folder / "dedup",
+        exact=["text"],
+        near_text=[threshold],
+        max_removed=1.0,
+        keep=["first"],
     )
     assert_edges(folder / "dedup-edges", found)
     assert_equal(folder / "dedup", samples, cover(keep_order(samples, ["first"], {}), found))
@@ -324,7 +352,16 @@ def test_words_are_as_the_rule_says() -> None:
 def test_what_cannot_be_asked_is_exit_code_2(made: Made, tmp_path: Path, words: list[str], says: str) -> None:
     words = [str(made.folder / "scores") if word == "SCORES" else word for word in words]
     done = run(
-        "dedup", "--index", made.index, "-o", tmp_path / "dedup", "--max-bad-fraction", "0.2", "--max-removed", "1", *words
+        "dedup",
+        "--index",
+        made.index,
+        "-o",
+        tmp_path / "dedup",
+        "--max-bad-fraction",
+        "0.2",
+        "--max-removed",
+        "1",
+        *words,
     )
     assert done.returncode == 2, done.stderr
     assert says in done.stderr and "Traceback" not in done.stderr
