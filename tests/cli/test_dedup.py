@@ -46,7 +46,7 @@ class Made:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("dedup")
-    pool = make_pool(folder / "data")
+    pool = make_pool(folder / "data", samples=400)
     index = pool.index(folder / "index", "--image-codes")
     samples = read_samples(index, folder / "codes")
     choose = Choices(3)
@@ -145,28 +145,28 @@ def assert_edges(folder: Path, found: Sequence[Relation]) -> None:
 
 
 CASES: dict[str, tuple[Kinds, Rules, int]] = {
-    "no flags": ((), Rules(), 10),
-    "exact pairs": ((("exact", "pair"),), Rules(), 10),
-    "exact texts": ((("exact", "text"),), Rules(), 60),
-    "exact images": ((("exact", "image"),), Rules(), 100),
-    "near texts": ((("near-text", "0.8"),), Rules(), 100),
-    "texts less near": ((("near-text", "0.45"),), Rules(), 150),
-    "equal word sets": ((("near-text", "1"),), Rules(), 60),
-    "near images": ((("near-image", "6"),), Rules(), 200),
-    "equal codes": ((("near-image", "0"),), Rules(), 100),
-    "images far apart": ((("near-image", "16"),), Rules(), 250),
-    "dHash": ((("near-image", "6"),), Rules(image_hash="dhash"), 200),
-    "both hashes": ((("near-image", "8"),), Rules(image_hash="both"), 150),
-    "mirrors": ((("near-image", "6"),), Rules(flips=True), 250),
-    "mirrors by dHash": ((("near-image", "6"),), Rules(flips=True, image_hash="dhash"), 250),
-    "mirrors by both": ((("near-image", "12"),), Rules(flips=True, image_hash="both"), 250),
-    "near pairs": ((("near-pair", "0.6:6"),), Rules(), 10),
-    "near pairs, mirrors": ((("near-pair", "0.3:10"),), Rules(flips=True), 20),
-    "exact kinds": ((("exact", "image"), ("exact", "text"), ("exact", "pair")), Rules(), 150),
+    "no flags": ((), Rules(), 5),
+    "exact pairs": ((("exact", "pair"),), Rules(), 5),
+    "exact texts": ((("exact", "text"),), Rules(), 30),
+    "exact images": ((("exact", "image"),), Rules(), 50),
+    "near texts": ((("near-text", "0.8"),), Rules(), 50),
+    "texts less near": ((("near-text", "0.45"),), Rules(), 75),
+    "equal word sets": ((("near-text", "1"),), Rules(), 30),
+    "near images": ((("near-image", "6"),), Rules(), 100),
+    "equal codes": ((("near-image", "0"),), Rules(), 50),
+    "images far apart": ((("near-image", "16"),), Rules(), 125),
+    "dHash": ((("near-image", "6"),), Rules(image_hash="dhash"), 100),
+    "both hashes": ((("near-image", "8"),), Rules(image_hash="both"), 75),
+    "mirrors": ((("near-image", "6"),), Rules(flips=True), 125),
+    "mirrors by dHash": ((("near-image", "6"),), Rules(flips=True, image_hash="dhash"), 125),
+    "mirrors by both": ((("near-image", "12"),), Rules(flips=True, image_hash="both"), 125),
+    "near pairs": ((("near-pair", "0.6:6"),), Rules(), 5),
+    "near pairs, mirrors": ((("near-pair", "0.3:10"),), Rules(flips=True), 10),
+    "exact kinds": ((("exact", "image"), ("exact", "text"), ("exact", "pair")), Rules(), 75),
     "all kinds": (
         (("near-image", "4"), ("near-text", "0.7"), ("near-pair", "0.5:8"), ("exact", "pair"), ("exact", "image")),
         Rules(),
-        300,
+        150,
     ),
 }
 """Kinds, how they compare, and how many records go at least: fewer, and the pool proves nothing."""
