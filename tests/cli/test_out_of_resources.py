@@ -27,7 +27,7 @@ def workspace() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o777)
     corpus(folder / "data", shards=4, samples=100)
-    run_json("index", folder / "data", "-w", folder)
+    run_json("index", folder / "data", "-w", folder, "--image-codes")
     uids = [
         uid for path in sorted((folder / "index").glob("*.parquet")) for uid in pq.read_table(path)["uid"].to_pylist()
     ]
@@ -41,6 +41,7 @@ def workspace() -> Iterator[Path]:
 COMMANDS = {
     "index": ["index", "data", "-o", "OUT/index"],
     "select": ["select", "scores.parquet", "-k", "150", "-o", "OUT/selection"],
+    "dedup": ["dedup", "-o", "OUT/dedup", "--exact", "text", "--near-pair", "0.8:6", "--max-removed", "1"],
     "shard": ["shard", "-o", "OUT/shards"],
     "verify": ["verify", "index"],
     "doctor": ["doctor", "data"],

@@ -17,9 +17,9 @@ from vlmsel._sheet.sheet import plan_sheet
 from vlmsel.selection import plan
 
 TRAINERS = ("score", "soup")
-WORKERS = ("index", "select", "shard", "doctor", "sheet", "verify", *TRAINERS)
+WORKERS = ("index", "dedup", "select", "shard", "doctor", "sheet", "verify", *TRAINERS)
 """Functions that take their time: they say how far they are."""
-WRITERS = ("index", "select", "shard", "sheet", *TRAINERS)
+WRITERS = ("index", "dedup", "select", "shard", "sheet", *TRAINERS)
 
 # How an idea that several functions share is spelt, typed and preset.
 SHARED: dict[str, tuple[str, Any]] = {
@@ -124,7 +124,7 @@ def test_a_plan_takes_what_its_function_takes() -> None:
 
 
 def test_results_say_where_they_are_and_whether_they_were_there() -> None:
-    results = [vlmsel.Index, vlmsel.Selection, vlmsel.Shards]
+    results = [vlmsel.Index, vlmsel.Deduplication, vlmsel.Selection, vlmsel.Shards]
     if "score" in dir(vlmsel):
         from vlmsel_trainer.scoring.run import Summary
         from vlmsel_trainer.soup import SoupResult

@@ -190,7 +190,11 @@ def command(
 
 
 def _pair(words: str) -> tuple[str, str]:
-    similarity, _, radius = words.partition(":")
+    similarity, colon, radius = words.partition(":")
+    if not colon:
+        raise click.BadParameter(
+            f"--near-pair {words}: it is a Jaccard similarity and a radius, such as 0.8:6", param_hint="'--near-pair'"
+        )
     return similarity, radius
 
 

@@ -263,7 +263,8 @@ fn find(
     let (named, root) = (&options.named_sources, options.image_root.as_deref());
     let roots = asked.by_bytes.then(|| Roots::new(&index.manifest.roots, named, root)).transpose()?;
     let equality = Equality { images: roots.as_ref(), ..Equality::default() };
-    let finding = Finding { index, kinds: &asked.kinds, images, equality, sets: asked.sets, bounds };
+    let scratch = options.scratch.as_deref();
+    let finding = Finding { index, kinds: &asked.kinds, images, equality, sets: asked.sets, scratch, bounds };
     finding.run(folder, edges_config(options, &asked.units), inputs, options.run.overwrite)
 }
 

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use vlmsel_core::word_set::SetsOf;
-use vlmsel_shards::error::IoContext;
 use vlmsel_shards::workspace::manifest::{InputRecord, Manifest};
 use vlmsel_shards::workspace::output::{Output, OutputSpec, Summary};
 
@@ -36,7 +35,9 @@ pub struct Finding<'a> {
     pub equality: Equality<'a>,
     /// What near texts are sets of.
     pub sets: SetsOf,
-    /// Bounds; the scratch folder is that of the output.
+    /// Where scratch files go; into the unfinished output if not given.
+    pub scratch: Option<&'a Path>,
+    /// Within which bounds.
     pub bounds: Bounds<'a>,
 }
 
@@ -106,9 +107,8 @@ impl Stage for Finding<'_> {
     fn work(&self, unit: &Unit, output: &Output) -> Result<Done> {
         let kind = self.kinds.iter().find(|kind| kind.unit() == unit.name);
         let kind = *kind.ok_or_else(|| Error::Bug(format!("there is no kind {}", unit.name)))?;
-        let scratch = output.scratch()?;
-        std::fs::create_dir_all(&scratch).at("create", &scratch)?;
-        let bounds = Bounds { scratch: &scratch, ..self.bounds };
+        let of_output = output.scratch()?;
+        let bounds = Bounds { scratch: self.scratch.unwrap_or(&of_output), ..self.bounds };
         let Relation { classes, edges, detail } = self.relation(kind, bounds)?;
         let (classes_name, edges_name) = (classes_file(&unit.name), edges_file(&unit.name));
         let mut writer = ColumnWriter::classes(&output.temporary(&classes_name)?)?;

@@ -157,3 +157,6 @@ fn confirm(
     writer.finish()?;
     Ok(confirmed)
 }
+
+#[cfg(test)]
+mod tests;

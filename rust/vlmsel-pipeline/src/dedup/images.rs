@@ -1,7 +1,8 @@
 //! Near images of an index: pictures whose codes differ in few bits.
 //!
 //! Records with the same codes are one class. A picture of low quality (a blank one) is known by its bytes instead, and is near
-//! nothing. Records of several images are alike where all of them are, in order and in number: candidates agree in the first image.
+//! nothing. Records of several images are alike where all of them are, in order and in number: candidates are near in the first
+//! image that can be compared.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -62,8 +63,14 @@ pub struct ImageRule {
     pub flips: bool,
 }
 
-/// A row's images, as far as they have codes.
-type Coded = Vec<Option<ImageCodes>>;
+/// What an image is compared by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// Its codes.
+    Coded(ImageCodes),
+    /// Hash and size of its bytes, where there is too little to see.
+    Bytes([u8; 24]),
+}
 
 impl ImageRule {
     /// The code by which candidates are found.
@@ -90,7 +97,7 @@ impl ImageRule {
 
     /// In how many bits two images differ, the more on several codes.
     fn distance(&self, a: &ImageCodes, b: &ImageCodes) -> u32 {
-        let of = |phash: u64, dhash: u64| {
+        let of = |a: &ImageCodes, phash: u64, dhash: u64| {
             let (p, d) = ((a.phash ^ phash).count_ones(), (a.dhash ^ dhash).count_ones());
             match self.hash {
                 ImageHash::Phash => p,
@@ -98,14 +105,28 @@ impl ImageRule {
                 ImageHash::Both => p.max(d),
             }
         };
-        let straight = of(b.phash, b.dhash);
-        if self.flips { straight.min(of(b.mirror, mirrored_dhash(b.dhash))) } else { straight }
+        let straight = of(a, b.phash, b.dhash);
+        if !self.flips {
+            return straight;
+        }
+        // A mirror's median is another one, so that either of the two may be the nearer when it is turned round.
+        let mirrored = |a: &ImageCodes, b: &ImageCodes| of(a, b.mirror, mirrored_dhash(b.dhash));
+        straight.min(mirrored(a, b)).min(mirrored(b, a))
     }
 
-    /// The same of all images of two records; `None` where they are not near.
-    fn distance_of_all(&self, a: &[ImageCodes], b: &[ImageCodes], radius: u32) -> Option<u32> {
-        let most = a.iter().zip(b).map(|(a, b)| self.distance(a, b)).max()?;
-        (a.len() == b.len() && most <= radius).then_some(most)
+    /// The same of all images of two records; `None` where they are not near. What has too little to see must be equal.
+    fn distance_of_all(&self, a: &[Seen], b: &[Seen], radius: u32) -> Option<u32> {
+        if a.len() != b.len() {
+            return None;
+        }
+        a.iter().zip(b).try_fold(0, |most, images| {
+            let bits = match images {
+                (Seen::Coded(a), Seen::Coded(b)) => self.distance(a, b),
+                (Seen::Bytes(a), Seen::Bytes(b)) if a == b => 0,
+                _ => return None,
+            };
+            (bits <= radius).then_some(most.max(bits))
+        })
     }
 
     /// Calls `each` with the row, the images' codes and the bytes that the record's class is known by, of every record with images;
@@ -115,7 +136,7 @@ impl ImageRule {
         index: &IndexRows,
         bounds: Bounds<'_>,
         begin: impl Fn() -> S + Sync,
-        each: impl Fn(&mut S, u32, &Coded, &[u8]) -> Result<()> + Sync,
+        each: impl Fn(&mut S, u32, &[Seen], &[u8]) -> Result<()> + Sync,
         end: impl Fn(S) -> Result<()> + Sync,
     ) -> Result<()> {
         let Bounds { threads, progress, .. } = bounds;
@@ -129,12 +150,12 @@ impl ImageRule {
                 Err(error) => vec![Err(error)],
             });
             let other = || vlmsel_shards::Error::unreadable(&path, "its rows are not those of the index; make it anew");
-            let (mut seen_of_row, mut content, mut state): (Coded, Vec<u8>, S) = (Vec::new(), Vec::new(), begin());
+            let (mut all, mut content, mut state): (Vec<Seen>, Vec<u8>, S) = (Vec::new(), Vec::new(), begin());
             index.in_order_of(*part, &["uid", "images"], None, progress, &mut |batch| {
                 let images = Images::of(&batch.columns)?;
                 let uids = super::content::uids_of(&batch.columns)?;
                 for (at, row) in batch.rows.iter().enumerate() {
-                    seen_of_row.clear();
+                    all.clear();
                     content.clear();
                     for image in images.of_row(at) {
                         let found = codes.next().ok_or_else(other)??;
@@ -143,14 +164,17 @@ impl ImageRule {
                         }
                         let seen = found.coded.ok().filter(|codes| codes.quality >= LOW_QUALITY);
                         content.push(u8::from(seen.is_some()));
-                        match &seen {
-                            Some(codes) => self.write(codes, &mut content),
-                            None => images.append_image(image, &mut content),
-                        }
-                        seen_of_row.push(seen);
+                        let start = content.len();
+                        all.push(if let Some(codes) = seen {
+                            self.write(&codes, &mut content);
+                            Seen::Coded(codes)
+                        } else {
+                            images.append_image(image, &mut content);
+                            Seen::Bytes(content[start..].try_into().unwrap_or_default())
+                        });
                     }
-                    if !seen_of_row.is_empty() {
-                        each(&mut state, *row, &seen_of_row, &content)?;
+                    if !all.is_empty() {
+                        each(&mut state, *row, &all, &content)?;
                     }
                 }
                 Ok(())
@@ -186,10 +210,10 @@ impl ImageRule {
 
 /// One record of each class whose pictures can be compared.
 struct Distinct {
-    /// The code of the first image, and the row; with a bit above the row for the mirrored picture.
+    /// The code of the first image that has one, and the row; with a bit above the row for the mirrored picture.
     codes: Vec<(u64, u64)>,
-    /// All codes of a record, where one code does not tell all.
-    all: HashMap<u32, Vec<ImageCodes>>,
+    /// All images of a record, where one code does not tell all.
+    all: HashMap<u32, Vec<Seen>>,
 }
 
 const MIRRORED: u64 = 1 << 32;
@@ -201,17 +225,15 @@ fn distinct(index: &IndexRows, rule: &ImageRule, rows: &RowSet, bounds: Bounds<'
         index,
         bounds,
         || (Vec::new(), Vec::new()),
-        |(codes, all), row, coded, _| {
-            let seen: Vec<ImageCodes> = coded.iter().flatten().copied().collect();
-            if !rows.contains(row) || seen.len() < coded.len() {
-                return Ok(());
-            }
-            codes.push((rule.first_code(&seen[0]), u64::from(row)));
+        |(codes, all), row, images, _| {
+            let first = images.iter().find_map(|image| if let Seen::Coded(codes) = image { Some(codes) } else { None });
+            let (Some(first), true) = (first, rows.contains(row)) else { return Ok(()) };
+            codes.push((rule.first_code(first), u64::from(row)));
             if rule.flips {
-                codes.push((rule.first_mirrored(&seen[0]), u64::from(row) | MIRRORED));
+                codes.push((rule.first_mirrored(first), u64::from(row) | MIRRORED));
             }
-            if needs_all || seen.len() > 1 {
-                all.push((row, seen));
+            if needs_all || images.len() > 1 {
+                all.push((row, images.to_vec()));
             }
             Ok(())
         },
