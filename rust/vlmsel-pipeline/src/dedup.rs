@@ -20,6 +20,7 @@ mod kinds;
 mod merged;
 mod near_pair;
 pub mod near_text;
+mod outside;
 mod relation;
 mod result;
 mod row_set;

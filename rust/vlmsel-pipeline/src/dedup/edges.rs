@@ -15,7 +15,8 @@ use super::exact::{self, Bounds, Equality};
 use super::images::{self, ImageRule};
 use super::kinds::Kind;
 use super::near_pair;
-use super::relation::{ColumnWriter, classes_file, edges_file};
+use super::outside::Outside;
+use super::relation::{ColumnWriter, classes_file, edges_file, outside_file};
 use super::rows::IndexRows;
 use super::texts;
 use crate::error::{Error, Result};
@@ -130,7 +131,11 @@ impl Finding<'_> {
         Ok((ended.manifest, ended.already_finished))
     }
 
-    fn relation(&self, kind: Kind, bounds: Bounds<'_>) -> Result<Relation> {
+    /// Who is like whom by one kind.
+    ///
+    /// # Errors
+    /// Those of the kinds.
+    pub fn relation(&self, kind: Kind, bounds: Bounds<'_>) -> Result<Relation> {
         match kind {
             Kind::Exact(field) => {
                 let classes = exact::classes(self.index, field, self.equality, bounds)?;
@@ -163,7 +168,7 @@ impl Stage for Finding<'_> {
         let scratch = output.scratch()?;
         std::fs::create_dir_all(&scratch).at("create", &scratch)?;
         let bounds = Bounds { scratch: &scratch, ..self.bounds };
-        let Relation { classes, edges, detail } = self.relation(kind, bounds)?;
+        let Relation { classes, edges, mut detail } = self.relation(kind, bounds)?;
         let (classes_name, edges_name) = (classes_file(&unit.name), edges_file(&unit.name));
         let mut writer = ColumnWriter::classes(&output.temporary(&classes_name)?)?;
         let mut count = 0_u64;
@@ -175,10 +180,19 @@ impl Stage for Finding<'_> {
         let (rows, classes_hash) = writer.finish()?;
         let mut writer = ColumnWriter::edges(&output.temporary(&edges_name)?)?;
         edges.iter().try_for_each(|Edge { a, b, distance }| writer.push_edge(*a, *b, *distance))?;
+        drop((classes, edges));
         let (edges, edges_hash) = writer.finish()?;
+        let mut files = vec![(classes_name, Some(classes_hash)), (edges_name, Some(edges_hash))];
+        if let Some(outside) = Outside::find(self, kind, bounds)? {
+            let name = outside_file(&unit.name);
+            let mut writer = ColumnWriter::edges(&output.temporary(&name)?)?;
+            outside.pairs.iter().try_for_each(|Edge { a, b, distance }| writer.push_edge(*a, *b, *distance))?;
+            files.push((name, Some(writer.finish()?.1)));
+            detail["outside"] = outside.detail();
+        }
         let counts = [("classes", count), ("rows", rows), ("edges", edges)];
         Ok(Done {
-            files: vec![(classes_name, Some(classes_hash)), (edges_name, Some(edges_hash))],
+            files,
             rows,
             counts: counts.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
             detail,
