@@ -121,6 +121,7 @@ def pick_rows(
     *,
     descending: bool = False,
     perplexities: bool = False,
+    only: tuple[str, str] | None = None,
     threads: int = 0,
     memory_limit: int = 0,
     watch: _Watch | None = None,
