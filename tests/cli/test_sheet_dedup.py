@@ -100,6 +100,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tar(workspace / "data" / "b.tar", members(rows[60:], 60))
     run_json("index", workspace / "data", "-w", workspace, "--image-codes")
     run_json("dedup", "-w", workspace, *KINDS, "--max-removed", "1")
+    # By one kind alone, so that pairs beyond its threshold do not go for another reason.
+    for option, value in (("--near-text", "0.6"), ("--near-image", "5"), ("--near-pair", "0.6:5")):
+        run_json("dedup", "-w", workspace, option, value, "--max-removed", "1", "-o", workspace / option[2:])
     return workspace
 
 
@@ -115,8 +118,8 @@ def table(folder: Path) -> list[dict[str, Any]]:
     return [row for file in part_files(folder, read_manifest(folder)) for row in pq.read_table(file).to_pylist()]
 
 
-def bands_of(workspace: Path, cells: int) -> tuple[tuple[ClusterBand, ...], tuple[str, ...]]:
-    places = workspace / "dedup", workspace / "index"
+def bands_of(workspace: Path, cells: int, name: str = "dedup") -> tuple[tuple[ClusterBand, ...], tuple[str, ...]]:
+    places = workspace / name, workspace / "index"
     manifests = [read_manifest(place) for place in places]
     contents = read_contents(places[0], manifests[0], places[1], manifests[1], None, Reading(cells))
     assert all(isinstance(band, ClusterBand) for band in contents.bands)
@@ -214,28 +217,32 @@ def outside_by_comparing_all(workspace: Path, unit: str) -> dict[tuple[int, int]
 def test_pairs_just_outside_are_the_nearest_of_all(finished: Path, unit: str) -> None:
     expected = outside_by_comparing_all(finished, unit)
     assert expected
-    stored_rows = pq.read_table(finished / "dedup-edges" / f"{unit}.outside.parquet").to_pylist()
     nearest = sorted(expected.items(), key=lambda pair: (round(pair[1], 5), pair[0]))[:64]
-    assert [((row["a"], row["b"]), pytest.approx(row["distance"], abs=1e-6)) for row in stored_rows] == nearest
-
-    rows = table(finished / "dedup")
     kind = "-".join(unit.split("-")[:2])
     equal = {"near-text": "exact-text", "near-image": "exact-image", "near-pair": ""}[kind]
+    for name in ("dedup", kind):
+        stored_rows = pq.read_table(finished / f"{name}-edges" / f"{unit}.outside.parquet").to_pylist()
+        found = [((row["a"], row["b"]), row["distance"]) for row in stored_rows]
+        assert [pair for pair, _ in found] == [pair for pair, _ in nearest]
+        assert [distance for _, distance in found] == pytest.approx([distance for _, distance in nearest], abs=1e-6)
+        rows = table(finished / name)
 
-    def kept(number: int) -> bytes | None:
-        row = rows[number]
-        if row["keep"]:
-            return row["uid"]
-        return row["keeper"] if row["distance"] == 0 and row["kind"] in ("exact-pair", kind, equal) else None
+        def kept(number: int, rows: list[dict[str, Any]] = rows) -> bytes | None:
+            row = rows[number]
+            if row["keep"]:
+                return row["uid"]
+            return row["keeper"] if row["distance"] == 0 and row["kind"] in ("exact-pair", kind, equal) else None
 
-    both = [(kept(row["a"]), kept(row["b"]), Copy(kind, row["distance"])) for row in stored_rows]
-    both = [pair for pair in both if None not in pair and pair[0] != pair[1]]
-    assert both
-    (band,) = named(bands_of(finished, 400)[0], f"{unit}: just outside")
-    assert [(*(cell.uid for cell in cluster.members), cluster.copy) for cluster in band.clusters] == both
-    assert all(cell.kept is True for cell in band.cells)
-    few = named(bands_of(finished, 4)[0], f"{unit}: just outside")[0].clusters
-    assert list(few) == list(band.clusters[:2])
+        both = [(kept(row["a"]), kept(row["b"]), Copy(kind, row["distance"])) for row in stored_rows]
+        both = [pair for pair in both if None not in pair and pair[0] != pair[1]]
+        assert both or name == "dedup"
+        (band,) = named(bands_of(finished, 400, name)[0], f"{unit}: just outside")
+        assert [(*(cell.uid for cell in cluster.members), cluster.copy) for cluster in band.clusters] == both
+        assert all(cell.kept is True for cell in band.cells)
+        more = len(stored_rows) - len(both)
+        assert (f"({more:,} more where one goes" in band.title) == (more > 0)
+        few = named(bands_of(finished, 4, name)[0], f"{unit}: just outside")[0].clusters
+        assert list(few) == list(band.clusters[:2])
 
 
 def test_json_says_what_was_shown_and_the_same_bytes_come_again(finished: Path, tmp_path: Path) -> None:
@@ -347,7 +354,9 @@ def test_words_for_distances() -> None:
         (Copy("near-image", 1.0), "near-image, 1 bit"),
         (Copy("near-image", 0.0), "near-image, 0 bits"),
         (Copy("near-text", 0.25), "near-text, similarity 0.75"),
-        (Copy("near-pair", 7 / 64), "near-pair, texts 0.891 or more, images 7 bits or less"),
+        (Copy("near-pair", 7 / 64), "near-pair, images 7 bits, texts 0.891 or more"),
+        (Copy("near-pair", 0.2), "near-pair, texts 0.8, images nearer"),
+        (Copy("near-pair", 0.5), "near-pair, texts 0.5, images nearer"),
         (Copy("near-pair", 0.0), "near-pair, equal"),
         (Copy("exact-pair", 0.0), "exact-pair, equal"),
         (Copy("near-text", None), "near-text, distance not known"),

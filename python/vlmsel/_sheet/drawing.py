@@ -102,7 +102,7 @@ def _grid_of(band: Band | ClusterBand, layout: Layout, small: Lettering) -> _Gri
     facts = (len(_facts_of(cluster, cell)) for cluster in band.clusters for cell in cluster.members)
     lines = 1 + max(facts, default=0) + _MORE_CAPTION_LINES
     height = layout.cell_px + 2 * FRAME_PX + (layout.caption_lines + lines) * line_px + 2 * GAP_PX
-    return _Grid(columns, -(-len(band.clusters) // columns), (band.span * cell_width, height))
+    return _Grid(columns, -(-len(band.clusters) // columns), (band.span * cell_width + GAP_PX, height))
 
 
 def _facts_of(cluster: Cluster, cell: Cell) -> list[tuple[str, str]]:

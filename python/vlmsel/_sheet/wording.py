@@ -7,6 +7,7 @@ import math
 from vlmsel._sheet.cells import Cell, Cluster, Copy
 
 _CODE_BITS = 64
+_MOST_BITS = 16  # No radius is larger.
 
 
 def describe(cell: Cell) -> str:
@@ -21,8 +22,8 @@ def describe(cell: Cell) -> str:
 def describe_copy(copy: Copy) -> str:
     """How two samples are alike: the kind and its distance, in bits of the images' codes or as similarity of the texts.
 
-    A near pair has one distance, the greater of both: it says how similar the texts are at least, and in how many bits the
-    codes differ at most.
+    A near pair has one distance, the greater of both. Where it is no number of bits that codes may differ in, it is that of the
+    texts; else it may be either's.
     """
     if copy.against is not None:
         return f"{copy.kind} {copy.against}"
@@ -34,8 +35,10 @@ def describe_copy(copy: Copy) -> str:
     if copy.kind == "near-text":
         return f"{copy.kind}, similarity {similarity}"
     if copy.kind == "near-pair" and copy.distance:
-        bits = _bits(math.floor(copy.distance * _CODE_BITS))
-        return f"{copy.kind}, texts {similarity} or more, images {bits} or less"
+        bits = copy.distance * _CODE_BITS
+        if bits > _MOST_BITS or bits != math.floor(bits):
+            return f"{copy.kind}, texts {similarity}, images nearer"
+        return f"{copy.kind}, images {_bits(int(bits))}, texts {similarity} or more"
     return f"{copy.kind}, equal" if copy.distance == 0 else f"{copy.kind}, distance {copy.distance:.3g}"
 
 

@@ -109,3 +109,130 @@ fn pairs_beyond(sample: &Finding<'_>, kind: Kind, bounds: Bounds<'_>) -> Result<
     let is_within = |edge: &Edge| within.binary_search_by_key(&(edge.a, edge.b), |edge| (edge.a, edge.b)).is_ok();
     Ok(wide.into_iter().filter(|edge| !is_within(edge)).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use vlmsel_core::word_set::SetsOf;
+    use vlmsel_shards::workspace::manifest::Manifest;
+
+    use super::super::exact::Equality;
+    use super::super::rows::IndexRows;
+    use super::*;
+    use crate::index::{IndexOptions, index};
+    use crate::progress::Progress;
+    use crate::sources::SourceOptions;
+
+    /// An index of conversations that say these words.
+    fn index_of(folder: &Path, texts: &[String]) -> IndexRows {
+        let line = |text: &String| {
+            let turn = |from: &str, value: &str| json!({ "from": from, "value": value });
+            json!({ "conversations": [turn("human", text), turn("gpt", "yes")] }).to_string()
+        };
+        let (data, output) = (folder.join("texts.jsonl"), folder.join("index"));
+        std::fs::write(&data, texts.iter().map(|text| line(text) + "\n").collect::<String>()).unwrap();
+        let data = SourceOptions { sources: vec![data.into()], ..SourceOptions::default() };
+        let (read, run) = Default::default();
+        let options = IndexOptions { data, read, output: output.clone(), image_codes: false, run };
+        index(&options, &Progress::default()).unwrap();
+        IndexRows::new(&output, Manifest::read(&output).unwrap().unwrap()).unwrap()
+    }
+
+    fn lot(state: &mut u64, of: u64) -> u64 {
+        *state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        (*state >> 33) % of
+    }
+
+    fn outside(index: &IndexRows, kind: Kind, folder: &Path) -> Option<Outside> {
+        let progress = Progress::default();
+        let bounds = Bounds { scratch: folder, memory: 1 << 30, threads: 2, progress: &progress };
+        let (equality, sets) = (Equality::default(), SetsOf::Words);
+        Outside::find(&Finding { index, kinds: &[kind], images: None, equality, sets, bounds }, kind, bounds).unwrap()
+    }
+
+    #[test]
+    fn texts_just_outside_are_the_nearest_of_all() {
+        let (folder, mut state) = (tempfile::tempdir().unwrap(), 3);
+        // One of some texts with words exchanged, so that there are pairs at every distance; some are equal.
+        let bases: Vec<Vec<u64>> = (0..20).map(|_| (0..9).map(|_| lot(&mut state, 300)).collect()).collect();
+        let texts: Vec<String> = (0..260)
+            .map(|_| {
+                let mut words = bases[lot(&mut state, 20) as usize].clone();
+                for _ in 0..lot(&mut state, 4) {
+                    words[lot(&mut state, 9) as usize] = lot(&mut state, 300);
+                }
+                words.iter().map(|word| format!("w{word} ")).collect()
+            })
+            .collect();
+        let sets: Vec<BTreeSet<&str>> = texts.iter().map(|text| text.split_whitespace().chain(["yes"]).collect()).collect();
+        let index = index_of(folder.path(), &texts);
+        let mut pairs_of_all = 0;
+        for (threshold, wide) in [((6, 10), (5, 10)), ((85, 100), (75, 100)), ((12, 100), (5, 100)), ((5, 100), (5, 100))] {
+            let mut expected = Vec::new();
+            let firsts = (0..sets.len()).filter(|at| !sets[..*at].contains(&sets[*at]));
+            let firsts: Vec<usize> = firsts.collect();
+            for (at, a) in firsts.iter().enumerate() {
+                for b in &firsts[at + 1..] {
+                    let (both, any) = (sets[*a].intersection(&sets[*b]).count(), sets[*a].union(&sets[*b]).count());
+                    let reaches = |(part, whole): (usize, usize)| both * whole >= part * any;
+                    if reaches(wide) && !reaches(threshold) {
+                        expected.push((1.0 - (both as f64 / any as f64) as f32, *a as u32, *b as u32));
+                    }
+                }
+            }
+            expected.sort_by(|x, y| x.partial_cmp(y).unwrap());
+            expected.truncate(MOST_PAIRS);
+            let decimal = Decimal::parse(&(threshold.0 as f64 / threshold.1 as f64).to_string()).unwrap();
+            let found = outside(&index, Kind::NearText(decimal), folder.path()).unwrap();
+            assert_eq!((found.sampled, found.given_up), (260, None));
+            let found: Vec<_> = found.pairs.iter().map(|edge| (edge.distance, edge.a, edge.b)).collect();
+            assert_eq!(found, expected, "{threshold:?}");
+            pairs_of_all += found.len();
+        }
+        assert!(pairs_of_all > 2 * MOST_PAIRS);
+        assert!(outside(&index, Kind::parse("exact", "text").unwrap(), folder.path()).is_none());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_given_up_and_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let texts: Vec<String> = (0..40).map(|at| format!("a b c d e f g w{at} v{at}")).collect();
+        let index = index_of(folder.path(), &texts);
+        let progress = Progress::default();
+        // A few edges, of 780.
+        let bounds = Bounds { scratch: folder.path(), memory: 4096, threads: 1, progress: &progress };
+        let kind = Kind::parse("near-text", "0.7").unwrap();
+        let (equality, sets) = (Equality::default(), SetsOf::Words);
+        let finding = Finding { index: &index, kinds: &[kind], images: None, equality, sets, bounds };
+        let found = Outside::find(&finding, kind, bounds).unwrap().unwrap();
+        assert!(found.pairs.is_empty());
+        assert!(found.detail()["given_up"].as_str().unwrap().contains("--memory-limit"), "{}", found.detail());
+    }
+
+    #[test]
+    fn a_sample_is_whole_stretches_of_rows_and_the_same_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let texts: Vec<String> = (0..20_000).map(|at| format!("text {at}")).collect();
+        let index = index_of(folder.path(), &texts);
+        let read = |index: &IndexRows| {
+            let mut rows = Vec::new();
+            let take = |batch: &super::super::rows::Batch<'_>| {
+                rows.extend_from_slice(batch.rows);
+                Ok(())
+            };
+            index.in_order(&["uid"], None, &Progress::default(), take).unwrap();
+            rows
+        };
+        assert_eq!(read(&index.sampled(20_000)).len(), 20_000);
+        let sample = index.sampled(9_000);
+        let rows = read(&sample);
+        assert_eq!(rows, read(&index.sampled(9_000)));
+        assert_eq!(rows, (0..20_000).filter(|row| sample.holds(*row)).collect::<Vec<_>>());
+        assert_eq!(rows.len() as u64, sample.count());
+        assert!(rows.len() <= 9_000 && rows.len() > 4096, "{}", rows.len());
+        // Neighbours come together.
+        assert!(rows.windows(2).filter(|pair| pair[0] + 1 != pair[1]).count() <= 1);
+    }
+}
