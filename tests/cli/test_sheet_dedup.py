@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from pair_corpus import run, run_json, write_tar
+from pair_corpus import write_tar
 from PIL import Image, ImageDraw
 from vlmsel._sheet.bands import Reading
 from vlmsel._sheet.cells import Cell, Cluster, ClusterBand, Copy
 from vlmsel._sheet.contents import read_contents
 from vlmsel._sheet.wording import describe_copy
+from vlmsel.cli.main import run
 from vlmsel.outputs import part_files, read_manifest
 
 KINDS = ["--near-text", "0.6", "--near-image", "5", "--near-pair", "0.6:5", "--exact", "pair"]
@@ -44,6 +45,30 @@ WORDS = [
     "window",
     "door",
 ]
+
+
+class Command:
+    """``vlmsel ARGS`` in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str] | None = None) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *words: str | Path) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr."""
+        code = run([*map(str, words)])
+        return (code, *self._capsys.readouterr()) if self._capsys else (code, "", "")
+
+    def json(self, *words: str | Path) -> dict[str, Any]:
+        """What a run that succeeds says of itself."""
+        code, out, err = self(*words, "--json")
+        assert code == 0, err
+        said: dict[str, Any] = json.loads(out or "{}")
+        return said
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(capsys)
 
 
 def picture(rng: random.Random) -> Image.Image:
@@ -98,6 +123,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = samples(random.Random(5), 50)
     write_tar(workspace / "data" / "a.tar", members(rows[:60], 0))
     write_tar(workspace / "data" / "b.tar", members(rows[60:], 60))
+    run_json = Command().json
     run_json("index", workspace / "data", "-w", workspace, "--image-codes")
     run_json("dedup", "-w", workspace, *KINDS, "--max-removed", "1")
     # By one kind alone, so that pairs beyond its threshold do not go for another reason.
@@ -245,10 +271,12 @@ def test_pairs_just_outside_are_the_nearest_of_all(finished: Path, unit: str) ->
         assert list(few) == list(band.clusters[:2])
 
 
-def test_json_says_what_was_shown_and_the_same_bytes_come_again(finished: Path, tmp_path: Path) -> None:
+def test_json_says_what_was_shown_and_the_same_bytes_come_again(
+    command: Command, finished: Path, tmp_path: Path
+) -> None:
     words = ["sheet", finished / "dedup", "-w", finished, "--rows", "1", "--cell", "64"]
-    first = run_json(*words, "-o", tmp_path / "first.png")
-    second = run_json(*words, "-o", tmp_path / "second.png", "--threads", "1")
+    first = command.json(*words, "-o", tmp_path / "first.png")
+    second = command.json(*words, "-o", tmp_path / "second.png", "--threads", "1")
     assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
     assert first["bands"] == second["bands"]
     shown, _ = bands_of(finished, 8)
@@ -260,7 +288,7 @@ def test_json_says_what_was_shown_and_the_same_bytes_come_again(finished: Path, 
             assert uids == [(cell.uid.hex(), cell.kept, "data") for cell in expected.members]
             assert cluster.get("dropped") == expected.dropped
     assert first["bad_pictures"] == {}
-    plan = run_json(*words, "-o", tmp_path / "third.png", "--dry-run")
+    plan = command.json(*words, "-o", tmp_path / "third.png", "--dry-run")
     assert plan["bands"] == len(shown)
     assert plan["cells"] >= first["input"]
     with Image.open(tmp_path / "first.png") as drawn:
@@ -269,27 +297,29 @@ def test_json_says_what_was_shown_and_the_same_bytes_come_again(finished: Path, 
     assert {(0x2E, 0x8B, 0x57), (0xC0, 0x39, 0x2B)} <= colours
 
 
-def test_pictures_that_moved_are_marked_counted_and_found_again(finished: Path, workspace: Path) -> None:
+def test_pictures_that_moved_are_marked_counted_and_found_again(
+    command: Command, finished: Path, workspace: Path
+) -> None:
     data = workspace / "data"
     shutil.copytree(finished / "data", workspace / "elsewhere")
     manifest = json.loads((workspace / "index" / "manifest.json").read_text())
     manifest["roots"]["data"].update(path=str(data), image_root=str(data))
     (workspace / "index" / "manifest.json").write_text(json.dumps(manifest))
     words = ["sheet", workspace / "dedup", "-w", workspace, "--rows", "1", "--cell", "64"]
-    done = run(*words, "-o", workspace / "lost.png")
-    assert done.returncode == 0
-    assert "cannot be shown: No such file or directory" in done.stderr
-    assert "--source NAME=PATH" in done.stderr
-    assert run(*words, "-o", workspace / "strict.png", "--strict").returncode == 5
-    found = run_json(*words, "-o", workspace / "found.png", "--source", f"data={workspace / 'elsewhere'}")
+    code, _, err = command(*words, "-o", workspace / "lost.png")
+    assert code == 0
+    assert "cannot be shown: No such file or directory" in err
+    assert "--source NAME=PATH" in err
+    assert command(*words, "-o", workspace / "strict.png", "--strict")[0] == 5
+    found = command.json(*words, "-o", workspace / "found.png", "--source", f"data={workspace / 'elsewhere'}")
     assert found["bad_pictures"] == {}
-    run_json(
+    command.json(
         "sheet", finished / "dedup", "-w", finished, "--rows", "1", "--cell", "64", "-o", workspace / "original.png"
     )
     assert (workspace / "found.png").read_bytes() == (workspace / "original.png").read_bytes()
-    refused = run(*words, "-o", workspace / "other.png", "--source", f"web={workspace}")
-    assert refused.returncode == 2
-    assert "the index has no source 'web', only data" in refused.stderr
+    code, _, err = command(*words, "-o", workspace / "other.png", "--source", f"web={workspace}")
+    assert code == 2
+    assert "the index has no source 'web', only data" in err
 
 
 def test_edges_that_are_not_those_of_the_result_are_said_and_not_shown(workspace: Path) -> None:
@@ -304,29 +334,31 @@ def test_edges_that_are_not_those_of_the_result_are_said_and_not_shown(workspace
         shutil.rmtree(workspace / "dedup-edges", ignore_errors=True)
 
 
-def test_nothing_is_written_into_inputs(workspace: Path) -> None:
+def test_nothing_is_written_into_inputs(command: Command, workspace: Path) -> None:
     for place in ("dedup", "dedup-edges", "index"):
-        done = run("sheet", workspace / "dedup", "-w", workspace, "-o", workspace / place / "sheet.png")
-        assert done.returncode == 2
-        assert "lies inside the input" in done.stderr
+        code, _, err = command("sheet", workspace / "dedup", "-w", workspace, "-o", workspace / place / "sheet.png")
+        assert code == 2
+        assert "lies inside the input" in err
 
 
-def test_a_damaged_summary_is_named(workspace: Path) -> None:
+def test_a_damaged_summary_is_named(command: Command, workspace: Path) -> None:
     (workspace / "dedup" / "summary.json").write_text('{"groups": [{"dropped": 1}]}')
-    done = run("sheet", workspace / "dedup", "-w", workspace)
-    assert done.returncode == 3
-    assert "summary.json: not a summary that vlmsel wrote" in done.stderr
+    code, _, err = command("sheet", workspace / "dedup", "-w", workspace)
+    assert code == 3
+    assert "summary.json: not a summary that vlmsel wrote" in err
 
 
-def index_and_dedup(workspace: Path, rows: list[tuple[bytes | None, str]], *kinds: str) -> dict[str, Any]:
+def index_and_dedup(
+    command: Command, workspace: Path, rows: list[tuple[bytes | None, str]], *kinds: str
+) -> dict[str, Any]:
     write_tar(workspace / "data" / "a.tar", members(rows, 0))
-    run_json("index", workspace / "data", "-w", workspace)
-    run_json("dedup", "-w", workspace, *kinds, "--max-removed", "1")
-    return run_json("sheet", workspace / "dedup", "-w", workspace)
+    command.json("index", workspace / "data", "-w", workspace)
+    command.json("dedup", "-w", workspace, *kinds, "--max-removed", "1")
+    return command.json("sheet", workspace / "dedup", "-w", workspace)
 
 
-def test_only_exact_kinds_and_nothing_found(tmp_path: Path) -> None:
-    said = index_and_dedup(tmp_path, [(None, "one"), (None, "two")], "--exact", "text")
+def test_only_exact_kinds_and_nothing_found(command: Command, tmp_path: Path) -> None:
+    said = index_and_dedup(command, tmp_path, [(None, "one"), (None, "two")], "--exact", "text")
     assert [band["title"] for band in said["bands"]] == ["exact-text: 0 go", "no groups: nothing goes"]
     assert said["input"] == 0
     assert not list((tmp_path / "dedup-edges").glob("*.outside.parquet"))
@@ -334,17 +366,17 @@ def test_only_exact_kinds_and_nothing_found(tmp_path: Path) -> None:
         assert drawn.size == (said["width"], said["height"])
 
 
-def test_hostile_captions_and_pictures(tmp_path: Path) -> None:
+def test_hostile_captions_and_pictures(command: Command, tmp_path: Path) -> None:
     hostile = "\x1b[31m\u202e<script>alert(1)</script> \x00\u200b red dog in a field "
     rows: list[tuple[bytes | None, str]] = [(b"\x89PNG\r\n\x1a\nnothing", hostile + word) for word in ("one", "two")]
     rows += [(None, hostile * 2000), (None, hostile * 2000), (None, ""), (None, "")]
     write_tar(tmp_path / "data" / "a.tar", members(rows, 0))
-    run_json("index", tmp_path / "data", "-w", tmp_path, "--max-bad-fraction", "1")
+    command.json("index", tmp_path / "data", "-w", tmp_path, "--max-bad-fraction", "1")
     tolerant = ["-w", tmp_path, "--max-bad-fraction", "1"]
-    run_json("dedup", *tolerant, "--near-text", "0.5", "--exact", "text", "--max-removed", "1")
-    done = run("sheet", tmp_path / "dedup", *tolerant, "--json")
-    assert done.returncode == 0, done.stderr
-    assert not {"\x1b", "\u202e", "\0"} & set(done.stdout + done.stderr)
+    command.json("dedup", *tolerant, "--near-text", "0.5", "--exact", "text", "--max-removed", "1")
+    code, out, err = command("sheet", tmp_path / "dedup", *tolerant, "--json")
+    assert code == 0, err
+    assert not {"\x1b", "\u202e", "\0"} & set(out + err)
     with Image.open(tmp_path / "sheet.png") as drawn:
         drawn.load()
 

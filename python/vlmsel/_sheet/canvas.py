@@ -54,9 +54,7 @@ class Canvas:
         frame = (left, top, left + side + 2 * FRAME_PX - 1, top + side + 2 * FRAME_PX - 1)
         self.pen.rectangle(frame, fill=PANEL, outline=FRAMES[cell.kept], width=FRAME_PX)
         middle = (left + FRAME_PX + side // 2, top + FRAME_PX + side // 2)
-        caption = None if cell.sample is None else cell.sample.caption
-        words = "(no caption)" if caption is None else caption if caption.strip() else "(empty caption)"
-        ink = INK if words is caption else SOFT
+        words, ink = words_of(cell)
         shown = self.pictures.read(cell)
         is_framed = shown is None and text_in_frame
         if isinstance(shown, Image.Image):
@@ -88,6 +86,14 @@ class Canvas:
         for number, line in enumerate(lines):
             place = (middle[0], middle[1] + number * self.line_px)
             self.pen.text(place, line, FRAMES[False], self.small.font, anchor="ma")
+
+
+def words_of(cell: Cell) -> Line:
+    """The caption of a cell, or that there is none."""
+    caption = None if cell.sample is None else cell.sample.caption
+    if caption is None:
+        return "(no caption)", SOFT
+    return (caption, INK) if caption.strip() else ("(empty caption)", SOFT)
 
 
 def _enlarged_size(picture: Image.Image, side: int) -> tuple[int, int]:

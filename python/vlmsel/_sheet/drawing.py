@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from vlmsel._sheet.canvas import FRAME_PX, FRAMES, GAP_PX, GROUND, INK, SOFT, Canvas
+from vlmsel._sheet.canvas import FRAME_PX, FRAMES, GAP_PX, GROUND, INK, SOFT, Canvas, words_of
 from vlmsel._sheet.cell_pictures import CellPictures
 from vlmsel._sheet.cells import Band, Cell, Cluster, ClusterBand
 from vlmsel._sheet.layout import Layout
@@ -70,7 +70,7 @@ def draw(
         top += title_px
         if isinstance(band, ClusterBand):
             for number, cluster in enumerate(band.clusters):
-                _draw_cluster(canvas, grid.corner(number, top), cluster, grid.tile)
+                _draw_cluster(canvas, grid.corner(number, top), cluster, grid)
         else:
             for number, cell in enumerate(band.cells):
                 canvas.draw_cell(grid.corner(number, top), cell, [(describe(cell), SOFT)], layout.caption_lines)
@@ -80,11 +80,12 @@ def draw(
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
-    """How the cells or clusters of a band lie: so many in a row, each a tile of (width, height) pixels."""
+    """How the cells or clusters of a band lie: so many in a row, each a tile of (width, height) pixels with lines of caption."""
 
     columns: int
     rows: int
     tile: tuple[int, int]
+    caption_lines: int
 
     def corner(self, number: int, top: int) -> tuple[int, int]:
         """The left upper corner of a tile in a grid that begins at `top`."""
@@ -97,12 +98,18 @@ def _grid_of(band: Band | ClusterBand, layout: Layout, small: Lettering) -> _Gri
     cell_width = layout.cell_px + 2 * FRAME_PX + GAP_PX
     cell_height = layout.cell_px + 2 * FRAME_PX + (layout.caption_lines + 1) * line_px + GAP_PX
     if isinstance(band, Band):
-        return _Grid(layout.columns, -(-len(band.cells) // layout.columns), (cell_width, cell_height))
+        return _Grid(
+            layout.columns, -(-len(band.cells) // layout.columns), (cell_width, cell_height), layout.caption_lines
+        )
     columns = max(1, layout.columns // band.span)
     facts = (len(_facts_of(cluster, cell)) for cluster in band.clusters for cell in cluster.members)
-    lines = 1 + max(facts, default=0) + _MORE_CAPTION_LINES
-    height = layout.cell_px + 2 * FRAME_PX + (layout.caption_lines + lines) * line_px + 2 * GAP_PX
-    return _Grid(columns, -(-len(band.clusters) // columns), (band.span * cell_width + GAP_PX, height))
+    # No more room than the longest of the captions takes; a text in place of a picture takes none.
+    most = layout.caption_lines + _MORE_CAPTION_LINES
+    captions = (words_of(cell)[0] for cell in band.cells if cell.sample is None or cell.sample.images)
+    caption_lines = max((len(small.wrap(words, layout.cell_px + 4, most)) for words in captions), default=0)
+    lines = 1 + max(facts, default=0) + caption_lines
+    height = layout.cell_px + 2 * FRAME_PX + lines * line_px + 2 * GAP_PX
+    return _Grid(columns, -(-len(band.clusters) // columns), (band.span * cell_width + GAP_PX, height), caption_lines)
 
 
 def _facts_of(cluster: Cluster, cell: Cell) -> list[tuple[str, str]]:
@@ -113,16 +120,15 @@ def _facts_of(cluster: Cluster, cell: Cell) -> list[tuple[str, str]]:
     return [(state, FRAMES[cell.kept]), *((line, SOFT) for line in rest)]
 
 
-def _draw_cluster(canvas: Canvas, corner: tuple[int, int], cluster: Cluster, tile: tuple[int, int]) -> None:
+def _draw_cluster(canvas: Canvas, corner: tuple[int, int], cluster: Cluster, grid: _Grid) -> None:
     left, top = corner
     width = len(cluster.members) * (canvas.layout.cell_px + 2 * FRAME_PX + GAP_PX)
     edge = GAP_PX // 2 - 1
     canvas.pen.rectangle(
-        (left - edge, top - edge, left + width - GAP_PX + edge, top + tile[1] - GAP_PX), _CLUSTER_GROUND
+        (left - edge, top - edge, left + width - GAP_PX + edge, top + grid.tile[1] - GAP_PX), _CLUSTER_GROUND
     )
     title = canvas.small.wrap(describe_cluster(cluster), width - GAP_PX, 1)
     canvas.pen.text((left, top), title[0] if title else "", INK, canvas.small.font)
-    caption_lines = canvas.layout.caption_lines + _MORE_CAPTION_LINES
     for number, cell in enumerate(cluster.members):
         place = (left + number * (canvas.layout.cell_px + 2 * FRAME_PX + GAP_PX), top + canvas.line_px)
-        canvas.draw_cell(place, cell, _facts_of(cluster, cell), caption_lines, text_in_frame=True)
+        canvas.draw_cell(place, cell, _facts_of(cluster, cell), grid.caption_lines, text_in_frame=True)

@@ -137,6 +137,8 @@ def plan_sheet(
     rows: int = 2,
     columns: int = 8,
     cell_px: int = 128,
+    named_sources: Mapping[str, PathLike] | None = None,
+    image_root: PathLike | None = None,
     strict: bool = False,
     max_bad_fraction: float = 0.001,
     allow_bad_files: int = 0,
@@ -152,6 +154,8 @@ def plan_sheet(
         rows: Rows of cells in each band.
         columns: Cells in a row.
         cell_px: Side of a picture on the sheet, in pixels.
+        named_sources: Where sources lie now, by name.
+        image_root: Where the images of JSON records lie now.
         strict: Refuse folders that lost any record.
         max_bad_fraction: Part of its records that a folder may have lost.
         allow_bad_files: Files that a folder may have gone without.
@@ -167,9 +171,10 @@ def plan_sheet(
     _accept_losses(folders, strict=strict, max_bad_fraction=max_bad_fraction, allow_bad_files=allow_bad_files)
     layout = Layout(rows, columns, cell_px)
     places.guard(Path(output), [*folders, *_edges_of(target)], overwrite=overwrite)
-    manifest = read_manifest(target)
+    manifest, index_manifest = read_manifest(target), read_manifest(index)
+    moved_roots(index_manifest["roots"], named_sources or {}, image_root)
     if manifest["command"] == "dedup":
-        return _plan_dedup(manifest, read_manifest(index), layout)
+        return _plan_dedup(manifest, index_manifest, layout)
     is_selection = manifest["command"] == "select"
     # Scores alone are read twice: once for their ends, once around the middle that the first reading finds.
     passes = [manifest] if is_selection else [manifest, manifest]
@@ -178,7 +183,7 @@ def plan_sheet(
     n_bands = 4 if scores is not None or not is_selection else 3
     return {
         "rows_read": sum(part["rows"] for read in passes for part in read["parts"]),
-        "index_rows": sum(part["rows"] for part in read_manifest(index)["parts"]),
+        "index_rows": sum(part["rows"] for part in index_manifest["parts"]),
         "bands": n_bands,
         "cells": n_bands * layout.cells,
     }

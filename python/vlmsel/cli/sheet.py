@@ -98,6 +98,8 @@ def command(
             rows=rows,
             columns=columns,
             cell_px=cell,
+            named_sources=named,
+            image_root=image_root,
             strict=common.strict,
             max_bad_fraction=common.max_bad_fraction,
             allow_bad_files=common.allow_bad_files,
