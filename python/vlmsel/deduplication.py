@@ -32,8 +32,16 @@ class Deduplication:
     """The same for each source: ``input`` and ``dropped``."""
     groups: Sequence[Mapping[str, Any]] = ()
     """The keepers for which most others go, with the beginning of their texts."""
+    hubs: Sequence[Mapping[str, Any]] = ()
+    """The first hundred contents with more than ``max_neighbours`` near ones."""
+    hub_count: int = 0
+    """All of them."""
+    other_texts: int | None = None
+    """Where images alone were compared: samples that go for one with another text."""
     compared: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """For each kind that was asked for: classes of equal contents, the samples in them, and edges between classes."""
+    plan: Sequence[Mapping[str, Any]] = ()
+    """Of a dry run: what each step takes at most (``step``, ``entries``, ``memory_bytes``, ``scratch_bytes``)."""
     edges_reused: bool = False
     """Whether the edges were there already."""
     already_done: bool = False
@@ -56,8 +64,11 @@ def dedup(
     codes: PathLike | None = None,
     named_sources: Mapping[str, PathLike] | None = None,
     image_root: PathLike | None = None,
+    confirm: Literal["hash", "bytes"] = "hash",
     keep: Sequence[str] = (),
     chains: bool = False,
+    max_neighbours: int = 10_000,
+    hubs: Literal["keep-one", "leave"] = "keep-one",
     max_removed: float = 0.5,
     scratch: PathLike | None = None,
     threads: int | None = None,
@@ -86,9 +97,14 @@ def dedup(
         codes: Folder of the images' codes, which is made where it is missing; None: beside the index.
         named_sources: Where sources lie now, by name, if codes have to be made and they moved since they were indexed.
         image_root: Where the images of JSON records lie now, if they moved.
+        confirm: ``hash``: images are equal where 128 bits and their sizes are; ``bytes``: hits are confirmed by reading the
+            images again. Texts are always confirmed by their words.
         keep: What makes a copy the best one, the first criterion first: ``lowest:COLUMN``, ``highest:COLUMN``,
             ``source:NAME,NAME``, ``largest`` (pixels, then text) or ``first``. Empty: ``lowest:ppl`` with scores, else ``largest``.
         chains: Keep one of each connected component, and not one of each neighbourhood: copies of copies go, too.
+        max_neighbours: A content with more near ones is a hub.
+        hubs: ``keep-one``: hubs are walked first, so that one sample stands for all that is near it; ``leave``: a hub has no
+            neighbours, and only what equals it goes.
         max_removed: Part of its samples that a source may lose.
         scratch: Folder for scratch files; None: beside the output.
         threads: Threads to use; None: one per core.
@@ -126,8 +142,11 @@ def dedup(
         "codes": path_of(codes),
         "named_sources": named_words(named_sources),
         "image_root": path_of(image_root),
+        "confirm": confirm,
         "keep": list(keep),
         "chains": chains,
+        "max_neighbours": max_neighbours,
+        "hubs": hubs,
         "max_removed": max_removed,
         "scratch": path_of(scratch),
     }

@@ -139,7 +139,9 @@ def index(
     notes = {kind: Finding(**note) for kind, note in summary.pop("notes").items()}
     codes = summary.pop("image_codes")
     if codes is not None:
-        codes = ImageCodes(path=path_below("", codes.pop("output")), already_done=codes.pop("already_finished"), **codes)
+        codes = ImageCodes(
+            path=path_below("", codes.pop("output")), already_done=codes.pop("already_finished"), **codes
+        )
     skipped = Skipped(**summary.pop("skipped"))
     return Index(path=Path(output), notes=notes, skipped=skipped, image_codes=codes, **summary)
 

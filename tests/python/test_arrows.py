@@ -108,7 +108,7 @@ def test_crate_walker_reads_past_comments() -> None:
 
 
 # Rooms of vlmsel-shards: each may use those before it.
-SHARDS_ROOMS = ["error", "storage", "columns", "workspace", "images", "parquet", "formats", "tables"]
+SHARDS_ROOMS = ["error", "out_of_memory", "storage", "columns", "workspace", "images", "parquet", "formats", "tables"]
 RUST_TESTS = re.compile(r"#\[cfg\(test\)\]\s*mod \w+ \{.*\Z", re.DOTALL)
 RUST_PATH = re.compile(r"\b(crate|self|super)((?:::super)*)::([\w:{}, \n*]+)")
 

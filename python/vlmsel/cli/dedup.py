@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vlmsel.cli.help import Command
-from vlmsel.cli.options import Common, common_options
+from vlmsel.cli.options import COUNT, Common, common_options
 from vlmsel.cli.sources import image_root_option, named_option
 
 if TYPE_CHECKING:
@@ -82,6 +82,13 @@ _EXACT = ("pair", "text", "image")
 @named_option("Where a source lies now, if codes have to be made and it moved; repeatable.")
 @image_root_option("Where the images of JSON records lie now.")
 @click.option(
+    "--confirm",
+    type=click.Choice(("hash", "bytes")),
+    default="hash",
+    show_default=True,
+    help="How equal images are told: by 128 bits and size, or by reading them again. Texts are told by their words.",
+)
+@click.option(
     "--keep",
     multiple=True,
     metavar="RULE",
@@ -91,6 +98,21 @@ _EXACT = ("pair", "text", "image")
     "--chains",
     is_flag=True,
     help="Keep one sample of each chain of copies, however far its ends are, not one of each neighbourhood.",
+)
+@click.option(
+    "--max-neighbours",
+    type=COUNT,
+    default=10_000,
+    show_default=True,
+    metavar="N",
+    help="A content with more near ones is a hub, and named.",
+)
+@click.option(
+    "--hubs",
+    type=click.Choice(("keep-one", "leave")),
+    default="keep-one",
+    show_default=True,
+    help="keep-one: one sample stands for all that is near a hub; leave: a hub has no neighbours.",
 )
 @click.option(
     "--max-removed",
@@ -119,8 +141,11 @@ def command(
     codes: Path | None,
     named: dict[str, PathLike],
     image_root: Path | None,
+    confirm: str,
     keep: tuple[str, ...],
     chains: bool,
+    max_neighbours: int,
+    hubs: str,
     max_removed: float,
     scratch: Path | None,
 ) -> None:
@@ -149,8 +174,11 @@ def command(
             codes=codes,
             named_sources=named,
             image_root=image_root,
+            confirm=confirm,  # type: ignore[arg-type]
             keep=keep,
             chains=chains,
+            max_neighbours=max_neighbours,
+            hubs=hubs,  # type: ignore[arg-type]
             max_removed=max_removed,
             scratch=scratch,
             progress=progress.update,
@@ -167,8 +195,13 @@ def _pair(words: str) -> tuple[str, str]:
 
 
 def _say(report: Report, done: Deduplication) -> None:
+    from vlmsel.cli.progress import format_bytes
+
     if done.dry_run:
-        report.say(f"would compare {done.input:,} samples and write {done.path}")
+        report.say(f"would compare {done.input:,} samples and write {done.path}; at most, step by step:")
+        for step in done.plan:
+            memory, scratch = format_bytes(step["memory_bytes"]), format_bytes(step["scratch_bytes"])
+            report.say(f"  {step['step']}: {step['entries']:,} records, {memory} of memory, {scratch} of scratch disk")
         return
     gone = done.input - done.kept
     size = f"{done.kept:,} of {done.input:,} samples are kept"
@@ -183,6 +216,13 @@ def _say(report: Report, done: Deduplication) -> None:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in found["dropped"].items())
         lost = sum(found["dropped"].values())
         report.say(f"  {source}: {lost:,} of {found['input']:,} go ({lost / max(found['input'], 1):.1%}){': ' if kinds else ''}{kinds}")
+    if done.other_texts:
+        report.warn(
+            f"{done.other_texts:,} of them have another text than the sample that is kept for them: images alone were compared; "
+            "--near-pair asks for both"
+        )
+    for hub in done.hubs[:3]:
+        report.warn(f"a hub: {hub['neighbours']:,} contents are near {hub['record']['uid']} ({hub['kind']}); --hubs decides")
     for group in done.groups[:3]:
         text = group["keeper"]["text"]
         shown = f" {text!r}" if text else ""

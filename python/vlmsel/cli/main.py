@@ -168,7 +168,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
     "--workspace",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder of index/ scores/ selection/ shards/; here by default. Also an option of each command.",
+    help="Folder of index/ dedup/ scores/ selection/ shards/; here by default. Also an option of each command.",
 )
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
@@ -178,7 +178,7 @@ def commands(ctx: click.Context, workspace: Path | None) -> None:
     """Choose the image-text pairs worth training a vision-language model on.
 
     \b
-    tar / JSONL --index--> index/ --score--> scores/ --select--> selection/ --shard--> shards/
+    tar / JSONL --index--> index/ --dedup--> dedup/ --score--> scores/ --select--> selection/ --shard--> shards/
     """
     ctx.meta[WORKSPACE_KEY] = workspace
 

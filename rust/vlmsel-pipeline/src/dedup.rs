@@ -5,12 +5,13 @@
 //! that stays. Rows are known by their place in the index, all through; ids come back with the result.
 
 mod against;
+mod alike;
 mod classes;
-mod code_pairs;
+pub mod code_pairs;
 mod content;
 mod dropped;
 mod edges;
-mod equal;
+pub mod equal;
 mod exact;
 mod images;
 pub mod keep_bits;
@@ -21,9 +22,10 @@ mod merged;
 mod near_pair;
 pub mod near_text;
 mod outside;
+mod plan;
 mod relation;
 mod result;
-mod row_set;
+pub mod row_set;
 mod rows;
 mod scores;
 mod texts;
@@ -45,8 +47,9 @@ use self::edges::Finding;
 use self::exact::{Bounds, Equality};
 use self::images::{ImageHash, ImageRule};
 use self::keep_order::Criterion;
-use self::keepers::Choice;
+use self::keepers::{Choice, Hubs};
 use self::kinds::Kind;
+use self::plan::Step;
 use self::result::{Found, ResultWriter, SUMMARY};
 use self::rows::IndexRows;
 use self::scores::Scores;
@@ -54,6 +57,7 @@ use crate::codes::{CodesOptions, codes, place_beside};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::run_options::RunOptions;
+use crate::source_roots::{Roots, read_index_manifest};
 
 /// What to compare, and which copy to keep.
 #[derive(Debug, Clone, Deserialize)]
@@ -85,6 +89,8 @@ pub struct DedupOptions {
     /// Where images of JSON sources lie now.
     #[serde(default, deserialize_with = "paths::json::optional_path")]
     pub image_root: Option<PathBuf>,
+    /// `hash`: images are equal where 128 bits and their sizes are; `bytes`: a hit is confirmed by reading them again.
+    pub confirm: String,
     /// What near texts are sets of: `words` or `chars:N`.
     pub near_text_sets: String,
     /// What makes a copy the best, the first criterion first.
@@ -93,6 +99,10 @@ pub struct DedupOptions {
     /// Connected components instead of direct neighbours.
     #[serde(default)]
     pub chains: bool,
+    /// A content with more neighbours is a hub.
+    pub max_neighbours: u32,
+    /// What becomes of hubs: `keep-one` or `leave`.
+    pub hubs: String,
     /// A source may lose this share of its records.
     pub max_removed: f64,
     /// Where scratch files go; beside the output if not given.
@@ -117,6 +127,8 @@ pub struct DedupSummary {
     pub found: Found,
     /// Classes, rows and edges by kind.
     pub compared: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Of a plan: what each step takes at most.
+    pub plan: Vec<Step>,
     /// The edges were there before.
     pub edges_reused: bool,
     /// The output was complete before; nothing was touched.
@@ -129,74 +141,78 @@ const COMMAND: &str = "dedup";
 /// Memory where no limit is given.
 const USUAL_MEMORY: u64 = 2 << 30;
 
+/// The options, understood.
+struct Asked {
+    kinds: Vec<Kind>,
+    units: Vec<String>,
+    sets: SetsOf,
+    hash: ImageHash,
+    by_bytes: bool,
+    criteria: Vec<Criterion>,
+    hubs: Hubs,
+}
+
+impl Asked {
+    fn of(options: &DedupOptions) -> Result<Self> {
+        let kinds =
+            options.kinds.iter().map(|(option, value)| Kind::parse(option, value)).collect::<Result<Vec<_>>>()?;
+        let kinds = Kind::in_order(kinds);
+        let sets = SetsOf::parse(&options.near_text_sets).ok_or_else(|| {
+            Error::usage(format!(
+                "--near-text-shingles {}: it is chars:N with N from 1 to {MAX_SHINGLE}",
+                options.near_text_sets
+            ))
+        })?;
+        let by_bytes = match options.confirm.as_str() {
+            "hash" => false,
+            "bytes" => true,
+            other => return Err(Error::usage(format!("--confirm {other}: it is hash or bytes"))),
+        };
+        Ok(Self {
+            units: kinds.iter().map(|kind| kind.unit()).collect(),
+            kinds,
+            sets,
+            hash: ImageHash::parse(&options.image_hash)?,
+            by_bytes,
+            criteria: Criterion::parse_all(&options.keep, options.scores.is_some())?,
+            hubs: Hubs::parse(&options.hubs)?,
+        })
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// Exit 2 for what cannot be compared, 3 where a source would lose more than `max_removed`, 6 where memory or disk do not suffice,
 /// and whatever [`Output::begin`] refuses.
 pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary> {
-    let kinds = options.kinds.iter().map(|(option, value)| Kind::parse(option, value)).collect::<Result<Vec<_>>>()?;
-    let kinds = Kind::in_order(kinds);
-    let sets = SetsOf::parse(&options.near_text_sets).ok_or_else(|| {
-        Error::usage(format!(
-            "--near-text-sets {}: it is words, or chars:N with N from 1 to {MAX_SHINGLE}",
-            options.near_text_sets
-        ))
-    })?;
-    let criteria = Criterion::parse_all(&options.keep, options.scores.is_some())?;
-    let manifest = read_index_manifest(&options.index)?;
+    let asked = Asked::of(options)?;
+    let manifest = read_index_manifest(&options.index, &|| progress.check())?;
     options.run.tolerance().accept(&options.index, manifest.losses.as_ref())?;
     let index = IndexRows::new(&options.index, manifest)?;
     let inputs = index.inputs()?;
     let scores = options.scores.as_deref().map(|folder| Scores::open(folder, &index, &inputs)).transpose()?;
-    let edges_folder = beside(&options.output, "", "-edges");
     let memory = if options.run.memory_limit == 0 { USUAL_MEMORY } else { options.run.memory_limit };
     let threads = options.run.pool()?.current_num_threads();
     let scratch = scratch_folder(options)?;
     let bounds = Bounds { scratch: &scratch, memory, threads, progress };
-    let units: Vec<String> = kinds.iter().map(|kind| kind.unit()).collect();
+    let edges_folder = beside(&options.output, "", "-edges");
     let summary = DedupSummary {
         output: options.output.clone(),
         edges: edges_folder.clone(),
         found: Found { input: u64::from(index.rows), ..Found::default() },
-        dry_run: options.run.dry_run,
         ..DedupSummary::default()
     };
-    let hash = ImageHash::parse(&options.image_hash)?;
     if options.run.dry_run {
-        return Ok(summary);
+        let steps = plan::steps(u64::from(index.rows), &asked.kinds, memory);
+        // A run itself is not refused: what it needs at its worst is seldom what it needs.
+        plan::refuse_a_full_disk(&steps, bounds)?;
+        return Ok(DedupSummary { plan: steps, dry_run: true, ..summary });
     }
-    let mut edges_inputs = inputs.clone();
-    let needs_codes = kinds.iter().any(|kind| kind.needs_codes());
-    let images = if needs_codes {
-        let (rule, input) = images_rule(options, hash, progress)?;
-        edges_inputs.push(input);
-        Some(rule)
-    } else {
-        None
-    };
-    let finding = Finding { index: &index, kinds: &kinds, images, equality: Equality::default(), sets, bounds };
-    let (edges, edges_reused) =
-        finding.run(&edges_folder, edges_config(options, &units), edges_inputs, options.run.overwrite)?;
+    let (edges, edges_reused) = find(options, &asked, &index, &inputs, &edges_folder, bounds)?;
     let compared = edges.parts.iter().map(|part| (part.unit.clone(), part.counts.clone())).collect();
     let summary = DedupSummary { compared, edges_reused, ..summary };
-    let mut all_inputs = inputs;
-    all_inputs.push(of_manifest("edges", &edges_folder, &edges)?);
-    if let Some(folder) = &options.scores {
-        all_inputs.push(fingerprint(folder, "scores")?);
-    }
-    let mut guarded = vec![options.index.clone(), edges_folder.clone()];
-    guarded.extend(options.scores.clone());
-    let spec = OutputSpec {
-        path: options.output.clone(),
-        command: COMMAND.to_owned(),
-        config: json!({ "kinds": units, "keep": keep_order::to_json(&criteria), "chains": options.chains }),
-        inputs: all_inputs,
-        guarded,
-        overwrite: options.run.overwrite,
-        extend: false,
-        resume: false,
-    };
+    let spec = spec(options, &asked, inputs, of_manifest("edges", &edges_folder, &edges)?, &edges_folder)?;
     let output = match Output::begin(spec)? {
         Opening::Finished(_) => {
             let found = read_summary(&options.output)?;
@@ -208,14 +224,16 @@ pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary
     let choice = Choice {
         index: &index,
         edges: &edges_folder,
-        kinds: &kinds,
-        criteria: &criteria,
+        kinds: &asked.kinds,
+        criteria: &asked.criteria,
         scores: scores.as_ref(),
         chains: options.chains,
         against: &[],
+        max_neighbours: options.max_neighbours,
+        hubs: asked.hubs,
     };
-    let dropped = choice.dropped(bounds)?;
-    let found = ResultWriter::new(&index, &kinds, &[], progress).write(dropped, &output)?;
+    let (dropped, hubs) = choice.dropped(bounds)?;
+    let found = ResultWriter::new(&index, &asked.kinds, &[], progress).write(dropped, &hubs, &output)?;
     refuse_large_losses(&found, options.max_removed)?;
     progress.check()?;
     let mut counts: BTreeMap<String, u64> =
@@ -226,10 +244,66 @@ pub fn dedup(options: &DedupOptions, progress: &Progress) -> Result<DedupSummary
     Ok(DedupSummary { found, ..summary })
 }
 
+/// The first step: the edges, as far as they are not there.
+fn find(
+    options: &DedupOptions,
+    asked: &Asked,
+    index: &IndexRows,
+    inputs: &[InputRecord],
+    folder: &Path,
+    bounds: Bounds<'_>,
+) -> Result<(Manifest, bool)> {
+    let mut inputs = inputs.to_vec();
+    let images = if asked.kinds.iter().any(|kind| kind.needs_codes()) {
+        let (rule, input) = images_rule(options, asked.hash, bounds.progress)?;
+        inputs.push(input);
+        Some(rule)
+    } else {
+        None
+    };
+    let (named, root) = (&options.named_sources, options.image_root.as_deref());
+    let roots = asked.by_bytes.then(|| Roots::new(&index.manifest.roots, named, root)).transpose()?;
+    let equality = Equality { images: roots.as_ref(), ..Equality::default() };
+    let finding = Finding { index, kinds: &asked.kinds, images, equality, sets: asked.sets, bounds };
+    finding.run(folder, edges_config(options, &asked.units), inputs, options.run.overwrite)
+}
+
+/// The output of the second step.
+fn spec(
+    options: &DedupOptions,
+    asked: &Asked,
+    mut inputs: Vec<InputRecord>,
+    edges: InputRecord,
+    edges_folder: &Path,
+) -> Result<OutputSpec> {
+    inputs.push(edges);
+    if let Some(folder) = &options.scores {
+        inputs.push(fingerprint(folder, "scores")?);
+    }
+    let mut guarded = vec![options.index.clone(), edges_folder.to_path_buf()];
+    guarded.extend(options.scores.clone());
+    Ok(OutputSpec {
+        path: options.output.clone(),
+        command: COMMAND.to_owned(),
+        config: json!({
+            "kinds": asked.units,
+            "keep": keep_order::to_json(&asked.criteria),
+            "chains": options.chains,
+            "max_neighbours": options.max_neighbours,
+            "hubs": options.hubs,
+        }),
+        inputs,
+        guarded,
+        overwrite: options.run.overwrite,
+        extend: false,
+        resume: false,
+    })
+}
+
 /// What decides the edges, as far as the kinds look at it.
 fn edges_config(options: &DedupOptions, units: &[String]) -> Value {
     let is_near = |what: &str| units.iter().any(|unit| unit.starts_with("near-pair") || unit.starts_with(what));
-    let mut config = json!({ "kinds": units });
+    let mut config = json!({ "kinds": units, "confirm": options.confirm });
     if is_near("near-text") {
         config["near_text_sets"] = json!(options.near_text_sets);
     }
@@ -261,18 +335,6 @@ fn of_manifest(name: &str, folder: &Path, manifest: &Manifest) -> Result<InputRe
     let fingerprint = manifest.checksum()?;
     let bytes = std::fs::metadata(folder.join("manifest.json")).at("inspect", folder)?.len();
     Ok(InputRecord { name: name.to_owned(), bytes, fingerprint })
-}
-
-fn read_index_manifest(folder: &Path) -> Result<Manifest> {
-    match Manifest::read(folder)? {
-        Some(manifest) if manifest.command == "index" => Ok(manifest),
-        Some(manifest) => Err(Error::usage(format!(
-            "{} holds the output of `vlmsel {}`; give the folder that `vlmsel index` wrote with --index",
-            folder.display(),
-            manifest.command
-        ))),
-        None => Err(Error::usage(format!("{} is no index: `vlmsel index` did not write it", folder.display()))),
-    }
 }
 
 fn read_summary(folder: &Path) -> Result<Found> {

@@ -22,6 +22,7 @@ pub mod shard;
 mod source_roots;
 pub mod sources;
 pub mod stage;
+mod stored_images;
 pub mod threads;
 pub mod tolerance;
 

@@ -132,20 +132,6 @@ impl<const N: usize> Partitions<N> {
         let held = blocks.iter().map(|block| if let Block::Memory(bytes) = block { bytes.len() as u64 } else { 0 });
         self.held.fetch_sub(held.sum(), Ordering::Relaxed);
     }
-
-    /// All records of a partition, whose memory is given back.
-    ///
-    /// # Errors
-    /// As of [`Partitions::visit`].
-    pub fn records(&self, partition: usize) -> Result<Vec<[u8; N]>> {
-        let mut records = Vec::new();
-        self.visit(partition, |block| {
-            records.extend_from_slice(block);
-            Ok(())
-        })?;
-        self.release(partition);
-        Ok(records)
-    }
 }
 
 /// What one thread adds.
@@ -197,11 +183,15 @@ mod tests {
             for (at, number) in numbers.iter().enumerate() {
                 writers[at % 2].push(of(*number), number.to_le_bytes()).unwrap();
             }
-            writers.into_iter().for_each(|writer| writer.finish().unwrap());
+            for writer in writers {
+                writer.finish().unwrap();
+            }
             prop_assert!(budget > 0 || numbers.is_empty() || partitions.spilled_bytes() == 4 * numbers.len() as u64);
             let mut back = Vec::new();
             for partition in 0..partitions.len() {
-                let records = partitions.records(partition).unwrap();
+                let mut records = Vec::new();
+                partitions.visit(partition, |block| { records.extend_from_slice(block); Ok(()) }).unwrap();
+                partitions.release(partition);
                 prop_assert!(records.iter().all(|record| of(u32::from_le_bytes(*record)) == partition));
                 back.extend(records.into_iter().map(u32::from_le_bytes));
             }
@@ -221,6 +211,6 @@ mod tests {
         (0..100_u32).for_each(|number| writer.push(0, number.to_le_bytes()).unwrap());
         writer.finish().unwrap();
         partitions.file().unwrap().write_all_at(&[7], 40).unwrap();
-        assert!(partitions.records(0).unwrap_err().to_string().contains("came back changed"));
+        assert!(partitions.visit(0, |_| Ok(())).unwrap_err().to_string().contains("came back changed"));
     }
 }

@@ -109,9 +109,11 @@ fn index_reads_it() {
     let (folder, data) = data();
     let output = folder.path().join("index");
     let run = RunOptions { max_bad_fraction: 1.0, ..RunOptions::default() };
-    let summary =
-        index(&IndexOptions { data, read: ReadOptions::default(), output: output.clone(), image_codes: false, run }, &Progress::default())
-            .unwrap();
+    let summary = index(
+        &IndexOptions { data, read: ReadOptions::default(), output: output.clone(), image_codes: false, run },
+        &Progress::default(),
+    )
+    .unwrap();
     assert_eq!((summary.input, summary.ok, summary.shards), (3, 1, 1));
     let reasons: Vec<_> = summary.reasons.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
     assert_eq!(reasons, [("bad_line", 1), ("missing_image", 1)]);

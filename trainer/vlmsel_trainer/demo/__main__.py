@@ -1,7 +1,7 @@
 """`python -m vlmsel_trainer.demo [WORKSPACE]`: the whole way on made-up web data, in under six minutes on two cores.
 
-Draws a pool with planted junk, trains a small scorer, and then types the public commands: index, doctor, score, select, shard,
-sheet. Everything stays in the workspace (`DEMO_WORKSPACE`, by default `demo-workspace/`); a second run finds it finished.
+Draws a pool with planted junk, trains a small scorer, and then types the public commands: index, doctor, dedup, score, select,
+shard, sheet. Everything stays in the workspace (`DEMO_WORKSPACE`, by default `demo-workspace/`); a second run finds it finished.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _CANNOT_SHOW = """\
 What this demo cannot show, because perplexity alone does not do it:
-  * Repeats stay: an exact copy of a good pair has the score of a good pair. Deduplicate before scoring.
+  * Copies score alike: an exact copy of a good pair has the score of a good pair. That is why dedup comes first.
   * What the scorer never saw goes: names and phrasings that it was not trained on are dropped as if they were wrong.
   * Templates win: captions that follow a pattern ("box drawings ...") are kept more often than rarer, equally true ones.
 The scorer is small and the pictures are simple; the commands are the same for a real model and real pairs."""
@@ -41,9 +41,10 @@ def main(workspace: Path, pairs: int, steps: int, seed: int) -> None:
     where = shlex.quote(str(workspace))
     type_command(f"vlmsel index {where}/pool -w {where}")
     type_command(f"vlmsel doctor {where}/pool")
-    # The planted broken pictures are five per cent; without this flag the command would rather fail than score the rest.
+    # The planted broken pictures are five per cent; without this flag the commands would rather fail than go on with the rest.
+    type_command(f"vlmsel dedup --near-pair 0.8:6 --max-bad-fraction 0.06 -w {where}")
     type_command(f"vlmsel score --model {where}/scorer --max-bad-fraction 0.06 -w {where}")
-    type_command(f"vlmsel select --fraction 0.5 --control random -w {where}")
+    type_command(f"vlmsel select --fraction 0.5 --dedup {where}/dedup --control random -w {where}")
     type_command(f"vlmsel shard --samples-per-shard 1000 -w {where}")
     type_command(f"vlmsel sheet -w {where} --overwrite -o {where}/sheet.png")
     _report(workspace)
@@ -93,9 +94,10 @@ def _report(workspace: Path) -> None:
 
     planted = json.loads((workspace / "corpus.json").read_text(encoding="utf-8"))["counts"]
     control = workspace / "selection-random-s0"
-    kinds = report.count_kinds(workspace / "index", workspace / "selection", control, tables.rows, planted)
+    folders = (workspace / name for name in ("index", "dedup", "selection"))
+    kinds = report.count_kinds(*folders, control, tables.rows, planted)
     text = report.write(kinds, workspace)
-    say(f"\nWhat share of each kind was kept ({text}):\n\n{report.render(kinds)}")
+    say(f"\nWhat became of each kind ({text}):\n\n{report.render(kinds)}")
     say(f"\nLook at {workspace / 'sheet.png'}: the best, a random draw, those around the cut and the worst.")
 
 

@@ -19,18 +19,19 @@ Rows = Callable[..., Iterable[dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class KindReport:
-    """Counts of one kind: pairs in the pool, and of these in the selection and in the random control."""
+    """Counts of one kind: pairs in the pool, and of these removed as copies, in the selection and in the random control."""
 
     kind: str
     n_pool: int
+    n_removed: int
     n_selected: int
     n_random: int
 
 
 def count_kinds(
-    index: Path, selection: Path, control: Path, rows: Rows, planted: Mapping[str, int] | None = None
+    index: Path, dedup: Path, selection: Path, control: Path, rows: Rows, planted: Mapping[str, int] | None = None
 ) -> list[KindReport]:
-    """Join the selection and its control with the index by uid; `good` first, then the planted kinds.
+    """Join what dedup removed, the selection and its control with the index by uid; `good` first, then the planted kinds.
 
     A pair's kind is what its own `json` member says, which the index keeps as metadata. `planted` are the pool's true
     counts, for kinds that the index may have quarantined in part.
@@ -44,21 +45,20 @@ def count_kinds(
         Counter(kinds[row["uid"]] for row in rows(part_files(folder, read_manifest(folder)), ["uid"]))
         for folder in (selection, control)
     )
-    return [KindReport(kind, pool[kind], selected[kind], drawn[kind]) for kind in KIND_MEANINGS]
+    tables = [path for path in part_files(dedup, read_manifest(dedup)) if path.suffix == ".parquet"]
+    removed = Counter(kinds[row["uid"]] for row in rows(tables, ["uid", "keep"]) if not row["keep"])
+    return [KindReport(kind, pool[kind], removed[kind], selected[kind], drawn[kind]) for kind in KIND_MEANINGS]
 
 
 def render(reports: list[KindReport]) -> str:
-    """The report as lines of text: what share of each kind was kept."""
-    lines = [f"{'kind':<17}{'in the pool':>12}{'selection kept':>20}{'random kept':>20}   meaning"]
-    lines += [
-        f"{report.kind:<17}{report.n_pool:>12,}{_share(report.n_selected, report.n_pool):>20}"
-        f"{_share(report.n_random, report.n_pool):>20}   {KIND_MEANINGS[report.kind]}"
-        for report in reports
-    ]
-    n_pool, n_selected, n_random = (
-        sum(column) for column in zip(*((r.n_pool, r.n_selected, r.n_random) for r in reports), strict=True)
-    )
-    lines.append(f"{'all':<17}{n_pool:>12,}{_share(n_selected, n_pool):>20}{_share(n_random, n_pool):>20}")
+    """The report as lines of text: what share of each kind was removed as copies, and what share was kept."""
+    names = ("copies removed", "selection kept", "random kept")
+    lines = [f"{'kind':<17}{'in the pool':>12}{''.join(f'{name:>20}' for name in names)}   meaning"]
+    counts = [(r.kind, r.n_pool, (r.n_removed, r.n_selected, r.n_random)) for r in reports]
+    sums = tuple(sum(column) for column in zip(*(found for _, _, found in counts), strict=True))
+    for kind, n_pool, found in [*counts, ("all", sum(n_pool for _, n_pool, _ in counts), sums)]:
+        shares = "".join(f"{_share(part, n_pool):>20}" for part in found)
+        lines.append(f"{kind:<17}{n_pool:>12,}{shares}   {KIND_MEANINGS.get(kind, '')}".rstrip())
     return "\n".join(lines)
 
 

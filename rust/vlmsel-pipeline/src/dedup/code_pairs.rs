@@ -25,7 +25,9 @@ pub fn code_pairs(
     found: impl Fn(&[Pair]) -> Result<()> + Sync,
 ) -> Result<()> {
     let join = HammingJoin::new(radius, codes.len() as u64);
-    codes.iter_mut().for_each(|code| *code = join.prepare(*code));
+    for code in &mut codes {
+        *code = join.prepare(*code);
+    }
     let mut room = vec![0; codes.len()];
     progress.restart();
     progress.expect(codes.len() as u64 * join.first_blocks().len() as u64, 0);
@@ -85,7 +87,11 @@ mod tests {
             .map(|n| {
                 state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
                 // Half of them near one of a few centres.
-                if n % 2 == 0 { state } else { (n % 7 * 0x0123_4567_89ab_cdef) ^ (1 << (state >> 58)) ^ (1 << (state >> 50 & 63)) }
+                if n % 2 == 0 {
+                    state
+                } else {
+                    (n % 7 * 0x0123_4567_89ab_cdef) ^ (1 << (state >> 58)) ^ (1 << (state >> 50 & 63))
+                }
             })
             .collect();
         codes.sort_unstable();

@@ -7,8 +7,10 @@ use arrow_array::{
 };
 use vlmsel_core::hash::{Hash128, image_hash, normalise_text, text_hash as text_hash_of};
 use vlmsel_shards::formats::turns::Turns;
+use vlmsel_shards::tables::index_reader::images_of;
 
 use crate::error::{Error, Result};
+use crate::stored_images::StoredImages;
 
 /// A field that copies have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +132,23 @@ impl<'a> Images<'a> {
     }
 }
 
+impl Images<'_> {
+    /// Appends a second hash of the bytes of each of a row's images.
+    fn append_bytes(&self, row: usize, stored: &StoredImages<'_>, out: &mut Vec<u8>) -> Result<()> {
+        let images = images_of(&self.lists.value(row)).map_err(|_| wrong("images"))?;
+        for (location, hash) in images {
+            let bytes = stored.read(&location)?.filter(|bytes| image_hash(bytes) == hash);
+            let bytes = bytes.ok_or_else(|| {
+                vlmsel_shards::Error::Mismatch(
+                    "an image is not the one that was indexed; index the data anew, then compare".to_owned(),
+                )
+            })?;
+            out.extend_from_slice(blake3::hash(&bytes).as_bytes());
+        }
+        Ok(())
+    }
+}
+
 impl<'a> Texts<'a> {
     /// The columns of a batch.
     ///
@@ -181,6 +200,14 @@ impl<'a> Contents<'a> {
         Ok(Self { images, text_hash: None, texts, no_text: text_hash_of("") })
     }
 
+    /// Appends a second hash of the images themselves.
+    ///
+    /// # Errors
+    /// Exit 7 for an image that is not the one that was indexed, and those of reading.
+    pub fn write_bytes(&self, row: usize, stored: &StoredImages<'_>, out: &mut Vec<u8>) -> Result<()> {
+        self.images.as_ref().map_or(Ok(()), |images| images.append_bytes(row, stored, out))
+    }
+
     /// Puts what a row is known by into `out`. `false` where it lacks the field, or part of it: such a row is no copy of anything.
     ///
     /// # Errors
@@ -200,4 +227,14 @@ impl<'a> Contents<'a> {
         }
         Ok(self.images.as_ref().is_none_or(|images| images.append(row, out)))
     }
+}
+
+/// Column `uid` of a batch.
+///
+/// # Errors
+/// Where it is not as an index has it.
+pub fn uids_of(batch: &RecordBatch) -> Result<&FixedSizeBinaryArray> {
+    let uids = batch.column_by_name("uid").and_then(|column| column.as_fixed_size_binary_opt());
+    uids.filter(|uids| uids.value_length() == 16 && uids.null_count() == 0)
+        .ok_or_else(|| Error::usage("column uid of the index does not hold ids of 16 bytes"))
 }

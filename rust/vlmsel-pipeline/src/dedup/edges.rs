@@ -10,12 +10,12 @@ use vlmsel_shards::error::IoContext;
 use vlmsel_shards::workspace::manifest::{InputRecord, Manifest};
 use vlmsel_shards::workspace::output::{Output, OutputSpec, Summary};
 
-use super::classes::Classes;
+use super::alike::{Edge, Relation};
 use super::exact::{self, Bounds, Equality};
 use super::images::{self, ImageRule};
 use super::kinds::Kind;
 use super::near_pair;
-use super::outside::Outside;
+use super::outside::{Outside, SAMPLED_ROWS};
 use super::relation::{ColumnWriter, classes_file, edges_file, outside_file};
 use super::rows::IndexRows;
 use super::texts;
@@ -24,63 +24,6 @@ use crate::stage::{self, Done, Stage, Unit};
 
 /// The command that the output is of.
 pub const COMMAND: &str = "dedup-edges";
-
-/// An edge between two classes.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
-pub struct Edge {
-    /// The class with the smaller name.
-    pub a: u32,
-    /// The other.
-    pub b: u32,
-    /// Bits that differ, or one minus the similarity.
-    pub distance: f32,
-}
-
-/// Edges on their way to be sorted.
-pub struct EdgeList {
-    edges: Vec<Edge>,
-    most: usize,
-}
-
-impl EdgeList {
-    /// No more than fit into so many bytes.
-    pub fn new(bytes: u64) -> Self {
-        Self { edges: Vec::new(), most: bytes as usize / size_of::<Edge>() }
-    }
-
-    /// Adds an edge.
-    ///
-    /// # Errors
-    /// Exit 6 where there are more than fit.
-    pub fn push(&mut self, edge: Edge) -> Result<()> {
-        if self.edges.len() >= self.most {
-            let text = format!(
-                "more than {} pairs are near each other, which is what fits into --memory-limit; raise it, or ask for a nearer threshold",
-                self.most
-            );
-            return Err(vlmsel_shards::Error::Resource(text).into());
-        }
-        self.edges.push(edge);
-        Ok(())
-    }
-
-    /// The edges in order.
-    pub fn sorted(mut self) -> Vec<Edge> {
-        self.edges.sort_unstable_by_key(|edge| (edge.a, edge.b));
-        self.edges
-    }
-}
-
-/// What a kind found.
-#[derive(Debug)]
-pub struct Relation {
-    /// Classes of rows that are the same to it.
-    pub classes: Classes,
-    /// Classes that are near each other, sorted.
-    pub edges: Vec<Edge>,
-    /// What a user should know.
-    pub detail: Value,
-}
 
 /// What all kinds share.
 pub struct Finding<'a> {
@@ -91,7 +34,7 @@ pub struct Finding<'a> {
     /// How images are compared, where a kind compares them.
     pub images: Option<ImageRule>,
     /// How equality is told.
-    pub equality: Equality,
+    pub equality: Equality<'a>,
     /// What near texts are sets of.
     pub sets: SetsOf,
     /// Bounds; the scratch folder is that of the output.
@@ -110,13 +53,16 @@ impl Finding<'_> {
         inputs: Vec<InputRecord>,
         overwrite: bool,
     ) -> Result<(Manifest, bool)> {
+        // Other keepers are asked for with --overwrite, too: edges of the same work stay.
+        let stands = Manifest::read(folder).ok().flatten();
+        let is_same = stands.is_some_and(|m| m.command == COMMAND && m.config == config && m.inputs == inputs);
         let spec = OutputSpec {
             path: folder.to_path_buf(),
             command: COMMAND.to_owned(),
             config,
             inputs,
             guarded: vec![self.index.folder.clone()],
-            overwrite,
+            overwrite: overwrite && !is_same,
             extend: false,
             resume: true,
         };
@@ -131,11 +77,15 @@ impl Finding<'_> {
         Ok((ended.manifest, ended.already_finished))
     }
 
-    /// Who is like whom by one kind.
-    ///
-    /// # Errors
-    /// Those of the kinds.
-    pub fn relation(&self, kind: Kind, bounds: Bounds<'_>) -> Result<Relation> {
+    /// Pairs just beyond the threshold of a kind, by the same joins.
+    fn outside(&self, kind: Kind, bounds: Bounds<'_>) -> Result<Option<Outside>> {
+        let index = self.index.sampled(SAMPLED_ROWS);
+        let Finding { kinds, equality, sets, .. } = *self;
+        let sample = Finding { index: &index, kinds, images: self.images.clone(), equality, sets, bounds };
+        Outside::find(&index, kind, bounds, |kind, bounds| sample.relation(kind, bounds))
+    }
+
+    fn relation(&self, kind: Kind, bounds: Bounds<'_>) -> Result<Relation> {
         match kind {
             Kind::Exact(field) => {
                 let classes = exact::classes(self.index, field, self.equality, bounds)?;
@@ -183,7 +133,7 @@ impl Stage for Finding<'_> {
         drop((classes, edges));
         let (edges, edges_hash) = writer.finish()?;
         let mut files = vec![(classes_name, Some(classes_hash)), (edges_name, Some(edges_hash))];
-        if let Some(outside) = Outside::find(self, kind, bounds)? {
+        if let Some(outside) = self.outside(kind, bounds)? {
             let name = outside_file(&unit.name);
             let mut writer = ColumnWriter::edges(&output.temporary(&name)?)?;
             outside.pairs.iter().try_for_each(|Edge { a, b, distance }| writer.push_edge(*a, *b, *distance))?;

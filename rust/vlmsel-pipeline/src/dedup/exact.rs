@@ -12,6 +12,8 @@ use super::rows::IndexRows;
 use crate::error::Result;
 use crate::external_sort::Sorter;
 use crate::progress::Progress;
+use crate::source_roots::Roots;
+use crate::stored_images::StoredImages;
 
 /// Within which bounds the work is done.
 #[derive(Clone, Copy)]
@@ -28,23 +30,25 @@ pub struct Bounds<'a> {
 
 /// How equality is told.
 #[derive(Clone, Copy)]
-pub struct Equality {
+pub struct Equality<'a> {
     /// What brings contents together.
     pub hash: KeyHash,
+    /// Where the images lie, if a hit is to be confirmed by their bytes.
+    pub images: Option<&'a Roots>,
 }
 
-impl Default for Equality {
+impl Default for Equality<'_> {
     fn default() -> Self {
-        Self { hash: KEY_HASH }
+        Self { hash: KEY_HASH, images: None }
     }
 }
 
 /// Classes of rows that are equal in `field`. Rows are brought together by 128 bits; where they have words, a hit is confirmed by
-/// a second hash of the words themselves, and images by their hash and size.
+/// a second hash of the words themselves, and images by their hash and size, or by a second hash of their bytes, read again.
 ///
 /// # Errors
 /// Those of reading the index and of the scratch disk.
-pub fn classes(index: &IndexRows, field: Field, equality: Equality, bounds: Bounds<'_>) -> Result<Classes> {
+pub fn classes(index: &IndexRows, field: Field, equality: Equality<'_>, bounds: Bounds<'_>) -> Result<Classes> {
     let Bounds { scratch, memory, threads, progress } = bounds;
     let keys = EqualKeys::new(scratch, u64::from(index.rows), memory / 2, threads);
     progress.restart();
@@ -67,13 +71,25 @@ pub fn classes(index: &IndexRows, field: Field, equality: Equality, bounds: Boun
         |(writer, _)| writer.finish(),
     )?;
     let classes = Classes::new(scratch, index.rows, memory / 4, threads);
-    keys.finish(threads, progress, || classes.writer(), |writer, class, row| writer.push(class, row), |w| w.finish())?;
-    let is_sure = field == Field::Image && std::ptr::fn_addr_eq(equality.hash, KEY_HASH);
-    if is_sure { Ok(classes) } else { confirm(index, field, &classes, bounds) }
+    keys.finish(
+        threads,
+        progress,
+        || classes.writer(),
+        super::classes::ClassWriter::push,
+        super::classes::ClassWriter::finish,
+    )?;
+    let is_sure = field == Field::Image && equality.images.is_none() && std::ptr::fn_addr_eq(equality.hash, KEY_HASH);
+    if is_sure { Ok(classes) } else { confirm(index, field, &classes, equality.images, bounds) }
 }
 
 /// Divides classes whose rows have the same key by what these hold.
-fn confirm(index: &IndexRows, field: Field, classes: &Classes, bounds: Bounds<'_>) -> Result<Classes> {
+fn confirm(
+    index: &IndexRows,
+    field: Field,
+    classes: &Classes,
+    roots: Option<&Roots>,
+    bounds: Bounds<'_>,
+) -> Result<Classes> {
     let Bounds { scratch, memory, threads, progress } = bounds;
     let rows = RowSet::new(u64::from(index.rows));
     classes.visit(|_, row| {
@@ -103,9 +119,15 @@ fn confirm(index: &IndexRows, field: Field, classes: &Classes, bounds: Bounds<'_
         Vec::new,
         |found, batch| {
             let contents = Contents::in_full(field, &batch.columns)?;
+            let unit = &index.parts[batch.part].unit;
+            let stored = roots.map(|roots| StoredImages::of(roots, unit)).transpose()?;
             for (at, row) in batch.rows.iter().enumerate() {
+                progress.check()?;
                 let mut content = Vec::new();
                 contents.write(at, &mut content)?;
+                if let Some(stored) = &stored {
+                    contents.write_bytes(at, stored, &mut content)?;
+                }
                 found.push((class_of[ranks.before(*row) as usize], content, *row));
             }
             flush(found)

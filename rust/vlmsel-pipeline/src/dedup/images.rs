@@ -13,11 +13,11 @@ use vlmsel_core::hash::image_hash;
 use vlmsel_core::image_code::{ImageCodes, LOW_QUALITY, mirrored_dhash};
 use vlmsel_shards::tables::codes::CodesReader;
 
+use super::alike::{Edge, EdgeList, Relation};
+use super::classes::Classes;
 use super::code_pairs::{BYTES_A_CODE, code_pairs};
 use super::content::Images;
-use super::edges::{Edge, EdgeList, Relation};
 use super::equal::EqualKeys;
-use super::classes::Classes;
 use super::exact::Bounds;
 use super::merged::{Merged, one_of_each};
 use super::row_set::RowSet;
@@ -129,12 +129,12 @@ impl ImageRule {
                 Err(error) => vec![Err(error)],
             });
             let other = || vlmsel_shards::Error::unreadable(&path, "its rows are not those of the index; make it anew");
-            let (mut coded, mut content, mut state): (Coded, Vec<u8>, S) = (Vec::new(), Vec::new(), begin());
+            let (mut seen_of_row, mut content, mut state): (Coded, Vec<u8>, S) = (Vec::new(), Vec::new(), begin());
             index.in_order_of(*part, &["uid", "images"], None, progress, &mut |batch| {
                 let images = Images::of(&batch.columns)?;
-                let uids = super::keepers::uids_of(&batch.columns)?;
+                let uids = super::content::uids_of(&batch.columns)?;
                 for (at, row) in batch.rows.iter().enumerate() {
-                    coded.clear();
+                    seen_of_row.clear();
                     content.clear();
                     for image in images.of_row(at) {
                         let found = codes.next().ok_or_else(other)??;
@@ -147,10 +147,10 @@ impl ImageRule {
                             Some(codes) => self.write(codes, &mut content),
                             None => images.append_image(image, &mut content),
                         }
-                        coded.push(seen);
+                        seen_of_row.push(seen);
                     }
-                    if !coded.is_empty() && index.holds(*row) {
-                        each(&mut state, *row, &coded, &content)?;
+                    if !seen_of_row.is_empty() && index.holds(*row) {
+                        each(&mut state, *row, &seen_of_row, &content)?;
                     }
                 }
                 Ok(())
@@ -170,10 +170,16 @@ impl ImageRule {
             bounds,
             || keys.writer(),
             |writer, row, _, content| writer.push(&image_hash(content), row),
-            |writer| writer.finish(),
+            super::equal::KeyWriter::finish,
         )?;
         let classes = Classes::new(scratch, index.rows, memory / 4, threads);
-        keys.finish(threads, progress, || classes.writer(), |writer, class, row| writer.push(class, row), |w| w.finish())?;
+        keys.finish(
+            threads,
+            progress,
+            || classes.writer(),
+            super::classes::ClassWriter::push,
+            super::classes::ClassWriter::finish,
+        )?;
         Ok(classes)
     }
 }

@@ -57,10 +57,12 @@ impl Kept {
         let path = folder.join(KEEP_BITS);
         let bits = std::fs::read(&path).at("read", &path)?;
         if bits.len() as u64 != first.div_ceil(8) {
-            let text = format!("it has {} bytes for {first} rows; run `vlmsel verify {}`", bits.len(), folder.display());
+            let text =
+                format!("it has {} bytes for {first} rows; run `vlmsel verify {}`", bits.len(), folder.display());
             return Err(vlmsel_shards::Error::unreadable(&path, text).into());
         }
-        let record = InputRecord { name: "dedup".to_owned(), bytes: bits.len() as u64, fingerprint: manifest.checksum()? };
+        let record =
+            InputRecord { name: "dedup".to_owned(), bytes: bits.len() as u64, fingerprint: manifest.checksum()? };
         let (folder, inputs) = (folder.to_path_buf(), manifest.inputs);
         Ok(Self { folder, bits, parts, inputs, record, folders: Mutex::default(), dropped: OnceLock::new() })
     }
@@ -104,19 +106,20 @@ impl Kept {
         let Some((first, rows)) = self.parts.get(&file) else { return Ok(None) };
         let folder = table.path.parent().unwrap_or(Path::new(".")).to_path_buf();
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_of_index = match folders.get(&folder) {
-            Some(known) => *known,
-            None => {
-                let known = self.is_of_index(&folder)?;
-                folders.insert(folder, known);
-                known
-            }
+        let is_of_index = if let Some(known) = folders.get(&folder) {
+            *known
+        } else {
+            let known = self.is_of_index(&folder)?;
+            folders.insert(folder, known);
+            known
         };
         Ok((is_of_index && start + table.rows() <= *rows).then_some(first + start))
     }
 
     fn is_of_index(&self, folder: &Path) -> Result<bool> {
-        let Some(scores) = Manifest::read(folder)?.filter(|manifest| manifest.command == "score") else { return Ok(false) };
+        let Some(scores) = Manifest::read(folder)?.filter(|manifest| manifest.command == "score") else {
+            return Ok(false);
+        };
         for scored in &scores.inputs {
             let ours = self.inputs.iter().find(|input| input.name == scored.name);
             if ours.is_none_or(|ours| ours.fingerprint != scored.fingerprint) {

@@ -6,12 +6,11 @@
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use arrow_array::cast::AsArray;
-use arrow_array::{Array, RecordBatch};
 use vlmsel_core::cover::{Covered, NO_CLASS, Relation, components, cover};
 use vlmsel_core::hash::Hash128;
 
 use super::against::Matched;
+use super::content::uids_of;
 use super::dropped::{Dropped, DroppedRows};
 use super::exact::Bounds;
 use super::keep_order::{Criterion, KeepOrder};
@@ -39,6 +38,44 @@ pub struct Choice<'a> {
     pub chains: bool,
     /// Records that go whatever they are like.
     pub against: &'a [Matched],
+    /// A content with more neighbours is a hub.
+    pub max_neighbours: u32,
+    /// What becomes of hubs.
+    pub hubs: Hubs,
+}
+
+/// What becomes of a content that has very many neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hubs {
+    /// Hubs are walked first, so that one record stands for all of a hub's neighbours.
+    KeepOne,
+    /// A hub has no neighbours: only what equals it goes.
+    Leave,
+}
+
+impl Hubs {
+    /// Reads the option.
+    ///
+    /// # Errors
+    /// Exit 2, with what is possible.
+    pub fn parse(text: &str) -> Result<Self> {
+        match text {
+            "keep-one" => Ok(Self::KeepOne),
+            "leave" => Ok(Self::Leave),
+            _ => Err(Error::usage(format!("--hubs {text}: it is keep-one or leave"))),
+        }
+    }
+}
+
+/// A content with very many neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hub {
+    /// Place of the kind.
+    pub kind: usize,
+    /// The smallest row of the content.
+    pub row: u32,
+    /// Contents that are near it.
+    pub neighbours: u32,
 }
 
 impl Choice<'_> {
@@ -46,7 +83,7 @@ impl Choice<'_> {
     ///
     /// # Errors
     /// Exit 6 where the classes and edges do not fit into the memory limit; those of reading.
-    pub fn dropped(&self, bounds: Bounds<'_>) -> Result<DroppedRows> {
+    pub fn dropped(&self, bounds: Bounds<'_>) -> Result<(DroppedRows, Vec<Hub>)> {
         let gone = RowSet::new(u64::from(self.index.rows));
         let mut dropped = DroppedRows::new(bounds.scratch, bounds.memory / 4);
         for matched in self.against {
@@ -68,12 +105,13 @@ impl Choice<'_> {
         }
         let ranks = rows.ranks();
         let alike = Alike { choice: self, rows: &rows, ranks: &ranks, bounds };
-        if let ([kind @ Kind::Exact(_)], 0) = (self.kinds, edges) {
+        let hubs = if let ([kind @ Kind::Exact(_)], 0) = (self.kinds, edges) {
             alike.best_of_classes(*kind, &mut dropped)?;
+            Vec::new()
         } else {
-            alike.covered(edges, &mut dropped)?;
-        }
-        Ok(dropped)
+            alike.covered(edges, &mut dropped)?
+        };
+        Ok((dropped, hubs))
     }
 }
 
@@ -91,7 +129,7 @@ impl Alike<'_> {
     }
 
     /// Sorts the records by `front`, their key, their id and their row.
-    fn sorted(&self, front: impl Fn(u32) -> Option<u32> + Sync, memory: u64) -> Result<Sorter> {
+    fn sorted(&self, front: impl Fn(u32) -> u32 + Sync, memory: u64) -> Result<Sorter> {
         let Bounds { scratch, threads, progress, .. } = self.bounds;
         let Choice { index, criteria, scores, .. } = *self.choice;
         let order = KeepOrder::new(criteria, index, scores, self.rows, self.ranks, progress)?;
@@ -110,7 +148,7 @@ impl Alike<'_> {
                 let (keys, uids) = (order.of(batch)?, uids_of(&batch.columns)?);
                 let mut records = Vec::with_capacity(batch.rows.len());
                 for (at, row) in batch.rows.iter().enumerate() {
-                    let mut record = front(*row).map_or_else(Vec::new, |front| front.to_be_bytes().to_vec());
+                    let mut record = front(*row).to_be_bytes().to_vec();
                     order.write(&keys, at, *row, &mut record)?;
                     record.extend_from_slice(uids.value(at));
                     record.extend_from_slice(&row.to_be_bytes());
@@ -132,7 +170,7 @@ impl Alike<'_> {
             here.for_each(|row| class_of[self.rank(*row)] = class);
             Ok(())
         })?;
-        let sorter = self.sorted(|row| Some(class_of[self.rank(row)]), self.bounds.memory / 2)?;
+        let sorter = self.sorted(|row| class_of[self.rank(row)], self.bounds.memory / 2)?;
         let mut merge = sorter.finish()?;
         let mut best: Option<(u32, u32, Hash128)> = None;
         let mut size = 0;
@@ -155,11 +193,16 @@ impl Alike<'_> {
         Ok(())
     }
 
-    fn covered(&self, edges: u64, dropped: &mut DroppedRows) -> Result<()> {
+    fn covered(&self, edges: u64, dropped: &mut DroppedRows) -> Result<Vec<Hub>> {
         let count = self.rows.count() as usize;
         self.enough_memory(count as u64, edges)?;
-        let relations = self.choice.kinds.iter().map(|kind| self.relation(*kind)).collect::<Result<Vec<Relation>>>()?;
-        let mut merge = self.sorted(|_| None, self.bounds.memory / 4)?.finish()?;
+        let (mut relations, mut hubs) = (Vec::new(), Vec::new());
+        let of_hubs = RowSet::new(u64::from(self.choice.index.rows));
+        for at in 0..self.choice.kinds.len() {
+            relations.push(self.relation(at, &mut hubs, &of_hubs)?);
+        }
+        let is_first = |row: u32| self.choice.hubs == Hubs::KeepOne && of_hubs.contains(row);
+        let mut merge = self.sorted(|row| u32::from(!is_first(row)), self.bounds.memory / 4)?.finish()?;
         let (mut order, mut uids, mut row_of) = (Vec::with_capacity(count), vec![[0; 16]; count], vec![0; count]);
         while let Some((record, _)) = merge.next()? {
             let (uid, row) = id_and_row(&record);
@@ -190,12 +233,12 @@ impl Alike<'_> {
         for (keeper, size) in sizes.iter().enumerate() {
             dropped.note_group(u64::from(*size), row_of[keeper]);
         }
-        Ok(())
+        Ok(hubs)
     }
 
-    /// A kind's classes and edges, among the records that do not go anyway.
-    fn relation(&self, kind: Kind) -> Result<Relation> {
-        let (folder, index) = (self.choice.edges, self.choice.index);
+    /// A kind's classes and edges, among the records that do not go anyway; its hubs, and the rows of these.
+    fn relation(&self, at: usize, hubs: &mut Vec<Hub>, of_hubs: &RowSet) -> Result<Relation> {
+        let (folder, index, kind) = (self.choice.edges, self.choice.index, self.choice.kinds[at]);
         let mut class_of = vec![NO_CLASS; self.rows.count() as usize];
         // Numbers of classes by their names, for the edges: names are in order.
         let mut names = Vec::new();
@@ -217,6 +260,26 @@ impl Alike<'_> {
             }
             Ok(())
         })?;
+        let mut degrees = vec![0_u32; names.len()];
+        for (a, b, _) in &edges {
+            degrees[*a as usize] += 1;
+            degrees[*b as usize] += 1;
+        }
+        let is_hub = |class: u32| degrees[class as usize] > self.choice.max_neighbours;
+        let found = (0..names.len() as u32).filter(|class| is_hub(*class));
+        hubs.extend(found.map(|class| {
+            let (row, neighbours) = (names[class as usize], degrees[class as usize]);
+            Hub { kind: at, row, neighbours }
+        }));
+        if self.choice.hubs == Hubs::Leave {
+            edges.retain(|(a, b, _)| !is_hub(*a) && !is_hub(*b));
+        }
+        for row in self.rows.rows_within(0, index.rows) {
+            let class = class_of[self.rank(row)];
+            if class != NO_CLASS && is_hub(class) {
+                of_hubs.insert(row);
+            }
+        }
         Ok(Relation::new(class_of, names.len(), &edges))
     }
 
@@ -231,16 +294,6 @@ impl Alike<'_> {
         );
         Err(vlmsel_shards::Error::Resource(text).into())
     }
-}
-
-/// Column `uid` of a batch.
-///
-/// # Errors
-/// Where it is not as an index has it.
-pub fn uids_of(batch: &RecordBatch) -> Result<&arrow_array::FixedSizeBinaryArray> {
-    let uids = batch.column_by_name("uid").and_then(|column| column.as_fixed_size_binary_opt());
-    uids.filter(|uids| uids.value_length() == 16 && uids.null_count() == 0)
-        .ok_or_else(|| Error::usage("column uid of the index does not hold ids of 16 bytes"))
 }
 
 /// The end of a sorted record.

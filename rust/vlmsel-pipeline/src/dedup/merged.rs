@@ -1,7 +1,7 @@
 //! Classes of equal contents, some of which turn out to be the same to a nearer look, and which have neighbours.
 
+use super::alike::Edge;
 use super::classes::Classes;
-use super::edges::Edge;
 use super::exact::Bounds;
 use super::row_set::RowSet;
 use crate::error::Result;

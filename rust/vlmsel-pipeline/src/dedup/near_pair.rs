@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use serde_json::json;
 
+use super::alike::{Edge, EdgeList, Relation};
 use super::classes::Classes;
-use super::edges::{Edge, EdgeList, Relation};
 use super::exact::Bounds;
 use super::row_set::RowSet;
 use crate::error::Result;
@@ -88,12 +88,14 @@ pub fn relation(rows: u32, texts: &Relation, images: &Relation, bounds: Bounds<'
     }
     let edges = edges.sorted();
     let with_edges = RowSet::new(u64::from(rows));
-    edges.iter().for_each(|edge| {
-        with_edges.insert(edge.a);
-        with_edges.insert(edge.b);
-    });
+    for Edge { a, b, .. } in &edges {
+        with_edges.insert(*a);
+        with_edges.insert(*b);
+    }
     let mut counts: HashMap<u32, u32> = HashMap::new();
-    classes_of.iter().for_each(|(class, _)| *counts.entry(*class).or_default() += 1);
+    for (class, _) in &classes_of {
+        *counts.entry(*class).or_default() += 1;
+    }
     let classes = Classes::new(scratch, rows, memory / 4, threads);
     let mut writer = classes.writer();
     for (class, row) in classes_of {

@@ -7,14 +7,15 @@ use serde_json::{Value, json};
 use vlmsel_core::decimal::Decimal;
 use vlmsel_core::hamming::MAX_RADIUS;
 
-use super::edges::{Edge, Finding, Relation};
+use super::alike::{Edge, Relation};
 use super::exact::Bounds;
 use super::kinds::Kind;
 use super::near_pair;
+use super::rows::IndexRows;
 use crate::error::{Error, Result};
 
 /// Rows that are compared.
-const SAMPLED_ROWS: u32 = 100_000;
+pub const SAMPLED_ROWS: u32 = 100_000;
 /// Pairs that are told.
 const MOST_PAIRS: usize = 64;
 /// Bits beyond the radius.
@@ -31,21 +32,22 @@ pub struct Outside {
 }
 
 impl Outside {
-    /// Pairs just beyond the threshold of `kind`: up to two bits more, though no more than [`MAX_RADIUS`], and a similarity down to
+    /// Pairs just beyond the threshold of `kind`, of which `relation` finds those within one: up to two bits more, though no more than [`MAX_RADIUS`], and a similarity down to
     /// 0.1 less, though no less than 0.05. `None` for kinds without a threshold.
     ///
     /// # Errors
     /// Those of reading, and cancellation. Pairs that do not fit into memory are no error: nobody's copies depend on them.
-    pub fn find(finding: &Finding<'_>, kind: Kind, bounds: Bounds<'_>) -> Result<Option<Self>> {
+    pub fn find(
+        sample: &IndexRows,
+        kind: Kind,
+        bounds: Bounds<'_>,
+        relation: impl Fn(Kind, Bounds<'_>) -> Result<Relation>,
+    ) -> Result<Option<Self>> {
         if let Kind::Exact(_) = kind {
             return Ok(None);
         }
-        let index = finding.index.sampled(SAMPLED_ROWS);
-        let sampled = index.count();
-        let Finding { kinds, images, equality, sets, .. } = finding;
-        let sample =
-            Finding { index: &index, kinds, images: images.clone(), equality: *equality, sets: *sets, bounds };
-        match pairs_beyond(&sample, kind, bounds) {
+        let sampled = sample.count();
+        match pairs_beyond(sample.rows, kind, bounds, relation) {
             Ok(mut pairs) => {
                 pairs.sort_unstable_by(|x, y| x.distance.total_cmp(&y.distance).then((x.a, x.b).cmp(&(y.a, y.b))));
                 pairs.truncate(MOST_PAIRS);
@@ -77,7 +79,12 @@ fn farthest(threshold: Decimal) -> f32 {
     1.0 - (numerator as f64 / denominator as f64) as f32
 }
 
-fn pairs_beyond(sample: &Finding<'_>, kind: Kind, bounds: Bounds<'_>) -> Result<Vec<Edge>> {
+fn pairs_beyond(
+    rows: u32,
+    kind: Kind,
+    bounds: Bounds<'_>,
+    relation: impl Fn(Kind, Bounds<'_>) -> Result<Relation>,
+) -> Result<Vec<Edge>> {
     let (threshold, radius) = match kind {
         Kind::Exact(_) => return Ok(Vec::new()),
         Kind::NearText(threshold) => (Some(threshold), None),
@@ -90,8 +97,8 @@ fn pairs_beyond(sample: &Finding<'_>, kind: Kind, bounds: Bounds<'_>) -> Result<
         return Ok(Vec::new());
     }
     let half = Bounds { memory: bounds.memory / 2, ..bounds };
-    let texts = wide_threshold.map(|wide| sample.relation(Kind::NearText(wide), half)).transpose()?;
-    let images = wide_radius.map(|wide| sample.relation(Kind::NearImage(wide), half)).transpose()?;
+    let texts = wide_threshold.map(|wide| relation(Kind::NearText(wide), half)).transpose()?;
+    let images = wide_radius.map(|wide| relation(Kind::NearImage(wide), half)).transpose()?;
     let is_near_text = |edge: &Edge| threshold.is_some_and(|threshold| edge.distance <= farthest(threshold));
     let is_near_image = |edge: &Edge| radius.is_some_and(|radius| edge.distance <= radius as f32);
     let (mut texts, mut images) = match (texts, images) {
@@ -102,10 +109,10 @@ fn pairs_beyond(sample: &Finding<'_>, kind: Kind, bounds: Bounds<'_>) -> Result<
         }
     };
     // A pair is within the threshold only by both, which its distance does not tell.
-    let wide = near_pair::relation(sample.index.rows, &texts, &images, half)?.edges;
+    let wide = near_pair::relation(rows, &texts, &images, half)?.edges;
     texts.edges.retain(is_near_text);
     images.edges.retain(is_near_image);
-    let within = near_pair::relation(sample.index.rows, &texts, &images, half)?.edges;
+    let within = near_pair::relation(rows, &texts, &images, half)?.edges;
     let is_within = |edge: &Edge| within.binary_search_by_key(&(edge.a, edge.b), |edge| (edge.a, edge.b)).is_ok();
     Ok(wide.into_iter().filter(|edge| !is_within(edge)).collect())
 }
@@ -119,7 +126,8 @@ mod tests {
     use vlmsel_shards::workspace::manifest::Manifest;
 
     use super::super::exact::Equality;
-    use super::super::rows::IndexRows;
+    use super::super::rows::Batch;
+    use super::super::texts;
     use super::*;
     use crate::index::{IndexOptions, index};
     use crate::progress::Progress;
@@ -145,11 +153,14 @@ mod tests {
         (*state >> 33) % of
     }
 
-    fn outside(index: &IndexRows, kind: Kind, folder: &Path) -> Option<Outside> {
+    fn outside(index: &IndexRows, kind: Kind, memory: u64, folder: &Path) -> Option<Outside> {
         let progress = Progress::default();
-        let bounds = Bounds { scratch: folder, memory: 1 << 30, threads: 2, progress: &progress };
-        let (equality, sets) = (Equality::default(), SetsOf::Words);
-        Outside::find(&Finding { index, kinds: &[kind], images: None, equality, sets, bounds }, kind, bounds).unwrap()
+        let bounds = Bounds { scratch: folder, memory, threads: 2, progress: &progress };
+        let of_texts = |kind, bounds: Bounds<'_>| match kind {
+            Kind::NearText(threshold) => texts::relation(index, threshold, SetsOf::Words, Equality::default(), bounds),
+            _ => Err(Error::Bug("there are texts alone".to_owned())),
+        };
+        Outside::find(index, kind, bounds, of_texts).unwrap()
     }
 
     #[test]
@@ -166,10 +177,13 @@ mod tests {
                 words.iter().map(|word| format!("w{word} ")).collect()
             })
             .collect();
-        let sets: Vec<BTreeSet<&str>> = texts.iter().map(|text| text.split_whitespace().chain(["yes"]).collect()).collect();
+        let sets: Vec<BTreeSet<&str>> =
+            texts.iter().map(|text| text.split_whitespace().chain(["yes"]).collect()).collect();
         let index = index_of(folder.path(), &texts);
         let mut pairs_of_all = 0;
-        for (threshold, wide) in [((6, 10), (5, 10)), ((85, 100), (75, 100)), ((12, 100), (5, 100)), ((5, 100), (5, 100))] {
+        for (threshold, wide) in
+            [((6, 10), (5, 10)), ((85, 100), (75, 100)), ((12, 100), (5, 100)), ((5, 100), (5, 100))]
+        {
             let mut expected = Vec::new();
             let firsts = (0..sets.len()).filter(|at| !sets[..*at].contains(&sets[*at]));
             let firsts: Vec<usize> = firsts.collect();
@@ -185,14 +199,14 @@ mod tests {
             expected.sort_by(|x, y| x.partial_cmp(y).unwrap());
             expected.truncate(MOST_PAIRS);
             let decimal = Decimal::parse(&(threshold.0 as f64 / threshold.1 as f64).to_string()).unwrap();
-            let found = outside(&index, Kind::NearText(decimal), folder.path()).unwrap();
+            let found = outside(&index, Kind::NearText(decimal), 1 << 30, folder.path()).unwrap();
             assert_eq!((found.sampled, found.given_up), (260, None));
             let found: Vec<_> = found.pairs.iter().map(|edge| (edge.distance, edge.a, edge.b)).collect();
             assert_eq!(found, expected, "{threshold:?}");
             pairs_of_all += found.len();
         }
         assert!(pairs_of_all > 2 * MOST_PAIRS);
-        assert!(outside(&index, Kind::parse("exact", "text").unwrap(), folder.path()).is_none());
+        assert!(outside(&index, Kind::parse("exact", "text").unwrap(), 1 << 30, folder.path()).is_none());
     }
 
     #[test]
@@ -200,13 +214,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let texts: Vec<String> = (0..40).map(|at| format!("a b c d e f g w{at} v{at}")).collect();
         let index = index_of(folder.path(), &texts);
-        let progress = Progress::default();
         // A few edges, of 780.
-        let bounds = Bounds { scratch: folder.path(), memory: 4096, threads: 1, progress: &progress };
-        let kind = Kind::parse("near-text", "0.7").unwrap();
-        let (equality, sets) = (Equality::default(), SetsOf::Words);
-        let finding = Finding { index: &index, kinds: &[kind], images: None, equality, sets, bounds };
-        let found = Outside::find(&finding, kind, bounds).unwrap().unwrap();
+        let found = outside(&index, Kind::parse("near-text", "0.7").unwrap(), 4096, folder.path()).unwrap();
         assert!(found.pairs.is_empty());
         assert!(found.detail()["given_up"].as_str().unwrap().contains("--memory-limit"), "{}", found.detail());
     }
@@ -218,7 +227,7 @@ mod tests {
         let index = index_of(folder.path(), &texts);
         let read = |index: &IndexRows| {
             let mut rows = Vec::new();
-            let take = |batch: &super::super::rows::Batch<'_>| {
+            let take = |batch: &Batch<'_>| {
                 rows.extend_from_slice(batch.rows);
                 Ok(())
             };

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use arrow_array::builder::{BooleanBuilder, FixedSizeBinaryBuilder, Float32Builder, StringBuilder};
 use arrow_array::cast::AsArray;
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -16,8 +16,9 @@ use vlmsel_shards::parquet::writer::TableWriter;
 use vlmsel_shards::workspace::manifest::to_json;
 use vlmsel_shards::workspace::output::Output;
 
-use super::content::Texts;
+use super::content::{Field as FieldOf, Texts};
 use super::dropped::{AGAINST, Dropped, DroppedRows};
+use super::keepers::Hub;
 use super::kinds::Kind;
 use super::row_set::RowSet;
 use super::rows::{Batch, IndexRows};
@@ -32,6 +33,8 @@ pub const SUMMARY: &str = "summary.json";
 pub const SUMMARY_UNIT: &str = "summary";
 /// Dropped records of a group that the summary shows.
 const MEMBERS_SHOWN: usize = 3;
+/// Hubs that the summary names.
+const HUBS_SHOWN: usize = 100;
 /// Characters of a text that the summary shows.
 const TEXT_SHOWN: usize = 200;
 
@@ -88,6 +91,23 @@ pub struct Found {
     pub sources: BTreeMap<String, OfSource>,
     /// The records for which most others go.
     pub groups: Vec<Group>,
+    /// Contents with more neighbours than allowed, those with most of them first.
+    pub hubs: Vec<HubFound>,
+    /// How many there are.
+    pub hub_count: u64,
+    /// Where images alone were compared: records that go for one with another text.
+    pub other_texts: Option<u64>,
+}
+
+/// A content with very many neighbours, for people.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct HubFound {
+    /// Its kind.
+    pub kind: String,
+    /// Contents that are near it.
+    pub neighbours: u32,
+    /// One of its records.
+    pub record: Member,
 }
 
 fn schema() -> SchemaRef {
@@ -118,6 +138,8 @@ pub struct ResultWriter<'a> {
     keep: RowSet,
     /// Rows that must be kept, because others go for them.
     keepers: RowSet,
+    /// Where images alone are compared: rows that go, and what they go for.
+    by_image: Option<Vec<(u32, u32)>>,
     found: Found,
 }
 
@@ -126,7 +148,9 @@ impl<'a> ResultWriter<'a> {
     pub fn new(index: &'a IndexRows, kinds: &'a [Kind], items: &'a [String], progress: &'a Progress) -> Self {
         let keep = RowSet::new(u64::from(index.rows));
         let keepers = RowSet::new(u64::from(index.rows));
-        Self { index, kinds, items, progress, keep, keepers, found: Found::default() }
+        let is_image = |kind: &Kind| matches!(kind, Kind::Exact(FieldOf::Image) | Kind::NearImage(_));
+        let by_image = kinds.iter().all(is_image).then(Vec::new);
+        Self { index, kinds, items, progress, keep, keepers, by_image, found: Found::default() }
     }
 
     fn kind(&self, dropped: &Dropped) -> &'static str {
@@ -137,7 +161,7 @@ impl<'a> ResultWriter<'a> {
     ///
     /// # Errors
     /// Those of reading and writing, and a bug where a record goes for one that is not kept.
-    pub fn write(mut self, dropped: DroppedRows, output: &Output) -> Result<Found> {
+    pub fn write(mut self, dropped: DroppedRows, hubs: &[Hub], output: &Output) -> Result<Found> {
         let largest = dropped.largest.clone();
         let mut dropped = dropped.finish()?;
         self.progress.restart();
@@ -158,6 +182,7 @@ impl<'a> ResultWriter<'a> {
                             *of_part.dropped.entry(self.kind(&gone).to_owned()).or_default() += 1;
                             if gone.kind != AGAINST {
                                 self.keepers.insert(gone.keeper);
+                                self.by_image.iter_mut().for_each(|all| all.push((*row, gone.keeper)));
                                 let first = first_of.get_mut(&gone.keeper);
                                 first
                                     .filter(|first| first.len() < MEMBERS_SHOWN)
@@ -202,7 +227,8 @@ impl<'a> ResultWriter<'a> {
         if self.found.kept + self.found.dropped.values().sum::<u64>() != all {
             return Err(Error::Bug(format!("{} kept and {:?} dropped of {all}", self.found.kept, self.found.dropped)));
         }
-        self.describe(&largest, &first_of)?;
+        self.found.other_texts = self.by_image.take().map(|pairs| self.other_texts(&pairs)).transpose()?;
+        self.describe(&largest, &first_of, hubs)?;
         self.commit_summary(output)?;
         Ok(self.found)
     }
@@ -245,12 +271,41 @@ impl<'a> ResultWriter<'a> {
         RecordBatch::try_new(schema(), columns).map_err(bug)
     }
 
-    /// Looks up what the largest groups hold.
-    fn describe(&mut self, largest: &[(u64, u32)], first_of: &BTreeMap<u32, Vec<Dropped>>) -> Result<()> {
+    /// Records whose text is not that of the record that they go for.
+    fn other_texts(&self, pairs: &[(u32, u32)]) -> Result<u64> {
+        let rows = RowSet::new(u64::from(self.index.rows));
+        for (gone, keeper) in pairs {
+            rows.insert(*gone);
+            rows.insert(*keeper);
+        }
+        let ranks = rows.ranks();
+        let mut hashes: Vec<Option<Hash128>> = vec![None; rows.count() as usize];
+        self.index.in_order(&["text_hash"], Some(&rows), self.progress, |batch| {
+            let column = batch.columns.column(0).as_fixed_size_binary_opt();
+            for (at, row) in batch.rows.iter().enumerate() {
+                let hash =
+                    column.filter(|column| column.is_valid(at)).and_then(|column| column.value(at).try_into().ok());
+                hashes[ranks.before(*row) as usize] = hash;
+            }
+            Ok(())
+        })?;
+        let of = |row: &u32| hashes[ranks.before(*row) as usize];
+        Ok(pairs.iter().filter(|(gone, keeper)| of(gone) != of(keeper)).count() as u64)
+    }
+
+    /// Looks up what the largest groups and the hubs hold.
+    fn describe(&mut self, largest: &[(u64, u32)], first_of: &BTreeMap<u32, Vec<Dropped>>, hubs: &[Hub]) -> Result<()> {
+        let mut hubs = hubs.to_vec();
+        self.found.hub_count = hubs.len() as u64;
+        hubs.sort_unstable_by_key(|hub| (std::cmp::Reverse(hub.neighbours), hub.kind, hub.row));
+        hubs.truncate(HUBS_SHOWN);
         let rows = RowSet::new(u64::from(self.index.rows));
         for (_, keeper) in largest {
             rows.insert(*keeper);
             first_of.get(keeper).into_iter().flatten().for_each(|gone| rows.insert(gone.row));
+        }
+        for hub in &hubs {
+            rows.insert(hub.row);
         }
         let mut members: BTreeMap<u32, Member> = BTreeMap::new();
         self.index.in_order(&["uid", "text", "conversations"], Some(&rows), self.progress, |batch| {
@@ -273,6 +328,13 @@ impl<'a> ResultWriter<'a> {
             let members = gone.collect();
             self.found.groups.push(Group { dropped: size, keeper: of_row(&keeper), members });
         }
+        let record = |hub: &Hub| members.get(&hub.row).cloned().unwrap_or_default();
+        let kinds = self.kinds;
+        self.found.hubs.extend(hubs.iter().map(|hub| HubFound {
+            kind: kinds[hub.kind].name().to_owned(),
+            neighbours: hub.neighbours,
+            record: record(hub),
+        }));
         Ok(())
     }
 

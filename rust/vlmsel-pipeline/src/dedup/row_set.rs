@@ -114,7 +114,9 @@ mod tests {
         fn is_a_set_of_numbers(rows in 1..2000_u64, some in prop::collection::btree_set(0..2000_u32, 0..300), gone in prop::collection::vec(0..2000_u32, 0..50), window in (0..2000_u32, 0..2000_u32)) {
             let mut expected: BTreeSet<u32> = some.into_iter().filter(|row| u64::from(*row) < rows).collect();
             let set = RowSet::new(rows);
-            expected.iter().for_each(|row| set.insert(*row));
+            for row in &expected {
+                set.insert(*row);
+            }
             for row in gone.into_iter().filter(|row| u64::from(*row) < rows) {
                 expected.remove(&row);
                 set.remove(row);

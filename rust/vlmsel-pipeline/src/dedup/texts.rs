@@ -6,8 +6,8 @@ use vlmsel_core::jaccard::Jaccard;
 use vlmsel_core::word_set::SetsOf;
 use vlmsel_core::words::Runs;
 
+use super::alike::{Edge, EdgeList, Relation};
 use super::content::{Field, Texts};
-use super::edges::{Edge, EdgeList, Relation};
 use super::exact::{self, Bounds, Equality};
 use super::merged::{Merged, one_of_each};
 use super::near_text::{NearText, NearTextOptions, TextMatch};
@@ -23,7 +23,7 @@ pub fn relation(
     index: &IndexRows,
     threshold: Decimal,
     sets: SetsOf,
-    equality: Equality,
+    equality: Equality<'_>,
     bounds: Bounds<'_>,
 ) -> Result<Relation> {
     let Bounds { scratch, memory, threads, progress } = bounds;

@@ -224,7 +224,7 @@ impl Part<'_> {
         let good = images.iter().filter(|image| image.found.is_ok());
         for (image, found) in (0..).zip(good) {
             match (&mut self.codes, &found.kept) {
-                (Some(codes), Kept::Codes(coded)) => codes.push(CodeRow { uid, image, coded: *coded })?,
+                (Some(file), Kept::Codes(coded)) => file.push(CodeRow { uid, image, coded: *coded })?,
                 _ => self.codes = None,
             }
         }

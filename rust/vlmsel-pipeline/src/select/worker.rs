@@ -132,8 +132,12 @@ impl<'a> Worker<'a> {
         };
         if scores_suffice {
             let non_negative = scan.request.refuses_negative();
-            let mut visitor =
-                ScoreSifter { sifter, candidates, hand_on: &mut |candidates| hand_on(candidates, MOST_CANDIDATES), next_row: 0 };
+            let mut visitor = ScoreSifter {
+                sifter,
+                candidates,
+                hand_on: &mut |candidates| hand_on(candidates, MOST_CANDIDATES),
+                next_row: 0,
+            };
             table.visit_scores(group, &columns.score, usize::MAX, non_negative, &mut buffers, &mut visitor)?;
         } else {
             let wanted: Vec<&Column> = deciding.iter().map(|(column, _)| *column).collect();

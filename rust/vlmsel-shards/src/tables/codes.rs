@@ -240,7 +240,7 @@ mod tests {
 
     fn rows(count: usize) -> Vec<CodeRow> {
         let coded = |n: usize| match n % 13 {
-            reason if reason < REASONS.len() && n % 7 == 0 => Err(REASONS[reason]),
+            reason if reason < REASONS.len() && n.is_multiple_of(7) => Err(REASONS[reason]),
             _ => {
                 let n = n as u64;
                 Ok(ImageCodes { phash: n << 40, dhash: !n, mirror: n * n, quality: (n % 101) as u8 })
@@ -257,7 +257,9 @@ mod tests {
             let written = |name: &str| {
                 let path = folder.path().join(name);
                 let mut writer = CodesWriter::create(&path).unwrap();
-                rows(count).into_iter().for_each(|row| writer.push(row).unwrap());
+                for row in rows(count) {
+                    writer.push(row).unwrap();
+                }
                 (writer.finish().unwrap(), path)
             };
             let (hash, path) = written("a.parquet");

@@ -18,7 +18,9 @@ pub(super) fn decode(bytes: &[u8]) -> Decoded {
             Compression::Rle { is_of_4_bits } => runs(pixels, width, is_of_4_bits, &mut luma),
             _ => indices(pixels, &bitmap, &mut luma),
         }
-        luma.iter_mut().for_each(|pixel| *pixel = shades[usize::from(*pixel)]);
+        for pixel in &mut luma {
+            *pixel = shades[usize::from(*pixel)];
+        }
     } else {
         colours(pixels, &bitmap, &Masks::read(bytes, &bitmap)?, &mut luma);
     }

@@ -28,8 +28,8 @@ fn is_ended(bytes: &[u8]) -> bool {
 fn pixels(bytes: &[u8]) -> Decoded {
     // Sides are known to be of 16 bits.
     let options = DecoderOptions::default().set_max_width(1 << 16).set_max_height(1 << 16);
-    let with = |colours| options.jpeg_set_out_colorspace(colours);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), with(ColorSpace::Luma));
+    let as_colours = |colours| options.jpeg_set_out_colorspace(colours);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), as_colours(ColorSpace::Luma));
     decoder.decode_headers().map_err(|error| damage(&error))?;
     let channels = match decoder.input_colorspace() {
         Some(ColorSpace::YCbCr | ColorSpace::Luma) => 1,
@@ -37,7 +37,7 @@ fn pixels(bytes: &[u8]) -> Decoded {
         _ => return Err(Damage::Unsupported("colours that are not read")),
     };
     if channels == 3 {
-        decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), with(ColorSpace::RGB));
+        decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), as_colours(ColorSpace::RGB));
         decoder.decode_headers().map_err(|error| damage(&error))?;
     }
     let (width, height) = decoder.dimensions().ok_or(Damage::Corrupt("no size"))?;
