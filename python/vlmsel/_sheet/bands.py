@@ -34,7 +34,7 @@ class Reading:
         return (kind, self.cells if n is None else n, self.seed % 2**64, cut)
 
     def pick_rows(
-        self, files: Sequence[Path], columns: list[str], order: str, picks: Sequence[_Pick], **how: bool
+        self, files: Sequence[Path], columns: list[str], order: str, picks: Sequence[_Pick], **how: Any
     ) -> tuple[int, list[list[dict[str, Any]]]]:
         """How many rows rank by the column `order`, and the rows of each pick."""
         paths = [str(file) for file in files]
@@ -49,7 +49,9 @@ def choose_bands(
     if manifest["command"] == "score":
         return _bands_of_scores(part_files(target, manifest), reading), []
     if manifest["command"] != "select":
-        raise UsageError(f"{target} was written by `vlmsel {manifest['command']}`; a sheet shows a selection or scores")
+        raise UsageError(
+            f"{target} was written by `vlmsel {manifest['command']}`; a sheet shows a selection, scores or copies"
+        )
     return _bands_of_selection(target, manifest, scores, reading)
 
 

@@ -1,4 +1,4 @@
-"""The drawing of a contact sheet: bands of cells, each a picture over its score and caption."""
+"""The drawing of a contact sheet: bands of cells, each a picture over its score and caption, and clusters of such cells."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
+from vlmsel._sheet.canvas import FRAME_PX, FRAMES, GAP_PX, GROUND, INK, SOFT, Canvas, words_of
 from vlmsel._sheet.cell_pictures import CellPictures
-from vlmsel._sheet.cells import Band, Cell
+from vlmsel._sheet.cells import Band, Cell, Cluster, ClusterBand
 from vlmsel._sheet.layout import Layout
 from vlmsel._sheet.text_layout import Lettering
+from vlmsel._sheet.wording import describe, describe_cluster, describe_copy, describe_member
 from vlmsel.errors import ResourceError, UsageError
 
-_GAP_PX = 10
-_FRAME_PX = 2
-_INK, _SOFT, _GROUND, _PANEL = "#1b1b1b", "#6b6b6b", "#ffffff", "#f1f1f1"
-_FRAMES = {True: "#2e8b57", False: "#c0392b", None: "#b5b5b5"}
+_CLUSTER_GROUND = "#f7f7f4"
 _MAX_SHEET_PIXELS = 200_000_000
 _BYTES_PER_PIXEL = 4  # Pillow's, for RGB
+# Copies of pictures are told by their words.
+_MORE_CAPTION_LINES = 3
 
 
 @dataclass(slots=True)
@@ -36,19 +37,21 @@ def letterings(layout: Layout, font: str | None) -> tuple[Lettering, Lettering]:
 
 
 def draw(
-    bands: Sequence[Band], layout: Layout, lettering: tuple[Lettering, Lettering], memory_limit: int = 0
+    bands: Sequence[Band | ClusterBand],
+    layout: Layout,
+    lettering: tuple[Lettering, Lettering],
+    memory_limit: int = 0,
 ) -> Drawing:
     """Draw `bands`, one below the other.
 
     Raises ResourceError for a sheet, or a picture on it, that takes more than `memory_limit` bytes (0: no limit).
     """
     small, large = lettering
-    line_px = small.size_px + 3
-    title_px = large.size_px + 2 * _GAP_PX
-    cell_height = layout.cell_px + 2 * _FRAME_PX + (layout.caption_lines + 1) * line_px + _GAP_PX
-    cell_width = layout.cell_px + 2 * _FRAME_PX + _GAP_PX
-    width = layout.columns * cell_width + _GAP_PX
-    height = sum(title_px + -(-len(band.cells) // layout.columns) * cell_height for band in bands) + _GAP_PX
+    title_px = large.size_px + 2 * GAP_PX
+    grids = [_grid_of(band, layout, small) for band in bands]
+    cell_width = layout.cell_px + 2 * FRAME_PX + GAP_PX
+    width = max([layout.columns * cell_width, *(grid.columns * grid.tile[0] for grid in grids)]) + GAP_PX
+    height = sum(title_px + grid.rows * grid.tile[1] for grid in grids) + GAP_PX
     if width * height > _MAX_SHEET_PIXELS:
         raise UsageError(f"a sheet of {width:,} x {height:,} pixels is too large; lower --rows, --columns or --cell")
     sheet_bytes = width * height * _BYTES_PER_PIXEL
@@ -58,85 +61,74 @@ def draw(
             "raise it, or lower --rows, --columns or --cell"
         )
     pictures = CellPictures(layout.cell_px, memory_limit and memory_limit - sheet_bytes)
-    image = Image.new("RGB", (width, height), _GROUND)
-    pen = ImageDraw.Draw(image)
+    image = Image.new("RGB", (width, height), GROUND)
+    canvas = Canvas(image, ImageDraw.Draw(image), pictures, layout, small)
     top = 0
-    for band in bands:
-        title = large.wrap(band.title, width - 2 * _GAP_PX, 1)
-        pen.text((_GAP_PX, top + _GAP_PX), title[0] if title else "", _INK, large.font)
+    for band, grid in zip(bands, grids, strict=True):
+        title = large.wrap(band.title, width - 2 * GAP_PX, 1)
+        canvas.pen.text((GAP_PX, top + GAP_PX), title[0] if title else "", INK, large.font)
         top += title_px
-        for number, cell in enumerate(band.cells):
-            row, column = divmod(number, layout.columns)
-            corner = (_GAP_PX + column * cell_width, top + row * cell_height)
-            _draw_cell(image, pen, corner, cell, pictures, layout, small)
-        top += -(-len(band.cells) // layout.columns) * cell_height
+        if isinstance(band, ClusterBand):
+            for number, cluster in enumerate(band.clusters):
+                _draw_cluster(canvas, grid.corner(number, top), cluster, grid)
+        else:
+            for number, cell in enumerate(band.cells):
+                canvas.draw_cell(grid.corner(number, top), cell, [(describe(cell), SOFT)], layout.caption_lines)
+        top += grid.rows * grid.tile[1]
     return Drawing(image, pictures.bad)
 
 
-def _draw_cell(
-    image: Image.Image,
-    pen: ImageDraw.ImageDraw,
-    corner: tuple[int, int],
-    cell: Cell,
-    pictures: CellPictures,
-    layout: Layout,
-    small: Lettering,
-) -> None:
-    left, top = corner
-    side = layout.cell_px
-    frame = (left, top, left + side + 2 * _FRAME_PX - 1, top + side + 2 * _FRAME_PX - 1)
-    pen.rectangle(frame, fill=_PANEL, outline=_FRAMES[cell.kept], width=_FRAME_PX)
-    middle = (left + _FRAME_PX + side // 2, top + _FRAME_PX + side // 2)
-    shown = pictures.read(cell)
-    if isinstance(shown, Image.Image):
-        image.paste(_enlarge(shown, side), _corner(shown, middle, side))
-    elif shown is None:
-        pen.text(middle, "no image", _SOFT, small.font, anchor="mm")
-    else:
-        _draw_mark(pen, middle, side, small.wrap(shown.reason, side - 8, 3), small)
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """How the cells or clusters of a band lie: so many in a row, each a tile of (width, height) pixels with lines of caption."""
+
+    columns: int
+    rows: int
+    tile: tuple[int, int]
+    caption_lines: int
+
+    def corner(self, number: int, top: int) -> tuple[int, int]:
+        """The left upper corner of a tile in a grid that begins at `top`."""
+        row, column = divmod(number, self.columns)
+        return GAP_PX + column * self.tile[0], top + row * self.tile[1]
+
+
+def _grid_of(band: Band | ClusterBand, layout: Layout, small: Lettering) -> _Grid:
     line_px = small.size_px + 3
-    below = top + side + 2 * _FRAME_PX + 2
-    pen.text((left, below), small.wrap(_describe(cell), side + 4, 1)[0], _SOFT, small.font)
-    caption = None if cell.sample is None else cell.sample.caption
-    words = "(no caption)" if caption is None else caption if caption.strip() else "(empty caption)"
-    ink = _INK if words is caption else _SOFT
-    for number, line in enumerate(small.wrap(words, side + 4, layout.caption_lines)):
-        pen.text((left, below + (number + 1) * line_px), line, ink, small.font)
+    cell_width = layout.cell_px + 2 * FRAME_PX + GAP_PX
+    cell_height = layout.cell_px + 2 * FRAME_PX + (layout.caption_lines + 1) * line_px + GAP_PX
+    if isinstance(band, Band):
+        return _Grid(
+            layout.columns, -(-len(band.cells) // layout.columns), (cell_width, cell_height), layout.caption_lines
+        )
+    columns = max(1, layout.columns // band.span)
+    facts = (len(_facts_of(cluster, cell)) for cluster in band.clusters for cell in cluster.members)
+    # No more room than the longest of the captions takes; a text in place of a picture takes none.
+    most = layout.caption_lines + _MORE_CAPTION_LINES
+    captions = (words_of(cell)[0] for cell in band.cells if cell.sample is None or cell.sample.images)
+    caption_lines = max((len(small.wrap(words, layout.cell_px + 4, most)) for words in captions), default=0)
+    lines = 1 + max(facts, default=0) + caption_lines
+    height = layout.cell_px + 2 * FRAME_PX + lines * line_px + 2 * GAP_PX
+    return _Grid(columns, -(-len(band.clusters) // columns), (band.span * cell_width + GAP_PX, height), caption_lines)
 
 
-def _enlarged_size(picture: Image.Image, side: int) -> tuple[int, int]:
-    # Whole multiples and hard pixels: a picture of 4 pixels is to look like one.
-    factor = max(1, min(4, side // max(picture.size)))
-    return picture.width * factor, picture.height * factor
+def _facts_of(cluster: Cluster, cell: Cell) -> list[tuple[str, str]]:
+    state, *rest = describe_member(cell)
+    if cluster.dropped is not None:
+        # Over a pair this stands once, for both.
+        rest.insert(0, "" if cell.copy is None else describe_copy(cell.copy))
+    return [(state, FRAMES[cell.kept]), *((line, SOFT) for line in rest)]
 
 
-def _enlarge(picture: Image.Image, side: int) -> Image.Image:
-    size = _enlarged_size(picture, side)
-    return picture if size == picture.size else picture.resize(size, Image.Resampling.NEAREST)
-
-
-def _corner(picture: Image.Image, middle: tuple[int, int], side: int) -> tuple[int, int]:
-    width, height = _enlarged_size(picture, side)
-    return middle[0] - width // 2, middle[1] - height // 2
-
-
-def _draw_mark(
-    pen: ImageDraw.ImageDraw, middle: tuple[int, int], side: int, lines: Sequence[str], small: Lettering
-) -> None:
-    reach = side // 8
-    x, y = middle[0], middle[1] - side // 5
-    pen.line((x - reach, y - reach, x + reach, y + reach), _FRAMES[False], 3)
-    pen.line((x - reach, y + reach, x + reach, y - reach), _FRAMES[False], 3)
-    for number, line in enumerate(lines):
-        place = (middle[0], middle[1] + number * (small.size_px + 3))
-        pen.text(place, line, _FRAMES[False], small.font, anchor="ma")
-
-
-def _describe(cell: Cell) -> str:
-    score = (
-        "no score" if cell.score is None else f"{cell.score:,}" if isinstance(cell.score, int) else f"{cell.score:.4g}"
+def _draw_cluster(canvas: Canvas, corner: tuple[int, int], cluster: Cluster, grid: _Grid) -> None:
+    left, top = corner
+    width = len(cluster.members) * (canvas.layout.cell_px + 2 * FRAME_PX + GAP_PX)
+    edge = GAP_PX // 2 - 1
+    canvas.pen.rectangle(
+        (left - edge, top - edge, left + width - GAP_PX + edge, top + grid.tile[1] - GAP_PX), _CLUSTER_GROUND
     )
-    rank = "" if cell.rank is None else f" (rank {cell.rank:,})"
-    n_more = 0 if cell.sample is None else max(0, len(cell.sample.images) - 1)
-    more_images = f", {n_more} more images" if n_more else ""
-    return f"{score}{rank}{more_images}"
+    title = canvas.small.wrap(describe_cluster(cluster), width - GAP_PX, 1)
+    canvas.pen.text((left, top), title[0] if title else "", INK, canvas.small.font)
+    for number, cell in enumerate(cluster.members):
+        place = (left + number * (canvas.layout.cell_px + 2 * FRAME_PX + GAP_PX), top + canvas.line_px)
+        canvas.draw_cell(place, cell, _facts_of(cluster, cell), grid.caption_lines, text_in_frame=True)

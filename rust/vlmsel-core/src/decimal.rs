@@ -63,6 +63,18 @@ impl Decimal {
         self.numerator <= u128::from(bound) * 10_u128.pow(self.scale)
     }
 
+    /// `self - other`, exactly; `None` where that is below 0.
+    pub fn minus(self, other: Self) -> Option<Self> {
+        let scale = self.scale.max(other.scale);
+        let at_scale = |decimal: Self| decimal.numerator * 10_u128.pow(scale - decimal.scale);
+        let mut difference = Self { numerator: at_scale(self).checked_sub(at_scale(other))?, scale };
+        while difference.scale > 0 && difference.numerator.is_multiple_of(10) {
+            difference.numerator /= 10;
+            difference.scale -= 1;
+        }
+        Some(difference)
+    }
+
     /// Whether `self <= other`.
     pub fn not_above(self, other: Self) -> bool {
         self.numerator * 10_u128.pow(other.scale) <= other.numerator * 10_u128.pow(self.scale)
@@ -98,6 +110,12 @@ mod tests {
         }
         assert!(Decimal::parse("1.0").unwrap().at_most(1) && !Decimal::parse("1.01").unwrap().at_most(1));
         assert_eq!(Decimal::parse("00.50").unwrap().to_string(), "0.5");
+        let minus = |a: &str, b: &str| Decimal::parse(a).unwrap().minus(Decimal::parse(b).unwrap());
+        assert_eq!(minus("0.85", "0.1"), Some(Decimal::parse("0.75").unwrap()));
+        assert_eq!(minus("0.3", "0.1"), Some(Decimal::parse("0.2").unwrap()));
+        assert_eq!(minus("1", "1"), Some(Decimal::parse("0").unwrap()));
+        assert_eq!(minus("0.100000000000000001", "0.1"), Some(Decimal::parse("1e-18").unwrap()));
+        assert_eq!(minus("0.09", "0.1"), None);
     }
 
     proptest! {

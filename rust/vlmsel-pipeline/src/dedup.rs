@@ -21,6 +21,7 @@ mod kinds;
 mod merged;
 mod near_pair;
 pub mod near_text;
+mod outside;
 mod plan;
 mod relation;
 mod result;

@@ -64,8 +64,10 @@ pub struct PickRequest {
     pub score_column: String,
     /// The highest score first; ties stay in the order of their ids.
     pub descending: bool,
-    /// Only rows of status `ok` and scores that are not negative rank, as in tables of perplexities.
+    /// Scores below 0 do not rank, as in tables of perplexities.
     pub perplexities: bool,
+    /// Only rows rank that have this value in this column of strings.
+    pub only: Option<(String, String)>,
     /// Which rows, and how many of each.
     pub picks: Vec<(Pick, usize)>,
     /// Threads; 0 is one per core.
@@ -216,14 +218,15 @@ impl Found {
         let scores = arrow_cast::cast(batch.column(1), &DataType::Float64)
             .map_err(|error| Error::usage(format!("column {:?}: {error}", request.score_column)))?;
         let scores = scores.as_primitive::<Float64Type>();
-        let statuses = batch.columns().get(2).map(AsArray::as_string_view);
+        let values = batch.columns().get(2).map(AsArray::as_string_view);
+        let only = request.only.as_ref().map_or("", |(_, value)| value);
         for_each_id(batch.column(0), |at, id| {
             let ranks = scores.is_valid(at) && {
                 let score = scores.value(at);
                 score.is_finite() && !(request.perplexities && score < 0.0)
             };
-            let is_ok = statuses.is_none_or(|statuses| statuses.is_valid(at) && statuses.value(at) == "ok");
-            let (true, true, Some(id)) = (ranks, is_ok, id) else { return };
+            let is_one = values.is_none_or(|values| values.is_valid(at) && values.value(at) == only);
+            let (true, true, Some(id)) = (ranks, is_one, id) else { return };
             self.ranked += 1;
             let key = key_of(scores.value(at), request.descending);
             let place = RowPlace { row: first.row + at as u32, ..first };
@@ -251,9 +254,7 @@ pub fn open_parquet(file: &InputFile) -> Result<ParquetTable> {
 
 fn columns_of(request: &PickRequest, table: &ParquetTable) -> Result<Vec<Column>> {
     let mut wanted = vec![("uid", Role::Id), (request.score_column.as_str(), Role::Score)];
-    if request.perplexities {
-        wanted.push(("status", Role::Status));
-    }
+    wanted.extend(request.only.iter().map(|(column, _)| (column.as_str(), Role::Status)));
     let wanted: Vec<Wanted> =
         wanted.into_iter().map(|(name, role)| Wanted { name: name.to_owned(), role, required: true }).collect();
     let found = resolve(&[Table::Parquet(table.clone())], &wanted)?;
@@ -346,7 +347,8 @@ mod tests {
             let cut = Cut { score: f64::from(cut.0), id: vec![cut.1; 16] };
             let picks = [Pick::First, Pick::Last, Pick::Before(cut.clone()), Pick::From(cut.clone()), Pick::Behind(cut.clone()), Pick::Drawn(3), Pick::Median(3)];
             let picks = picks.into_iter().map(|pick| (pick, n)).collect();
-            let request = PickRequest { descending, perplexities: true, picks, ..PickRequest::default() };
+            let only = Some(("status".to_owned(), "ok".to_owned()));
+            let request = PickRequest { descending, perplexities: true, only, picks, ..PickRequest::default() };
             // Two threads' worth of rows, joined.
             let (front, back) = rows.split_at(split.min(rows.len()));
             let (mut one, mut two) = (Found::new(&request), Found::new(&request));

@@ -198,10 +198,10 @@ fn pick(py: Python<'_>, (kind, n, seed, cut): PickWords) -> PyResult<(Pick, usiz
     Ok((pick, n))
 }
 
-/// Finds a few rows of Parquet tables by their place in the order of a column; returns how many rows rank, and the
-/// found rows of each pick as dictionaries.
+/// Finds a few rows of Parquet tables by their place in the order of a column, among all, those of a value in another column
+/// (`only`), or those of status `ok` (`perplexities`); returns how many rows rank, and the found rows of each pick as dictionaries.
 #[pyfunction]
-#[pyo3(signature = (paths, columns, score_column, picks, *, descending=false, perplexities=false, threads=0, memory_limit=0, watch=None))]
+#[pyo3(signature = (paths, columns, score_column, picks, *, descending=false, perplexities=false, only=None, threads=0, memory_limit=0, watch=None))]
 #[allow(clippy::too_many_arguments, reason = "keywords on the Python side")]
 fn pick_rows(
     py: Python<'_>,
@@ -211,13 +211,15 @@ fn pick_rows(
     picks: Vec<PickWords>,
     descending: bool,
     perplexities: bool,
+    only: Option<(String, String)>,
     threads: usize,
     memory_limit: u64,
     watch: Option<Py<PyAny>>,
 ) -> PyResult<(u64, Vec<Vec<Bound<'_, PyDict>>>)> {
     let files = tables(py, &paths)?;
     let picks = picks.into_iter().map(|request| pick(py, request)).collect::<PyResult<Vec<_>>>()?;
-    let request = PickRequest { files, score_column, descending, perplexities, picks, threads, memory_limit };
+    let only = only.or_else(|| perplexities.then(|| ("status".to_owned(), "ok".to_owned())));
+    let request = PickRequest { files, score_column, descending, perplexities, only, picks, threads, memory_limit };
     let found = enter(py, watch, |progress| find(&request, progress))?;
     let mut wanted: Vec<RowPlace> = found.found.iter().flatten().copied().collect();
     wanted.sort_unstable();

@@ -14,7 +14,8 @@ use super::exact::{self, Bounds, Equality};
 use super::images::{self, ImageRule};
 use super::kinds::Kind;
 use super::near_pair;
-use super::relation::{ColumnWriter, classes_file, edges_file};
+use super::outside::{Outside, SAMPLED_ROWS};
+use super::relation::{ColumnWriter, classes_file, edges_file, outside_file};
 use super::rows::IndexRows;
 use super::texts;
 use crate::error::{Error, Result};
@@ -77,6 +78,15 @@ impl Finding<'_> {
         Ok((ended.manifest, ended.already_finished))
     }
 
+    /// Pairs just beyond the threshold of a kind, by the same joins.
+    fn outside(&self, kind: Kind, bounds: Bounds<'_>) -> Result<Option<Outside>> {
+        let index = self.index.sampled(SAMPLED_ROWS);
+        let Finding { kinds, equality, sets, .. } = *self;
+        let (images, scratch) = (self.images.clone(), self.scratch);
+        let sample = Finding { index: &index, kinds, images, equality, sets, scratch, bounds };
+        Outside::find(&index, kind, bounds, |kind, bounds| sample.relation(kind, bounds))
+    }
+
     fn relation(&self, kind: Kind, bounds: Bounds<'_>) -> Result<Relation> {
         match kind {
             Kind::Exact(field) => {
@@ -109,7 +119,7 @@ impl Stage for Finding<'_> {
         let kind = *kind.ok_or_else(|| Error::Bug(format!("there is no kind {}", unit.name)))?;
         let of_output = output.scratch()?;
         let bounds = Bounds { scratch: self.scratch.unwrap_or(&of_output), ..self.bounds };
-        let Relation { classes, edges, detail } = self.relation(kind, bounds)?;
+        let Relation { classes, edges, mut detail } = self.relation(kind, bounds)?;
         let (classes_name, edges_name) = (classes_file(&unit.name), edges_file(&unit.name));
         let mut writer = ColumnWriter::classes(&output.temporary(&classes_name)?)?;
         let mut count = 0_u64;
@@ -121,10 +131,19 @@ impl Stage for Finding<'_> {
         let (rows, classes_hash) = writer.finish()?;
         let mut writer = ColumnWriter::edges(&output.temporary(&edges_name)?)?;
         edges.iter().try_for_each(|Edge { a, b, distance }| writer.push_edge(*a, *b, *distance))?;
+        drop((classes, edges));
         let (edges, edges_hash) = writer.finish()?;
+        let mut files = vec![(classes_name, Some(classes_hash)), (edges_name, Some(edges_hash))];
+        if let Some(outside) = self.outside(kind, bounds)? {
+            let name = outside_file(&unit.name);
+            let mut writer = ColumnWriter::edges(&output.temporary(&name)?)?;
+            outside.pairs.iter().try_for_each(|Edge { a, b, distance }| writer.push_edge(*a, *b, *distance))?;
+            files.push((name, Some(writer.finish()?.1)));
+            detail["outside"] = outside.detail();
+        }
         let counts = [("classes", count), ("rows", rows), ("edges", edges)];
         Ok(Done {
-            files: vec![(classes_name, Some(classes_hash)), (edges_name, Some(edges_hash))],
+            files,
             rows,
             counts: counts.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
             detail,

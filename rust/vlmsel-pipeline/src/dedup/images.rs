@@ -142,7 +142,7 @@ impl ImageRule {
         let Bounds { threads, progress, .. } = bounds;
         progress.restart();
         progress.expect(u64::from(index.rows), 0);
-        let parts: Vec<usize> = (0..index.parts.len()).collect();
+        let parts: Vec<usize> = (0..index.parts.len()).filter(|part| index.holds_any_of(*part)).collect();
         RunOptions::each(threads, &parts, |_, part| {
             let path = self.codes.join(&index.parts[*part].file);
             let mut codes = CodesReader::open(&path)?.flat_map(|rows| match rows {
@@ -173,7 +173,7 @@ impl ImageRule {
                             Seen::Bytes(content[start..].try_into().unwrap_or_default())
                         });
                     }
-                    if !all.is_empty() {
+                    if !all.is_empty() && index.holds(*row) {
                         each(&mut state, *row, &all, &content)?;
                     }
                 }

@@ -2,7 +2,8 @@
 //!
 //! `<unit>.classes.parquet` (`class` u32, `row` u32), sorted; a class is named by its smallest row. `<unit>.edges.parquet` (`a` u32, `b` u32,
 //! `distance` f32): two classes, a < b, sorted. Classes of one row stand there only where they have an edge. Rows are those of the
-//! index, counted through its parts in the order of its manifest.
+//! index, counted through its parts in the order of its manifest. `<unit>.outside.parquet` has the columns of edges, the nearest pair
+//! first: a few that are not near enough ([`super::outside`]).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -35,6 +36,11 @@ pub fn classes_file(unit: &str) -> String {
 /// The file of a unit's edges.
 pub fn edges_file(unit: &str) -> String {
     format!("{unit}.edges.parquet")
+}
+
+/// The file of pairs just beyond a unit's threshold.
+pub fn outside_file(unit: &str) -> String {
+    format!("{unit}.outside.parquet")
 }
 
 /// Columns of numbers on their way to a file.

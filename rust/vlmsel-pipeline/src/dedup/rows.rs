@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
+use vlmsel_core::random::random_key;
 use vlmsel_shards::parquet::table::ParquetTable;
 use vlmsel_shards::workspace::fingerprint::fingerprint;
 use vlmsel_shards::workspace::manifest::{InputRecord, Manifest};
@@ -16,6 +17,8 @@ use crate::run_options::RunOptions;
 const MAX_GROUP_BYTES: u64 = 1 << 30;
 /// Rows of a part that one thread reads before it takes the next piece of work.
 const ROWS_AT_ONCE: u32 = 1 << 20;
+/// Neighbours that a sample takes or leaves together: they lie in the same row groups, so that most of the index is not read.
+const ROWS_OF_SAMPLE: u32 = 4096;
 
 /// One part of the index, or of an output that has the same parts.
 #[derive(Debug, Clone)]
@@ -41,6 +44,8 @@ pub struct IndexRows {
     pub parts: Vec<Part>,
     /// All rows.
     pub rows: u32,
+    /// The rows that are read, where this is a sample.
+    sample: Option<RowSet>,
 }
 
 /// Rows of a batch: which they are, and their columns as asked for.
@@ -83,7 +88,41 @@ impl IndexRows {
             });
             first += part.rows;
         }
-        Ok(Self { folder: folder.to_path_buf(), manifest, parts, rows: first as u32 })
+        Ok(Self { folder: folder.to_path_buf(), manifest, parts, rows: first as u32, sample: None })
+    }
+
+    /// The same index, of which whatever compares its rows reads `most` at most: stretches of neighbours, drawn by a hash of their
+    /// place. Rows keep their numbers.
+    pub fn sampled(&self, most: u32) -> Self {
+        let Self { folder, manifest, parts, rows, .. } = self;
+        let sample = (*rows > most).then(|| {
+            let mut drawn: Vec<u32> = (0..rows.div_ceil(ROWS_OF_SAMPLE)).collect();
+            drawn.sort_unstable_by_key(|at| (random_key(0, &at.to_be_bytes()), *at));
+            let set = RowSet::new(u64::from(*rows));
+            for at in drawn.iter().take((most / ROWS_OF_SAMPLE) as usize) {
+                let first = at * ROWS_OF_SAMPLE;
+                (first..rows.min(&first.saturating_add(ROWS_OF_SAMPLE)).to_owned()).for_each(|row| set.insert(row));
+            }
+            set
+        });
+        let (folder, manifest, parts) = (folder.clone(), manifest.clone(), parts.clone());
+        Self { folder, manifest, parts, rows: *rows, sample }
+    }
+
+    /// Whether a row is read: in a sample not all are.
+    pub fn holds(&self, row: u32) -> bool {
+        self.sample.as_ref().is_none_or(|sample| sample.contains(row))
+    }
+
+    /// How many rows are read.
+    pub fn count(&self) -> u64 {
+        self.sample.as_ref().map_or(u64::from(self.rows), RowSet::count)
+    }
+
+    /// Whether any row of a part is read.
+    pub fn holds_any_of(&self, part: usize) -> bool {
+        let Part { first, rows, .. } = &self.parts[part];
+        self.sample.as_ref().is_none_or(|sample| sample.rows_within(*first, first + rows).next().is_some())
     }
 
     /// The parts as inputs of what is made from them.
@@ -124,6 +163,7 @@ impl IndexRows {
             loop {
                 let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 let Some((part, piece, count)) = pieces.get(at).copied() else { break };
+                let wanted = [wanted, self.sample.as_ref()];
                 self.read_piece(part, piece, count, names, wanted, progress, &mut |batch| each(&mut state, batch))?;
             }
             end(state)
@@ -142,12 +182,12 @@ impl IndexRows {
         mut each: impl FnMut(&Batch<'_>) -> Result<()>,
     ) -> Result<()> {
         for part in 0..self.parts.len() {
-            self.read_piece(part, 0, 1, names, wanted, progress, &mut each)?;
+            self.read_piece(part, 0, 1, names, [wanted, self.sample.as_ref()], progress, &mut each)?;
         }
         Ok(())
     }
 
-    /// The same of one part.
+    /// The same of one part, and of all its rows also where this is a sample.
     ///
     /// # Errors
     /// Those of reading and of `each`.
@@ -159,7 +199,7 @@ impl IndexRows {
         progress: &Progress,
         each: &mut impl FnMut(&Batch<'_>) -> Result<()>,
     ) -> Result<()> {
-        self.read_piece(part, 0, 1, names, wanted, progress, each)
+        self.read_piece(part, 0, 1, names, [wanted, None], progress, each)
     }
 
     #[allow(clippy::too_many_arguments, reason = "what both orders have in common")]
@@ -169,12 +209,18 @@ impl IndexRows {
         piece: u32,
         pieces: u32,
         names: &[&str],
-        wanted: Option<&RowSet>,
+        wanted: [Option<&RowSet>; 2],
         progress: &Progress,
         each: &mut impl FnMut(&Batch<'_>) -> Result<()>,
     ) -> Result<()> {
         let Part { file, first, rows, .. } = &self.parts[part];
-        let none = wanted.is_some_and(|set| set.rows_within(*first, first + rows).next().is_none());
+        // Only rows that are in both.
+        let sets: Vec<&RowSet> = wanted.into_iter().flatten().collect();
+        let within = |start: u32, end: u32| {
+            let set = sets.first()?;
+            Some(set.rows_within(start, end).filter(|row| sets.iter().all(|set| set.contains(*row))))
+        };
+        let none = within(*first, first + rows).is_some_and(|mut rows| rows.next().is_none());
         if *rows == 0 || none {
             return Ok(progress.add(u64::from(*rows) / u64::from(pieces), 0)?);
         }
@@ -191,7 +237,7 @@ impl IndexRows {
             let (start, count) = table.group_rows(group);
             let start = first + start as u32;
             let chosen: Option<Vec<u32>> =
-                wanted.map(|set| set.rows_within(start, start + count as u32).map(|row| row - start).collect());
+                within(start, start + count as u32).map(|rows| rows.map(|row| row - start).collect());
             if chosen.as_ref().is_none_or(|chosen| !chosen.is_empty()) {
                 let mut at = 0;
                 for columns in table.rows_of(group, chosen.as_deref(), names, MAX_GROUP_BYTES)? {
