@@ -22,6 +22,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 DATA_HALF = {
     "index": (0, ["index", "pool", "-o", "made/index"]),
     "select": (0, ["select", "scores.parquet", "--k", "9", "-o", "made/selection"]),
+    "dedup": (0, ["dedup", "-o", "made/dedup"]),
     "shard": (0, ["shard", "-o", "made/shards", "--json"]),
     "sheet": (0, ["sheet", "-o", "made/sheet.png"]),
     "doctor": (0, ["doctor", "pool"]),
@@ -48,7 +49,7 @@ CASES = {name: (code, [*COMMAND[1:], *words]) for name, (code, words) in DATA_HA
 if HAS_TRAINER:
     CASES |= {name: (code, [*COMMAND[1:], *words]) for name, (code, words) in TRAINER.items()} | PROGRAMS
 # One of each kind of command; the others go the same way, and are under the heavy tests.
-SAMPLE = ("index", "select", "doctor as JSON", "verify", "help")
+SAMPLE = ("index", "dedup", "select", "doctor as JSON", "verify", "help")
 
 
 def sampled(case: str, *more: str, is_sample: bool | None = None) -> object:

@@ -1,10 +1,9 @@
 //! Exact copies with hashes that tell too little: what is equal, contents say.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde_json::json;
-use vlmsel_core::hash::normalise_text;
+use vlmsel_core::hash::{Hash128, normalise_text};
 use vlmsel_shards::formats::reader::ReadOptions;
 use vlmsel_shards::workspace::manifest::Manifest;
 
