@@ -123,7 +123,10 @@ _EXACT = ("pair", "text", "image")
     help="Part of its samples that a source may lose; more is exit code 3.",
 )
 @click.option(
-    "--scratch", type=click.Path(path_type=Path), metavar="DIR", help="Folder for scratch files; beside the output by default."
+    "--scratch",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder for scratch files; beside the output by default.",
 )
 @common_options
 def command(
@@ -219,14 +222,18 @@ def _say(report: Report, done: Deduplication) -> None:
     for source, found in done.sources.items():
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in found["dropped"].items())
         lost = sum(found["dropped"].values())
-        report.say(f"  {source}: {lost:,} of {found['input']:,} go ({lost / max(found['input'], 1):.1%}){': ' if kinds else ''}{kinds}")
+        report.say(
+            f"  {source}: {lost:,} of {found['input']:,} go ({lost / max(found['input'], 1):.1%}){': ' if kinds else ''}{kinds}"
+        )
     if done.other_texts:
         report.warn(
             f"{done.other_texts:,} of them have another text than the sample that is kept for them: images alone were compared; "
             "--near-pair asks for both"
         )
     for hub in done.hubs[:3]:
-        report.warn(f"a hub: {hub['neighbours']:,} contents are near {hub['record']['uid']} ({hub['kind']}); --hubs decides")
+        report.warn(
+            f"a hub: {hub['neighbours']:,} contents are near {hub['record']['uid']} ({hub['kind']}); --hubs decides"
+        )
     for group in done.groups[:3]:
         text = group["keeper"]["text"]
         shown = f" {text!r}" if text else ""

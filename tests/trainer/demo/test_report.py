@@ -38,7 +38,9 @@ def read(paths: list[Path], columns: list[str]) -> Iterator[dict[str, Any]]:
 def test_counts_join_by_uid(folders: Path) -> None:
     found = report.count_kinds(*places(folders), read)
     assert [entry.kind for entry in found] == list(KIND_MEANINGS)
-    counts = {entry.kind: (entry.n_pool, entry.n_removed, entry.n_selected, entry.n_random) for entry in found if entry.n_pool}
+    counts = {
+        entry.kind: (entry.n_pool, entry.n_removed, entry.n_selected, entry.n_random) for entry in found if entry.n_pool
+    }
     assert counts == {"good": (6, 1, 3, 1), "tiny-picture": (4, 2, 0, 2)}
 
 
@@ -48,7 +50,13 @@ def test_text_and_json_say_the_same(folders: Path) -> None:
     assert re.search(r"^good +6 +1 = +16\.7 % +3 = +50\.0 % +1 = +16\.7 %", text, re.MULTILINE)
     assert re.search(r"^all +10 +3 = +30\.0 % +3 = +30\.0 % +3 = +30\.0 %", text, re.MULTILINE)
     kinds = {kind["kind"]: kind for kind in json.loads((folders / "report.json").read_text())["kinds"]}
-    assert kinds["tiny-picture"] == {"kind": "tiny-picture", "n_pool": 4, "n_removed": 2, "n_selected": 0, "n_random": 2}
+    assert kinds["tiny-picture"] == {
+        "kind": "tiny-picture",
+        "n_pool": 4,
+        "n_removed": 2,
+        "n_selected": 0,
+        "n_random": 2,
+    }
 
 
 def test_planted_counts_cover_what_the_index_left_out(folders: Path) -> None:

@@ -94,8 +94,8 @@ def _report(workspace: Path) -> None:
 
     planted = json.loads((workspace / "corpus.json").read_text(encoding="utf-8"))["counts"]
     control = workspace / "selection-random-s0"
-    folders = (workspace / name for name in ("index", "dedup", "selection"))
-    kinds = report.count_kinds(*folders, control, tables.rows, planted)
+    index, dedup, selection = (workspace / name for name in ("index", "dedup", "selection"))
+    kinds = report.count_kinds(index, dedup, selection, control, tables.rows, planted)
     text = report.write(kinds, workspace)
     say(f"\nWhat became of each kind ({text}):\n\n{report.render(kinds)}")
     say(f"\nLook at {workspace / 'sheet.png'}: the best, a random draw, those around the cut and the worst.")

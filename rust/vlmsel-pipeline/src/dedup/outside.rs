@@ -174,7 +174,7 @@ mod tests {
                 for _ in 0..lot(&mut state, 4) {
                     words[lot(&mut state, 9) as usize] = lot(&mut state, 300);
                 }
-                words.iter().map(|word| format!("w{word} ")).collect()
+                words.iter().map(|word| format!("w{word}")).collect::<Vec<_>>().join(" ")
             })
             .collect();
         let sets: Vec<BTreeSet<&str>> =
