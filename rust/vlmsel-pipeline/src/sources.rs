@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vlmsel_shards::formats::FORMATS;
 use vlmsel_shards::formats::reader::{EXAMPLES, Format};
-use vlmsel_shards::storage::paths::{self, real_place, text_of};
+use vlmsel_shards::storage::paths::{self, RealPlaces, real_place, text_of};
 use vlmsel_shards::workspace::inputs::{Check, InputFile, expand, unlisted};
 
 use crate::error::{Error, Result};
@@ -171,7 +171,7 @@ pub fn resolve(options: &SourceOptions, check: Check<'_>) -> Result<Sources> {
         return Err(Error::usage("nothing to read: name a tar, a JSONL file, a folder or a pattern"));
     }
     let mut roots: BTreeMap<String, PathBuf> = BTreeMap::new();
-    let (mut sources, mut seen) = (Sources::default(), HashSet::new());
+    let (mut sources, mut seen, mut places) = (Sources::default(), HashSet::new(), RealPlaces::default());
     for (name, argument) in asked {
         let root = root_of(&argument);
         let passed_over = RefCell::new(BTreeSet::new());
@@ -219,7 +219,7 @@ pub fn resolve(options: &SourceOptions, check: Check<'_>) -> Result<Sources> {
                 continue;
             }
             check()?;
-            let real = real_place(&file.path);
+            let real = places.of(&file.path).unwrap_or_else(|| real_place(&file.path));
             let below = if is_folder { file.name.clone() } else { below_root(&real, &root, &file) };
             if !seen.insert(real) {
                 continue;

@@ -3,6 +3,7 @@
 //! A path that a user names is bytes and is used as such. Where it has to become text (a manifest, a column of the index), bytes
 //! that are no UTF-8 are written as `\xHH`; [`below`] finds the file again.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
@@ -22,6 +23,32 @@ pub fn real_place(path: &Path) -> PathBuf {
     let mut place = PathBuf::new();
     resolve_onto(&mut place, &whole, &mut 0);
     place
+}
+
+/// Where many paths lead: those of one folder resolve it once.
+#[derive(Debug, Default)]
+pub struct RealPlaces {
+    folders: HashMap<PathBuf, Option<PathBuf>>,
+}
+
+impl RealPlaces {
+    /// The place that a path leads to, as the system resolves it; `None` where nothing is there.
+    pub fn of(&mut self, path: &Path) -> Option<PathBuf> {
+        let whole = || std::fs::canonicalize(path).ok();
+        let (Some(folder), Some(Component::Normal(name))) = (path.parent(), path.components().next_back()) else {
+            return whole();
+        };
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        if !self.folders.contains_key(folder) {
+            self.folders.insert(folder.to_path_buf(), std::fs::canonicalize(folder).ok());
+        }
+        let place = self.folders.get(folder)?.as_ref()?.join(name);
+        // EINVAL says that it is there and no link.
+        match std::fs::read_link(&place) {
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => Some(place),
+            _ => whole(),
+        }
+    }
 }
 
 fn resolve_onto(place: &mut PathBuf, path: &Path, links: &mut u32) {
@@ -210,6 +237,24 @@ mod tests {
         assert_eq!(place_of_output(&root.join("new/../link")), root.join("link"));
         assert_eq!(place_of_output(&root.join("link/..")), root.join("a"));
         assert!(!root.join("new").exists());
+    }
+
+    #[test]
+    fn many_paths_lead_where_each_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = std::fs::canonicalize(folder.path()).unwrap();
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        std::fs::write(root.join("a/b/file"), "").unwrap();
+        symlink(root.join("a/b"), root.join("link")).unwrap();
+        symlink("b/file", root.join("a/other")).unwrap();
+        symlink("nowhere", root.join("a/dangling")).unwrap();
+        let mut places = RealPlaces::default();
+        for below in
+            ["a/b/file", "link/file", "a/other", "a/dangling", "a/none", "no/file", "a/b/..", "link/..", "a/b/.", ""]
+        {
+            let path = root.join(below);
+            assert_eq!(places.of(&path), std::fs::canonicalize(&path).ok(), "{below}");
+        }
     }
 
     #[test]

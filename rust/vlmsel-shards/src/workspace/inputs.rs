@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, IoContext, Result};
-use crate::storage::paths::text_of;
+use crate::storage::paths::{RealPlaces, text_of};
 use crate::storage::source::{Sequential, name_of, open};
 use crate::storage::text_encoding::foreign_encoding;
 use crate::workspace::manifest::{Losses, MANIFEST, Manifest};
@@ -92,8 +92,8 @@ pub fn expand(
     for word in unlisted(words, check)? {
         expansion.word(&word, &mut found)?;
     }
-    let mut seen = BTreeSet::new();
-    found.retain(|file: &InputFile| seen.insert(fs::canonicalize(&file.path).unwrap_or_else(|_| file.path.clone())));
+    let (mut seen, mut places) = (BTreeSet::new(), RealPlaces::default());
+    found.retain(|file: &InputFile| seen.insert(places.of(&file.path).unwrap_or_else(|| file.path.clone())));
     distinguish_names(&mut found);
     Ok(found)
 }
