@@ -46,6 +46,10 @@ def dedup(folder: Path, **options: Any) -> vlmsel.Deduplication:
     return found
 
 
+def table(folder: Path, columns: list[str]) -> list[dict[str, Any]]:
+    return [row for _, file in part_files(folder) for row in pq.read_table(folder / file, columns=columns).to_pylist()]
+
+
 def check(folder: Path) -> vlmsel.Deduplication:
     """All kinds, against the oracle."""
     found = dedup(folder, **ALL)
@@ -187,3 +191,34 @@ def test_names_of_sources_with_odd_characters(tmp_path: Path) -> None:
         )  # fmt: skip
         assert done["sources"][gone]["dropped"] == {"exact-text": 1}
         assert done["sources"][best]["dropped"] == {}
+
+
+@pytest.mark.parametrize(
+    ("hubs", "most", "gone", "is_kept"),
+    [("keep-one", 10, 30, True), ("leave", 10, 0, True), ("keep-one", 30, 1, False)],
+)
+def test_hubs_are_named_and_bounded(tmp_path: Path, hubs: str, most: int, gone: int, is_kept: bool) -> None:
+    """One text in the middle of thirty that are near it, and not near each other."""
+    middle = "one two three four five six seven eight nine ten"
+    records = [{"id": str(n), "caption": f"{middle} other{n}"} for n in range(30)]
+    index_of(tmp_path, [*records, {"id": "middle", "caption": middle}])
+    found = dedup(tmp_path, near_text=["0.85"], max_neighbours=most, hubs=hubs)
+    assert found.input - found.kept == gone
+    rows = [row for row in table(tmp_path / "index", ["uid", "key"]) if row["key"] == "middle"]
+    uid = rows[0]["uid"]
+    kept = {row["uid"]: row["keep"] for row in table(found.path, ["uid", "keep"])}
+    # Without a hub the first of its neighbours stays for it.
+    assert kept[uid] is is_kept
+    named = [(hub["kind"], hub["neighbours"], hub["record"]["uid"]) for hub in found.hubs]
+    assert named == ([("near-text", 30, uid.hex())] if most == 10 else [])
+    assert found.hub_count == len(named)
+
+
+def test_images_alone_say_how_many_texts_they_would_drop(tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    records = []
+    for n, text in enumerate(["a dog", "a dog", "a cat"]):
+        (tmp_path / "pool" / f"{n}.png").write_bytes(picture(7, kind="PNG"))
+        records.append({"id": str(n), "image": f"{n}.png", "caption": text})
+    index_of(tmp_path, records)
+    assert dedup(tmp_path, exact=["image"]).other_texts == 1
