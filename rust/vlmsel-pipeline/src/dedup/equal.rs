@@ -19,6 +19,11 @@ const RECORD: usize = 20;
 /// What a record takes while its partition is worked on: a distinct key with its row, and its entry in a table that is half empty.
 const WORKING_BYTES: u64 = 40;
 
+/// What is looked up in a table of more bytes than this comes from memory and not from a cache.
+const CACHE_BYTES: u64 = 4 << 20;
+/// Each has a buffer in every writer.
+const MOST_PARTITIONS: u64 = 1 << 11;
+
 /// Keys with their rows.
 #[derive(Debug)]
 pub struct EqualKeys {
@@ -70,7 +75,9 @@ impl Distinct {
 impl EqualKeys {
     /// For about `rows` rows, within `budget` bytes, with scratch space in `folder`.
     pub fn new(folder: &Path, rows: u64, budget: u64, threads: usize) -> Self {
-        let count = Partitions::<RECORD>::count_for(rows, WORKING_BYTES, budget / threads as u64);
+        let by_memory = Partitions::<RECORD>::count_for(rows, WORKING_BYTES, budget / threads as u64);
+        let by_cache = (rows * WORKING_BYTES / CACHE_BYTES).next_power_of_two().min(MOST_PARTITIONS);
+        let count = by_memory.max(by_cache as usize);
         // Half of the budget is for the tables of the partitions that are worked on.
         let partitions = Partitions::new(folder, count, budget / 2, threads);
         Self { partitions, shift: 32 - count.trailing_zeros() }
