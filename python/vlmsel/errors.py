@@ -80,5 +80,8 @@ def is_memory_shortage(error: BaseException) -> bool:
     """Whether ``error`` says that memory ran out, also where the loader of libraries or torch's allocator says it in words."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
+    # CPython's compiler forgets the MemoryError where it gets no memory in its midst.
+    if isinstance(error, SystemError):
+        return "returned NULL without setting an exception" in str(error)
     words = ("failed to map segment", "cannot allocate memory", "can't allocate memory")
     return isinstance(error, ImportError | OSError | RuntimeError) and any(word in str(error).lower() for word in words)

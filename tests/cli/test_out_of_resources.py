@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pair_corpus import COMMAND, corpus, run_json
+from vlmsel.errors import is_memory_shortage
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are enforced on Linux")
 
@@ -121,3 +122,8 @@ def test_threads_that_do_not_start_are_exit_code_6(workspace: Path, command: str
         for threads in (1, 2, 4)
     ]
     assert ends[0] == RESOURCE
+
+
+def test_the_compiler_that_gets_no_memory_says_so_in_its_own_way() -> None:
+    assert is_memory_shortage(SystemError("<built-in function compile> returned NULL without setting an exception"))
+    assert not is_memory_shortage(SystemError("bad argument to internal function"))
