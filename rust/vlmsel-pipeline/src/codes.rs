@@ -15,9 +15,8 @@ use std::path::{Path, PathBuf};
 use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use vlmsel_core::image_code::{HASH_NAME, HASH_VERSION};
 use vlmsel_shards::storage::paths;
-use vlmsel_shards::tables::codes::{CHANGED, CodeRow, CodesReader, MISSING, UNREADABLE};
+use vlmsel_shards::tables::codes::{CHANGED, MISSING, UNREADABLE};
 use vlmsel_shards::workspace::manifest::{FileRecord, Losses, Manifest, PartRecord};
 use vlmsel_shards::workspace::noted::Noted;
 use vlmsel_shards::workspace::output::{Output, Summary};
@@ -196,50 +195,5 @@ impl Stage for Coding<'_> {
         let tolerated = self.options.run.tolerance().tolerated;
         let losses = Losses::of(summary.images, bad, Vec::new(), tolerated);
         Ok(Summary { counts, roots: json!({}), provenance: json!({}), run: json!({}), losses })
-    }
-}
-
-/// Codes in the order of the index: its parts as its manifest has them, rows within each as they are there.
-pub struct Codes {
-    folder: PathBuf,
-    files: std::vec::IntoIter<String>,
-    reader: Option<CodesReader>,
-}
-
-/// Reads a finished output, some thousand rows at a time.
-///
-/// # Errors
-/// Exit 2 for a folder that holds no codes, or codes of another hash than this version makes.
-pub fn read(folder: &Path) -> Result<Codes> {
-    let manifest = Manifest::read(folder)?.filter(|manifest| manifest.command == COMMAND);
-    let manifest = manifest.ok_or_else(|| {
-        Error::usage(format!("{} holds no codes of images: `vlmsel index --image-codes` makes them", folder.display()))
-    })?;
-    if manifest.config.get("hash") != Some(&json!(HASH_NAME))
-        || manifest.config.get("hash_version") != Some(&json!(HASH_VERSION))
-    {
-        return Err(Error::usage(format!(
-            "{} holds codes of another version than {HASH_NAME} {HASH_VERSION}; make it again with --overwrite",
-            folder.display()
-        )));
-    }
-    let files = manifest.parts.iter().flat_map(|part| &part.files).map(|file| file.file.clone());
-    Ok(Codes { folder: folder.to_path_buf(), files: files.collect::<Vec<_>>().into_iter(), reader: None })
-}
-
-impl Iterator for Codes {
-    type Item = Result<Vec<CodeRow>>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(batch) = self.reader.as_mut().and_then(Iterator::next) {
-                return Some(batch.map_err(Error::from));
-            }
-            let file = self.files.next()?;
-            match CodesReader::open(&self.folder.join(file)) {
-                Ok(reader) => self.reader = Some(reader),
-                Err(error) => return Some(Err(error.into())),
-            }
-        }
     }
 }

@@ -14,7 +14,8 @@ use vlmsel_pipeline::run_options::RunOptions;
 use vlmsel_pipeline::sources::SourceOptions;
 use vlmsel_shards::error::ErrorClass;
 use vlmsel_shards::formats::reader::ReadOptions;
-use vlmsel_shards::tables::codes::CodeRow;
+use vlmsel_shards::tables::codes::{CodeRow, CodesReader};
+use vlmsel_shards::workspace::manifest::Manifest;
 
 /// A bitmap of 24 bits and 8 rows; every picture another one.
 fn picture(number: u32, width: u32) -> Vec<u8> {
@@ -58,7 +59,11 @@ fn make_codes(folder: &Path, run: RunOptions) -> Result<CodesSummary> {
 }
 
 fn rows(folder: &Path) -> Vec<CodeRow> {
-    codes::read(&folder.join("codes")).unwrap().flat_map(|batch| batch.unwrap()).collect()
+    let codes = folder.join("codes");
+    let manifest = Manifest::read(&codes).unwrap().unwrap();
+    let files = manifest.parts.iter().flat_map(|part| &part.files);
+    let readers = files.map(|file| CodesReader::open(&codes.join(&file.file)).unwrap());
+    readers.flatten().flat_map(|rows| rows.unwrap()).collect()
 }
 
 fn lenient() -> RunOptions {

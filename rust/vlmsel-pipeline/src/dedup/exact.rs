@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use super::classes::Classes;
+use super::classes::{ClassWriter, Classes};
 use super::content::{Contents, Field, KEY_HASH, KeyHash};
 use super::equal::EqualKeys;
 use super::row_set::RowSet;
@@ -70,16 +70,20 @@ pub fn classes(index: &IndexRows, field: Field, equality: Equality<'_>, bounds: 
         },
         |(writer, _)| writer.finish(),
     )?;
-    let classes = Classes::new(scratch, index.rows, memory / 4, threads);
-    keys.finish(
-        threads,
-        progress,
-        || classes.writer(),
-        super::classes::ClassWriter::push,
-        super::classes::ClassWriter::finish,
-    )?;
+    let classes = classes_of(keys, index.rows, bounds)?;
     let is_sure = field == Field::Image && equality.images.is_none() && std::ptr::fn_addr_eq(equality.hash, KEY_HASH);
     if is_sure { Ok(classes) } else { confirm(index, field, &classes, equality.images, bounds) }
+}
+
+/// Classes of rows whose keys are equal.
+///
+/// # Errors
+/// Those of the scratch disk, and cancellation.
+pub fn classes_of(keys: EqualKeys, rows: u32, bounds: Bounds<'_>) -> Result<Classes> {
+    let Bounds { scratch, memory, threads, progress } = bounds;
+    let classes = Classes::new(scratch, rows, memory / 4, threads);
+    keys.finish(threads, progress, || classes.writer(), ClassWriter::push, ClassWriter::finish)?;
+    Ok(classes)
 }
 
 /// Divides classes whose rows have the same key by what these hold.

@@ -19,7 +19,7 @@ use super::classes::Classes;
 use super::code_pairs::{BYTES_A_CODE, code_pairs};
 use super::content::Images;
 use super::equal::EqualKeys;
-use super::exact::Bounds;
+use super::exact::{Bounds, classes_of};
 use super::merged::{Merged, one_of_each};
 use super::row_set::RowSet;
 use super::rows::IndexRows;
@@ -187,7 +187,7 @@ impl ImageRule {
     }
 
     fn classes(&self, index: &IndexRows, bounds: Bounds<'_>) -> Result<Classes> {
-        let Bounds { scratch, memory, threads, progress } = bounds;
+        let Bounds { scratch, memory, threads, .. } = bounds;
         let keys = EqualKeys::new(scratch, u64::from(index.rows), memory / 2, threads);
         self.read(
             index,
@@ -196,15 +196,7 @@ impl ImageRule {
             |writer, row, _, content| writer.push(&image_hash(content), row),
             super::equal::KeyWriter::finish,
         )?;
-        let classes = Classes::new(scratch, index.rows, memory / 4, threads);
-        keys.finish(
-            threads,
-            progress,
-            || classes.writer(),
-            super::classes::ClassWriter::push,
-            super::classes::ClassWriter::finish,
-        )?;
-        Ok(classes)
+        classes_of(keys, index.rows, bounds)
     }
 }
 

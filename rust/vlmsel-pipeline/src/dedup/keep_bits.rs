@@ -9,14 +9,13 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use arrow_array::cast::AsArray;
 use vlmsel_shards::error::IoContext;
 use vlmsel_shards::parquet::table::ParquetTable;
+use vlmsel_shards::tables::index_reader::MAX_GROUP_BYTES;
 use vlmsel_shards::workspace::manifest::{InputRecord, Manifest};
 
 use super::result::{KEEP_BITS, SUMMARY_UNIT};
 use super::scores::place_of;
 use crate::error::{Error, Result};
 use crate::id_set::IdSet;
-
-const MAX_GROUP_BYTES: u64 = 1 << 30;
 
 /// What `vlmsel dedup` found, opened.
 #[derive(Debug)]
@@ -143,28 +142,18 @@ impl Kept {
         if let Some(ids) = self.dropped.get() {
             return Ok(ids);
         }
-        let mut ids = self.ids(false)?;
+        let mut ids = self.ids(|_, is_kept| !is_kept)?;
         ids.sort_unstable();
-        let mut kept = self.ids_among(&ids)?;
+        let mut kept = self.ids(|id, is_kept| is_kept && ids.binary_search(&id).is_ok())?;
         kept.sort_unstable();
         ids.retain(|id| kept.binary_search(id).is_err());
         Ok(self.dropped.get_or_init(|| IdSet::of_wide(ids)))
     }
 
-    fn ids(&self, keep: bool) -> Result<Vec<u128>> {
+    fn ids(&self, is_wanted: impl Fn(u128, bool) -> bool) -> Result<Vec<u128>> {
         let mut ids = Vec::new();
         self.each_id(|id, is_kept| {
-            if is_kept == keep {
-                ids.push(id);
-            }
-        })?;
-        Ok(ids)
-    }
-
-    fn ids_among(&self, sorted: &[u128]) -> Result<Vec<u128>> {
-        let mut ids = Vec::new();
-        self.each_id(|id, is_kept| {
-            if is_kept && sorted.binary_search(&id).is_ok() {
+            if is_wanted(id, is_kept) {
                 ids.push(id);
             }
         })?;

@@ -14,13 +14,12 @@ use arrow_array::{ArrayRef, Float32Array, RecordBatch, UInt32Array};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use vlmsel_shards::parquet::table::ParquetTable;
 use vlmsel_shards::parquet::writer::TableWriter;
+use vlmsel_shards::tables::index_reader::MAX_GROUP_BYTES;
 
 use crate::error::{Error, Result};
 
 /// Rows that are written together.
 const BATCH_ROWS: usize = 1 << 16;
-/// A row group of more is not one of ours.
-const MAX_GROUP_BYTES: u64 = 1 << 30;
 
 fn schema(names: &[&str]) -> SchemaRef {
     let field =

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use arrow_array::RecordBatch;
 use vlmsel_core::random::random_key;
 use vlmsel_shards::parquet::table::ParquetTable;
+use vlmsel_shards::tables::index_reader::MAX_GROUP_BYTES;
 use vlmsel_shards::workspace::fingerprint::fingerprint;
 use vlmsel_shards::workspace::manifest::{InputRecord, Manifest};
 
@@ -13,8 +14,6 @@ use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::run_options::RunOptions;
 
-/// A row group that takes more than this is not one of ours: as in `tables::index_reader`.
-const MAX_GROUP_BYTES: u64 = 1 << 30;
 /// Rows of a part that one thread reads before it takes the next piece of work.
 const ROWS_AT_ONCE: u32 = 1 << 20;
 /// Neighbours that a sample takes or leaves together: they lie in the same row groups, so that most of the index is not read.

@@ -10,13 +10,12 @@ use arrow_array::types::{
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
 use vlmsel_shards::parquet::table::ParquetTable;
+use vlmsel_shards::tables::index_reader::MAX_GROUP_BYTES;
 use vlmsel_shards::workspace::manifest::{InputRecord, Manifest};
 
 use super::rows::IndexRows;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-
-const MAX_GROUP_BYTES: u64 = 1 << 30;
 
 /// A table of scores whose first row is that of an index.
 #[derive(Debug)]
